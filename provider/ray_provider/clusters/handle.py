@@ -1,0 +1,78 @@
+"""What a set-up hands on to the tasks after it: plain data that may lie in XCom, with no secret in it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ray_provider.exceptions import ConfigurationError
+
+Backend = Literal["local", "kubernetes"]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthReference:
+    """Where Ray's token is found; never the token itself.
+
+    :param kind: ``none`` (no token, or the connection's), ``file`` (local backend) or ``secret`` (Kubernetes).
+    :param path: of the file.
+    :param secret_name: of the Secret, in the cluster's namespace.
+    :param secret_key: in it; KubeRay's is ``auth_token``.
+    """
+
+    kind: Literal["none", "file", "secret"] = "none"
+    path: str | None = None
+    secret_name: str | None = None
+    secret_key: str = "auth_token"  # noqa: S105 - the name of a key, not a secret
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterHandle:
+    """A Ray cluster that somebody set up.
+
+    :param backend: ``local`` or ``kubernetes``.
+    :param name: of the cluster (the RayCluster's, or the local folder's).
+    :param address: base URL of its dashboard as tasks reach it.
+    :param namespace: Kubernetes namespace.
+    :param release: Helm release; ``None`` for a cluster made from a manifest.
+    :param service: Kubernetes Service of the head.
+    :param auth: where its token is found.
+    :param owner: which DAG, run and task it belongs to (``dag_id``, ``run_id``, ``task_id``, ``map_index``).
+    :param created: whether the task that returned this made it (true) or found it (false).
+    """
+
+    backend: Backend
+    name: str
+    address: str
+    namespace: str | None = None
+    release: str | None = None
+    service: str | None = None
+    auth: AuthReference = field(default_factory=AuthReference)
+    owner: Mapping[str, Any] = field(default_factory=dict)
+    created: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the handle as JSON-able data."""
+        data = asdict(self)
+        data["owner"] = dict(self.owner)
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ClusterHandle:
+        """Read a handle back.
+
+        :raises ConfigurationError: this is not a handle.
+        """
+        try:
+            known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+            known["auth"] = AuthReference(**known.get("auth") or {})
+            handle = cls(**known)
+        except (TypeError, KeyError) as error:
+            raise ConfigurationError(
+                f"The value given as a Ray cluster is not the handle that SetupRayCluster returns: {error}.",
+                hint="Pass SetupRayCluster's return value, e.g. `cluster=setup.output`.",
+            ) from error
+        if handle.backend not in {"local", "kubernetes"}:
+            raise ConfigurationError(f"The Ray cluster's backend is {handle.backend!r}: it must be local or kubernetes.")
+        return handle

@@ -1,0 +1,22 @@
+"""What a test needs of the machine: missing, it is skipped loudly, and where CI is set it fails."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+
+def need(what: str, *, present: bool | None = None, how: str = "") -> None:
+    """Go on only if ``what`` is there: a program on PATH, or whatever ``present`` says.
+
+    :param how: how the reader gets it.
+    """
+    there = shutil.which(what) is not None if present is None else present
+    if there:
+        return
+    message = f"needs {what}, which is not here. {how}".strip()
+    if os.environ.get("CI"):
+        pytest.fail(f"{message} (CI is set: nothing may be skipped)")
+    pytest.skip(message)
