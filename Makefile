@@ -1,0 +1,122 @@
+# Every target sets itself up. `make help` lists them.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := scripts/isolated $(BIN)/python -m pytest
+export AIRFLOW_RAY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airflow-ray
+export AIRFLOW__CORE__LOAD_EXAMPLES := False
+unexport RAY_ADDRESS RAY_AUTH_TOKEN RAY_AUTH_MODE
+
+include $(wildcard mk/*.mk)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F':.*## ' '{printf "  make %-24s %s\n", $$1, $$2}'
+
+# ---------------------------------------------------------------- environments
+# $(call venv,FOLDER,LOCK): a virtual environment with what the lock names, and this project in it.
+define venv
+	@test -x $(1)/bin/uv || { rm -rf $(1); $(PYTHON) -m venv $(1) && $(1)/bin/python -m pip install -q --disable-pip-version-check "uv==$(UV_VERSION)"; }
+	@$(1)/bin/uv pip install -q --python $(1)/bin/python --require-hashes -r $(2)
+	@$(1)/bin/uv pip install -q --python $(1)/bin/python --no-deps --editable .
+	@touch $(1)/.installed
+endef
+
+$(VENV)/.installed: requirements/dev.txt pyproject.toml
+	@echo "== environment $(VENV): about a minute the first time"
+	$(call venv,$(VENV),requirements/dev.txt)
+
+.venv-airflow-%/.installed: requirements/airflow-%.txt pyproject.toml
+	@echo "== environment with Airflow $*"
+	$(call venv,.venv-airflow-$*,requirements/airflow-$*.txt)
+
+.PHONY: setup
+setup: $(VENV)/.installed ## make the development environment (.venv)
+
+.PHONY: lock
+lock: $(VENV)/.installed ## compile the lock files anew
+	@scripts/lock
+
+# ---------------------------------------------------------------- running it
+.PHONY: demo
+demo: $(VENV)/.installed ## a real Airflow runs a Ray job on a Ray of its own, and shows the result
+	@$(BIN)/ray-provider demo
+
+.PHONY: airflow
+airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, until Ctrl-C
+	@$(BIN)/ray-provider demo --keep-web
+
+# ---------------------------------------------------------------- tests
+.PHONY: test
+test: lint test-unit test-helm test-integration test-compat test-infrastructure test-kubernetes ## everything that has to pass
+	@echo "make test: all stages passed"
+
+.PHONY: system
+system: ## what the tests need of the operating system (installs Debian packages if root)
+	@scripts/system-packages
+
+.PHONY: lint
+lint: $(VENV)/.installed ## ruff, mypy, import contracts
+	@echo "== lint"
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-cache
+
+.PHONY: format
+format: $(VENV)/.installed ## put the code in form
+	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .
+
+.PHONY: test-unit
+test-unit: $(VENV)/.installed ## seconds: no server but doubles on loopback
+	@echo "== unit tests"
+	@$(RUN) tests/unit
+
+.PHONY: test-helm
+test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
+	@echo "== chart tests"
+	@$(BIN)/python -m tests.support.helm
+	@$(RUN) tests/helm
+
+.PHONY: test-integration
+test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
+	@echo "== integration tests"
+	@$(RUN) tests/integration
+
+.PHONY: test-compat
+test-compat: .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## the oldest Airflows that are supported
+	@echo "== Airflow 2.11 and 3.1"
+	@scripts/isolated .venv-airflow-2.11/bin/python tests/compat/run_compat.py
+	@scripts/isolated .venv-airflow-3.1/bin/python tests/compat/run_compat.py
+
+.PHONY: test-infrastructure
+test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
+	@echo "== infrastructure tests"
+	@$(BIN)/python -m tests.support.terraform
+	@$(BIN)/python -m pytest tests/infrastructure
+
+.PHONY: test-kubernetes
+test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes with KubeRay
+	@echo "== Kubernetes tests"
+	@$(RUN) tests/kubernetes
+
+# ---------------------------------------------------------------- benchmarks
+.venv-peer/.installed: requirements/peer.txt
+	@echo "== environment of the peer (astro-provider-ray)"
+	@test -x .venv-peer/bin/uv || { rm -rf .venv-peer; $(PYTHON) -m venv .venv-peer && .venv-peer/bin/python -m pip install -q --disable-pip-version-check "uv==$(UV_VERSION)"; }
+	@.venv-peer/bin/uv pip install -q --python .venv-peer/bin/python --require-hashes -r requirements/peer.txt
+	@touch $@
+
+.PHONY: bench
+bench: $(VENV)/.installed .venv-peer/.installed ## the peer and us, in one run
+	@$(RUN:-m pytest=benchmarks/run.py)
+
+.PHONY: clean
+clean: ## remove what the targets made in this folder (not the cache)
+	@rm -rf .venv .venv-* .airflow-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
