@@ -115,7 +115,7 @@ test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes
 
 .PHONY: bench
 bench: $(VENV)/.installed .venv-peer/.installed ## the peer and us, in one run
-	@$(RUN:-m pytest=benchmarks/run.py)
+	@scripts/isolated $(BIN)/python -m benchmarks.run
 
 .PHONY: clean
 clean: ## remove what the targets made in this folder (not the cache)
