@@ -1,0 +1,185 @@
+"""Packs a function and its arguments into the zip that the cluster runs."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import json
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.functions import runner
+
+#: The package's name on the cluster, and so the job's entrypoint.
+PACKAGE = "airflow_ray_call"
+ENTRYPOINT = f"python -m {PACKAGE}"
+
+#: Ray takes packages of at most this size (bytes) over HTTP.
+MAX_PACKAGE_BYTES = 100 * 1024 * 1024
+
+# Registering a module with cloudpickle is process-wide.
+_by_value = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class ResultSettings:
+    """How a return value travels back.
+
+    :param allow_pickle: take a pickle where JSON can't say it. A pickle from the cluster runs code when it is read.
+    :param max_result_bytes: the largest value (bytes) that goes through XCom.
+    :param result_path: object storage (an fsspec URL) for tables and for what is larger than ``max_inline_bytes``.
+    :param max_inline_bytes: with ``result_path``, the largest value (bytes) that still goes through XCom.
+    """
+
+    allow_pickle: bool = False
+    max_result_bytes: int = 16 * 1024 * 1024
+    result_path: str | None = None
+    max_inline_bytes: int = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class PackedCall:
+    """A zip, and the name Ray knows it by: its content decides it, so that the same call is uploaded once."""
+
+    content: bytes
+
+    @property
+    def uri(self) -> str:
+        """Ray's URI of the package once it is uploaded."""
+        return f"gcs://_ray_pkg_{hashlib.sha256(self.content).hexdigest()[:32]}.zip"
+
+
+def check_callable(function: Callable[..., Any]) -> None:
+    """Refuse what can't be sent.
+
+    :raises ConfigurationError: a method, a class, a generator or a coroutine function.
+    """
+    name = getattr(function, "__qualname__", repr(function))
+    if inspect.ismethod(function):
+        raise ConfigurationError(
+            f"@task.ray can't run the method {name}: its object would have to travel too.",
+            hint="Use a plain function and pass it what it needs as arguments.",
+        )
+    if inspect.isclass(function):
+        raise ConfigurationError(f"@task.ray can't run the class {name}.", hint="Use a function that makes the object.")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise ConfigurationError(f"@task.ray can't run the generator {name}.", hint="Return a list.")
+    if inspect.iscoroutinefunction(function):
+        raise ConfigurationError(
+            f"@task.ray can't run the coroutine function {name}.", hint="Call asyncio.run(...) inside a plain function."
+        )
+    parameters = inspect.signature(function).parameters
+    if next(iter(parameters), None) in {"self", "cls"} and "." in name.replace("<locals>.", ""):
+        raise ConfigurationError(
+            f"@task.ray can't run the method {name}: its object would have to travel too.",
+            hint="Move the function out of the class.",
+        )
+
+
+@contextmanager
+def _travelling(function: Callable[..., Any]) -> Iterator[None]:
+    """Have the function's own module pickled by value: the DAG's file does not exist on the cluster."""
+    import cloudpickle
+
+    module = inspect.getmodule(inspect.unwrap(function)) or sys.modules.get(getattr(function, "__module__", ""))
+    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
+        yield
+        return
+    with _by_value:
+        already = module.__name__ in cloudpickle.list_registry_pickle_by_value()
+        if not already:
+            cloudpickle.register_pickle_by_value(module)
+        try:
+            yield
+        finally:
+            if not already:
+                cloudpickle.unregister_pickle_by_value(module)
+
+
+def _pickle(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    import cloudpickle
+
+    with _travelling(function):
+        try:
+            return bytes(cloudpickle.dumps((function, tuple(args), dict(kwargs))))
+        except Exception as error:
+            culprit = _culprit(function, args, kwargs)
+            raise ConfigurationError(
+                f"{culprit} can't be sent to the cluster: {type(error).__name__}: {error}",
+                hint="Locks, connections, open files and generators don't travel: make them inside the function.",
+            ) from error
+
+
+def _culprit(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
+    """Find which part of the call can't be pickled, for the error's first words."""
+    import cloudpickle
+
+    parts = [(f"Argument {index + 1}", value) for index, value in enumerate(args)]
+    parts += [(f"Argument {key!r}", value) for key, value in kwargs.items()]
+    for name, value in parts:
+        try:
+            cloudpickle.dumps(value)
+        except Exception:  # noqa: BLE001 - this one it is, whatever it raises
+            return f"{name} of {function.__qualname__} (type {type(value).__qualname__})"
+    return f"The function {function.__qualname__}, or a global or closure that it uses,"
+
+
+def pack(
+    function: Callable[..., Any],
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    settings: ResultSettings | None = None,
+) -> PackedCall:
+    """Pack a call. The same call gives the same bytes as far as cloudpickle does.
+
+    :param function: a plain function; what it uses of its module and closures travels with it.
+    :param args: positional arguments.
+    :param kwargs: keyword arguments.
+    :param settings: how the result travels back.
+    :raises ConfigurationError: the function can't be sent, an argument can't be pickled, or all is too large.
+    """
+    check_callable(function)
+    content = {
+        f"{PACKAGE}/__init__.py": b"",
+        f"{PACKAGE}/__main__.py": Path(runner.__file__).read_bytes(),
+        f"{PACKAGE}/call.pkl": _pickle(function, args, kwargs or {}),
+        f"{PACKAGE}/settings.json": json.dumps(
+            {"python": list(sys.version_info[:3]), **asdict(settings or ResultSettings())}
+        ).encode(),
+        **_vendored_cloudpickle(),
+    }
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, data in content.items():
+            entry = zipfile.ZipInfo(name)  # with a fixed date: the bytes depend on the content only
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, data)
+    packed = PackedCall(buffer.getvalue())
+    if len(packed.content) > MAX_PACKAGE_BYTES:
+        raise ConfigurationError(
+            f"The arguments of {function.__qualname__} make a package of {len(packed.content):,} bytes: Ray takes at "
+            f"most {MAX_PACKAGE_BYTES:,}.",
+            hint="Write the data to object storage and pass its path.",
+        )
+    return packed
+
+
+def _vendored_cloudpickle() -> dict[str, bytes]:
+    """Give cloudpickle's own few files: used on a cluster that has none."""
+    spec = find_spec("cloudpickle")
+    if spec is None or not spec.submodule_search_locations:
+        return {}
+    folder = Path(next(iter(spec.submodule_search_locations)))
+    return {f"{PACKAGE}/vendor/cloudpickle/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.py"))}

@@ -1,0 +1,284 @@
+"""A call is packed, run as the cluster runs it (a fresh Python without Airflow's packages), and read back."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.functions.payload import PACKAGE, ResultSettings, pack
+from ray_provider.functions.results import RemoteTraceback, decode, read_reference, result_file
+
+FACTOR = 3
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: int
+
+
+def run(tmp_path, function, *args, settings=None, **kwargs):
+    """What the cluster does with the package. Returns (exit status, output, content of the result file)."""
+    packed = pack(function, args, kwargs, settings=settings)
+    package = tmp_path / "package"
+    zipfile.ZipFile(io.BytesIO(packed.content)).extractall(package)
+    logs = tmp_path / "logs"
+    logs.mkdir(exist_ok=True)
+    name = result_file("job-1")
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(package),
+        "AIRFLOW_RAY_RESULT_FILE": name,
+        "AIRFLOW_RAY_LOG_FOLDER": str(logs),
+    }
+    done = subprocess.run(
+        [sys.executable, "-m", PACKAGE], env=env, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    path = logs / name
+    return done.returncode, done.stdout + done.stderr, path.read_bytes() if path.exists() else None
+
+
+def value(tmp_path, function, *args, allow_pickle=False, **kwargs):
+    status, output, content = run(
+        tmp_path, function, *args, settings=ResultSettings(allow_pickle=allow_pickle), **kwargs
+    )
+    assert status == 0, output
+    return decode(content, allow_pickle=allow_pickle).value
+
+
+def add_days(when: dt.datetime, *, days: int) -> str:
+    return (when + dt.timedelta(days=days)).isoformat()
+
+
+def test_keyword_only_and_datetime(tmp_path):
+    assert value(tmp_path, add_days, dt.datetime(2026, 1, 31, tzinfo=dt.UTC), days=1) == "2026-02-01T00:00:00+00:00"
+
+
+def test_numpy_and_pandas_arguments(tmp_path):
+    def total(array, frame):
+        return {"array": array.sum(), "frame": int(frame["a"].sum())}
+
+    assert value(tmp_path, total, np.arange(5), pd.DataFrame({"a": [1, 2]})) == {"array": 10, "frame": 3}
+
+
+def test_dataclass_of_the_same_module(tmp_path):
+    def moved(point):
+        return dataclasses.asdict(dataclasses.replace(point, x=point.x + 1))
+
+    assert value(tmp_path, moved, Point(1, 2)) == {"x": 2, "y": 2}
+
+
+def test_lambda_that_closes_over_a_constant_of_the_module(tmp_path):
+    assert value(tmp_path, lambda x: x * FACTOR, 14) == 42
+
+
+def test_no_argument_at_all(tmp_path):
+    def nothing():
+        return None
+
+    assert value(tmp_path, nothing) is None
+
+
+def test_a_pickle_comes_back_only_where_it_is_allowed(tmp_path):
+    def point():
+        return Point(1, 2)
+
+    assert dataclasses.asdict(value(tmp_path, point, allow_pickle=True)) == {"x": 1, "y": 2}
+    status, output, content = run(tmp_path, point)
+    assert status == 1
+    error = decode(content, allow_pickle=False).error
+    assert "allow_pickle_results=True" in error["message"]
+    assert "Point" in error["message"]
+    assert "UnserializableResult" in output
+
+
+def test_a_pickle_that_was_not_asked_for_is_refused(tmp_path):
+    _, _, content = run(tmp_path, lambda: {1, 2}, settings=ResultSettings(allow_pickle=True))
+    with pytest.raises(ConfigurationError, match="does not accept"):
+        decode(content, allow_pickle=False)
+
+
+def test_the_users_frame_is_in_the_traceback_and_ours_is_not(tmp_path):
+    def divide(x):
+        return 1 / x
+
+    status, output, content = run(tmp_path, divide, 0)
+    assert status == 1
+    assert "ZeroDivisionError" in output
+    result = decode(content, allow_pickle=False)
+    error = result.exception(submission_id="job-1", url="http://ray")
+    assert "return 1 / x" in str(error)
+    assert "airflow_ray_call" not in error.data["remote_traceback"]
+    assert isinstance(error.__cause__, RemoteTraceback)
+
+
+@pytest.mark.parametrize(("name", "meaning"), [("AirflowSkipException", "skip"), ("AirflowFailException", "fail")])
+def test_airflows_exceptions_keep_their_meaning(tmp_path, name, meaning):
+    import airflow.exceptions
+
+    exception = getattr(airflow.exceptions, name)
+
+    def give_up():
+        raise exception("enough")
+
+    status, _, content = run(tmp_path, give_up)
+    assert decode(content, allow_pickle=False).meaning == meaning
+    assert status == (0 if meaning == "skip" else 1)
+
+
+def test_airflows_exceptions_work_where_airflow_is_not_installed(tmp_path):
+    from airflow.exceptions import AirflowSkipException
+
+    def give_up():
+        raise AirflowSkipException("enough")
+
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "sitecustomize.py").write_text("import sys; sys.modules['airflow'] = None")
+    status, output, content = run(tmp_path, give_up)
+    assert status == 0, output
+    assert decode(content, allow_pickle=False).meaning == "skip"
+
+
+def test_prints_do_not_touch_the_result(tmp_path):
+    def chatty():
+        for i in range(50_000):
+            print("line", i)
+        return "x" * 1_000_000
+
+    status, output, content = run(tmp_path, chatty)
+    assert status == 0
+    assert output.count("\n") == 50_000
+    assert decode(content, allow_pickle=False).value == "x" * 1_000_000
+
+
+def test_a_process_that_exits_leaves_no_result(tmp_path):
+    status, _, content = run(tmp_path, functools.partial(os._exit, 3).func, 3)
+    assert status == 3
+    assert content is None
+
+
+def test_sys_exit_is_an_error_with_its_status(tmp_path):
+    def leave():
+        sys.exit(7)
+
+    status, _, content = run(tmp_path, leave)
+    assert status == 7
+    assert decode(content, allow_pickle=False).error["type"] == "builtins.SystemExit"
+
+
+def test_a_table_goes_to_object_storage_and_comes_back(tmp_path):
+    def frame():
+        return pd.DataFrame({"a": range(1000), "b": ["x"] * 1000})
+
+    store = tmp_path / "store"
+    status, output, content = run(tmp_path, frame, settings=ResultSettings(result_path=f"file://{store}"))
+    assert status == 0, output
+    reference = decode(content, allow_pickle=False).value
+    assert reference["rows"] == 1000
+    assert reference["format"] == "parquet"
+    pd.testing.assert_frame_equal(read_reference(reference), frame())
+
+
+def test_a_large_value_goes_to_object_storage_and_a_small_one_does_not(tmp_path):
+    settings = ResultSettings(result_path=f"file://{tmp_path}/store", max_inline_bytes=100)
+    _, _, content = run(tmp_path, lambda: "y" * 1000, settings=settings)
+    assert read_reference(decode(content, allow_pickle=False).value) == "y" * 1000
+    _, _, content = run(tmp_path, lambda: "small", settings=settings)
+    assert decode(content, allow_pickle=False).value == "small"
+
+
+def test_a_result_over_the_limit_says_what_to_do(tmp_path):
+    status, _, content = run(tmp_path, lambda: "z" * 2000, settings=ResultSettings(max_result_bytes=1000))
+    assert status == 1
+    assert "result_path=" in decode(content, allow_pickle=False).error["message"]
+
+
+@pytest.mark.parametrize(
+    "bad", [{1: "key"}, [float("nan")], {"deep": [{"when": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}]}]
+)
+def test_what_json_does_not_know_is_named_with_its_place(tmp_path, bad):
+    status, _, content = run(tmp_path, lambda: bad)
+    assert status == 1
+    assert "the return value" in decode(content, allow_pickle=False).error["message"]
+
+
+def test_another_python_is_refused_before_the_function_is_read(tmp_path):
+    packed = pack(lambda: 1)
+    with zipfile.ZipFile(io.BytesIO(packed.content)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    settings = json.loads(files[f"{PACKAGE}/settings.json"])
+    settings["python"] = [3, 8, 0]
+    files[f"{PACKAGE}/settings.json"] = json.dumps(settings).encode()
+    files[f"{PACKAGE}/call.pkl"] = b"not a pickle"
+    for name, data in files.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(tmp_path),
+        "AIRFLOW_RAY_RESULT_FILE": "r.bin",
+        "AIRFLOW_RAY_LOG_FOLDER": str(tmp_path),
+    }
+    done = subprocess.run([sys.executable, "-m", PACKAGE], env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    with pytest.raises(ConfigurationError, match=r"runs Python 3\.\d+, this Airflow worker runs 3\.8"):
+        decode((tmp_path / "r.bin").read_bytes(), allow_pickle=False)
+
+
+class Holder:
+    def method(self):
+        return 1
+
+
+async def coroutine():
+    return 1
+
+
+def generator():
+    yield 1
+
+
+@pytest.mark.parametrize(
+    ("function", "word"),
+    [
+        (Holder().method, "method"),
+        (Holder.method, "method"),
+        (Holder, "class"),
+        (coroutine, "coroutine"),
+        (generator, "generator"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_by_its_kind(function, word):
+    with pytest.raises(ConfigurationError, match=word):
+        pack(function)
+
+
+def test_an_argument_that_cannot_be_pickled_is_named():
+    import threading
+
+    with pytest.raises(ConfigurationError, match="Argument 'lock'"):
+        pack(lambda lock: 1, (), {"lock": threading.Lock()})
+
+
+def test_a_damaged_result_is_told_from_a_good_one(tmp_path):
+    _, _, content = run(tmp_path, lambda: "good")
+    with pytest.raises(RayProviderError, match="damaged"):
+        decode(content[:-1], allow_pickle=False)
+
+
+def test_the_same_call_is_the_same_package():
+    assert pack(add_days, (1,), {"days": 2}).uri == pack(add_days, (1,), {"days": 2}).uri
+    assert pack(add_days, (1,), {"days": 2}).uri != pack(add_days, (1,), {"days": 3}).uri
