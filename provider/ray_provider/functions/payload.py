@@ -12,7 +12,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -177,9 +176,8 @@ def pack(
 
 
 def _vendored_cloudpickle() -> dict[str, bytes]:
-    """Give cloudpickle's own few files: used on a cluster that has none."""
-    spec = find_spec("cloudpickle")
-    if spec is None or not spec.submodule_search_locations:
-        return {}
-    folder = Path(next(iter(spec.submodule_search_locations)))
+    """Give cloudpickle's own few files: the cluster's may be of a version that can't read ours."""
+    import cloudpickle
+
+    folder = Path(cloudpickle.__file__).parent
     return {f"{PACKAGE}/vendor/cloudpickle/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.py"))}

@@ -81,10 +81,11 @@ def pretend_airflow() -> None:
 
 def load_call() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Unpickle the function and its arguments."""
-    try:
-        import cloudpickle  # noqa: F401 - needed to unpickle
-    except ImportError:
-        sys.path.append(str(HERE / "vendor"))
+    # The cloudpickle that packed the call reads it: another version, if the cluster has one, may not be able to.
+    sys.path.insert(0, str(HERE / "vendor"))
+    import cloudpickle  # noqa: F401 - what was packed names it
+
+    sys.path.pop(0)
     pretend_airflow()
     import pickle
 

@@ -151,6 +151,13 @@ def test_airflows_exceptions_work_where_airflow_is_not_installed(tmp_path):
     assert decode(content, allow_pickle=False).meaning == "skip"
 
 
+def test_another_cloudpickle_on_the_cluster_does_no_harm(tmp_path):
+    other = tmp_path / "package" / "cloudpickle"
+    other.mkdir(parents=True)
+    (other / "__init__.py").write_text("raise RuntimeError('the cluster's own')")
+    assert value(tmp_path, lambda x: x * FACTOR, 2) == 6
+
+
 def test_prints_do_not_touch_the_result(tmp_path):
     def chatty():
         for i in range(50_000):
