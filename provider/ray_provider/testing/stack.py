@@ -1,0 +1,400 @@
+"""A real Airflow for a test: API server, scheduler, DAG processor and triggerers, on loopback, in a home of its own."""
+
+from __future__ import annotations
+
+import base64
+import configparser
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import psutil
+
+from ray_provider.clusters.processes import descendants, describe, last_lines, marked, signal_all, wait_gone
+from ray_provider.testing.client import AirflowApiError, AirflowClient
+
+log = logging.getLogger(__name__)
+
+#: Every process of a stack carries the stack's home in this variable: so none can get lost.
+MARK = "RAY_PROVIDER_STACK_HOME"
+
+HOST = "127.0.0.1"
+
+_JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
+
+
+class StackError(RuntimeError):
+    """A component of the stack did not start, or ended by itself. The message holds its last log lines."""
+
+
+class AirflowStack:
+    """Starts the components of Airflow 3 as they run in production, each in a process of its own.
+
+    .. code-block:: python
+
+        with AirflowStack(tmp_path, dags_folder="dags") as stack:
+            stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
+            run_id = stack.client.trigger_run("my_dag")
+            stack.client.wait_run("my_dag", run_id, state="success")
+            print(stack.client.log_text("my_dag", run_id, "my_task"))
+
+    It listens on 127.0.0.1 only, on free ports; every visitor is an administrator. Keys are made for each home, and lie
+    in its ``airflow.cfg`` (0600): ``AIRFLOW_HOME=… airflow …`` works on a running stack. Nothing of the caller's own
+    Airflow is used: variables that start with ``AIRFLOW`` are not passed on. Logs lie in ``<home>/logs``.
+
+    :param home: ``AIRFLOW_HOME``; made if it isn't there.
+    :param sql_alchemy_conn: the metadata database; unless given, SQLite in the home.
+    :param dags_folder: where the DAGs lie; unless given, ``<home>/dags``.
+    :param env: variables for all components and tasks (``AIRFLOW__SECTION__KEY`` too). Never put connections here: one
+        in the environment hides faults that a connection in the database shows. Use ``client.add_connection``.
+    :param config: additions to ``airflow.cfg``: section → key → value.
+    :param triggerers: how many triggerers start at once.
+    :param port: of the API server; unless given, a free one.
+    :param python: the interpreter of the environment that Airflow is installed in.
+    :param start_timeout: how many seconds all components together have until they are healthy.
+    """
+
+    def __init__(
+        self,
+        home: str | Path,
+        *,
+        sql_alchemy_conn: str | None = None,
+        dags_folder: str | Path | None = None,
+        env: Mapping[str, str] | None = None,
+        config: Mapping[str, Mapping[str, str]] | None = None,
+        triggerers: int = 1,
+        port: int | None = None,
+        python: str | Path = sys.executable,
+        start_timeout: float = 120.0,
+    ) -> None:
+        self.home = Path(home).absolute()
+        self.logs = self.home / "logs"
+        self.dags_folder = Path(dags_folder).absolute() if dags_folder else self.home / "dags"
+        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self.home / 'airflow.db'}"
+        self.port = port or _free_port()
+        self.client = AirflowClient(HOST, self.port)
+        #: What ``stop`` had to end by force after all components were gone: a fault of theirs, empty if all is well.
+        self.leftovers: list[str] = []
+        #: How many seconds the steps of the start took.
+        self.timings: dict[str, float] = {}
+        self._config = config or {}
+        self._env = dict(env or {})
+        self._triggerers = triggerers
+        self._python = str(python)
+        self._start_timeout = start_timeout
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        self._job_ids: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        """The address of the web interface and the REST API."""
+        return f"http://{HOST}:{self.port}"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The names of the components that were started and not stopped (``triggerer``, ``triggerer-2`` and so on)."""
+        return tuple(self._processes)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    # -- start ---------------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Write the configuration, prepare the database, start all components, and wait until they are healthy.
+
+        What an earlier stack left running in the same home is ended first. Whoever calls this instead of using the
+        stack as a context manager has to call :meth:`stop` in all cases, also after an error from here.
+
+        :raises StackError: a component ended, or was not healthy in time.
+        """
+        self._sweep("left running by an earlier stack")
+        self.leftovers.clear()
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.logs.mkdir(exist_ok=True)
+        self.dags_folder.mkdir(parents=True, exist_ok=True)
+        self._write_config()
+        began = time.monotonic()
+        migrated = self.airflow("db", "migrate", timeout=self._start_timeout, check=False)
+        (self.logs / "db-migrate.log").write_text(migrated.stdout, encoding="utf-8")
+        if migrated.returncode:
+            raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-4000:]}")
+        self.timings["db migrate"] = time.monotonic() - began
+        began = time.monotonic()
+        names = ["api-server", "scheduler", "dag-processor", *map(_triggerer_name, range(1, self._triggerers + 1))]
+        for name in names:
+            self._spawn(name)
+        deadline = began + self._start_timeout
+        for name in names:
+            self._wait_healthy(name, deadline)
+            self.timings[name] = time.monotonic() - began
+
+    def airflow(self, *arguments: str, timeout: float = 60.0, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Run an ``airflow`` command in the stack's home; its output and its errors come together in ``stdout``.
+
+        :raises StackError: it failed, unless ``check`` is off.
+        """
+        done = subprocess.run(
+            [self._python, "-m", "airflow", *arguments],
+            env=self._environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode:
+            raise StackError(f"airflow {' '.join(arguments)} failed ({done.returncode}):\n{done.stdout[-4000:]}")
+        return done
+
+    def add_triggerer(self) -> str:
+        """Start one more triggerer, wait until it is healthy, and give its name."""
+        number = 1
+        while _triggerer_name(number) in self._processes:
+            number += 1
+        self.start_component(_triggerer_name(number))
+        return _triggerer_name(number)
+
+    def start_component(self, name: str) -> None:
+        """Start a component, e.g. again after :meth:`stop_component` or :meth:`kill_component`, and wait for it."""
+        self._spawn(name)
+        self._wait_healthy(name, time.monotonic() + self._start_timeout)
+
+    def pid(self, name: str) -> int:
+        """Give the id of a component's first process."""
+        return self._processes[name].pid
+
+    def log_tail(self, name: str, lines: int = 40) -> str:
+        """Give the last lines that a component wrote."""
+        return last_lines(self.logs / f"{name}.log", lines)
+
+    def _spawn(self, name: str) -> None:
+        if name in self._processes:
+            raise ValueError(f"{name} is running already")
+        arguments = {
+            "api-server": ["api-server", "--host", HOST, "--port", str(self.port), "--workers", "1"],
+            "scheduler": ["scheduler", "--skip-serve-logs"],
+            "dag-processor": ["dag-processor"],
+            "triggerer": ["triggerer", "--skip-serve-logs"],
+        }[_kind(name)]
+        with (self.logs / f"{name}.log").open("ab") as output:
+            self._processes[name] = subprocess.Popen(
+                [self._python, "-m", "airflow", *arguments],
+                env=self._environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+
+    def _wait_healthy(self, name: str, deadline: float) -> None:
+        while not self._healthy(name):
+            process = self._processes[name]
+            if process.poll() is not None:
+                raise StackError(f"{name} ended with {process.returncode}. Its last lines:\n{self.log_tail(name)}")
+            if time.monotonic() > deadline:
+                raise StackError(
+                    f"{name} was not healthy within {self._start_timeout:.0f} s. Its last lines:\n{self.log_tail(name)}"
+                )
+            time.sleep(0.2)
+
+    def _healthy(self, name: str) -> bool:
+        try:
+            health = self.client.health()
+            kind = _kind(name)
+            if kind == "api-server":
+                return True
+            if health[kind.replace("-", "_")]["status"] != "healthy":
+                return False
+            # Of several triggerers the health check knows only the liveliest. A job record of its own tells them apart.
+            process = psutil.Process(self._processes[name].pid)
+            taken = set(self._job_ids.values())
+            for job in self.client.jobs(job_type=_JOB_TYPES[kind], is_alive="true"):
+                started = datetime.fromisoformat(job["start_date"]).timestamp()
+                if job["id"] not in taken and job["latest_heartbeat"] and started >= process.create_time() - 1:
+                    self._job_ids[name] = job["id"]
+                    return True
+        except (OSError, AirflowApiError, psutil.NoSuchProcess):
+            return False
+        return False
+
+    # -- stop ----------------------------------------------------------------------------------------------------
+
+    def kill_component(self, name: str, number: signal.Signals = signal.SIGKILL, *, group: bool = True) -> None:
+        """Send a signal to a component, as a crash or an eviction would; with ``SIGKILL``, wait until it is gone.
+
+        After that the component counts as ended only if it has: :meth:`start_component` starts it again.
+
+        :param number: the signal.
+        :param group: to all of its processes, as when a container is ended; else to the first one.
+        """
+        process = self._processes[name]
+        tree = _tree(process) if group else [psutil.Process(process.pid)]
+        signal_all(tree, number)
+        if number == signal.SIGKILL:
+            process.wait(10)
+            wait_gone(tree, 10)
+            self._forget(name)
+
+    def stop_component(self, name: str, *, timeout: float = 20.0) -> None:
+        """Ask a component to end (``SIGTERM``), wait, and end all of its processes by force if it doesn't."""
+        process = self._processes[name]
+        tree = _tree(process)
+        process.terminate()
+        self._end(name, process, tree, timeout)
+
+    def stop(self, *, timeout: float = 20.0) -> None:
+        """Stop everything, and make sure that nothing is left. Does nothing on a stack that is not running.
+
+        What is still there after the components have ended is ended by force and named in :attr:`leftovers`.
+
+        :param timeout: how many seconds the components have to end by themselves.
+        """
+        deadline = time.monotonic() + timeout
+        trees = {name: _tree(process) for name, process in self._processes.items()}
+        for process in self._processes.values():
+            process.terminate()
+        for name, process in list(self._processes.items()):
+            self._end(name, process, trees[name], max(0.1, deadline - time.monotonic()))
+        self.leftovers += self._sweep("left behind by a component that had ended")
+
+    def _end(self, name: str, process: subprocess.Popen[bytes], tree: list[psutil.Process], timeout: float) -> None:
+        try:
+            process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            log.warning("%s did not end within %.0f s of SIGTERM: killed", name, timeout)
+            tree = [*tree, *_tree(process)]
+            process.kill()
+            process.wait(10)
+        # What it had started gets a moment to notice, then no more.
+        remaining = wait_gone([entry for entry in tree if entry.pid != process.pid], 3)
+        signal_all(remaining, signal.SIGKILL)
+        wait_gone(remaining, 5)
+        self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        del self._processes[name]
+
+    def _sweep(self, why: str) -> list[str]:
+        """End what carries our mark, and give its description."""
+        remaining = marked(MARK, str(self.home))
+        names = [describe(process) for process in remaining]
+        if remaining:
+            log.warning("Ending %d processes %s: %s", len(remaining), why, ", ".join(names))
+            signal_all(remaining, signal.SIGKILL)
+            wait_gone(remaining, 10)
+        return names
+
+    # -- configuration -------------------------------------------------------------------------------------------
+
+    def _environment(self) -> dict[str, str]:
+        # Airflow's own components talk to each other over loopback: never through a proxy.
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
+        no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), HOST, "localhost"]))
+        bin_folder = str(Path(self._python).parent)
+        return {
+            **inherited,
+            "NO_PROXY": no_proxy,
+            "no_proxy": no_proxy,
+            "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", os.defpath)]),
+            "PYTHONUNBUFFERED": "1",
+            **self._env,
+            "AIRFLOW_HOME": str(self.home),
+            MARK: str(self.home),
+        }
+
+    def _write_config(self) -> None:
+        path = self.home / "airflow.cfg"
+        config = configparser.ConfigParser(interpolation=None)
+        config.optionxform = str  # type: ignore[assignment,method-assign]
+        for section, values in _configuration(self).items():
+            config[section] = values
+        for section, extra in self._config.items():
+            if not config.has_section(section):
+                config.add_section(section)
+            config[section].update(extra)
+        for section in config.sections():  # Airflow reads % as the start of a reference
+            config[section].update({key: value.replace("%", "%%") for key, value in config[section].items()})
+        if path.exists():  # the keys of a home stay what they were: its database is encrypted with them
+            earlier = configparser.ConfigParser(interpolation=None)
+            earlier.read(path, encoding="utf-8")
+            for section, key in (("core", "fernet_key"), ("api", "secret_key"), ("api_auth", "jwt_secret")):
+                config[section][key] = earlier.get(section, key, fallback=config[section][key])
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            config.write(file)
+
+
+def _configuration(stack: AirflowStack) -> dict[str, dict[str, str]]:
+    """Give what differs from Airflow's defaults: one small machine, quick answers, nothing sent anywhere."""
+    return {
+        "core": {
+            "dags_folder": str(stack.dags_folder),
+            "load_examples": "False",
+            "executor": "LocalExecutor",
+            "parallelism": "4",
+            "fernet_key": _new_key(),
+            "simple_auth_manager_all_admins": "True",
+            "execution_api_server_url": f"{stack.url}/execution/",
+            "test_connection": "Enabled",
+        },
+        "database": {"sql_alchemy_conn": stack.sql_alchemy_conn, "load_default_connections": "False"},
+        "logging": {"base_log_folder": str(stack.logs)},
+        "api": {"host": HOST, "port": str(stack.port), "base_url": stack.url, "secret_key": _new_key(), "workers": "1"},
+        "api_auth": {"jwt_secret": _new_key()},
+        # A short task that resumes from a deferral can be failed by the scheduler while its heartbeat is still the
+        # old one, at Airflow's default of 5 s.
+        "workers": {"min_heartbeat_interval": "1"},
+        "scheduler": {"scheduler_idle_sleep_time": "0.2", "enable_tracemalloc": "False"},
+        "dag_processor": {"refresh_interval": "2", "min_file_process_interval": "5", "parsing_processes": "1"},
+        "triggerer": {"job_heartbeat_sec": "2"},
+        "usage_data_collection": {"enabled": "False"},
+    }
+
+
+def _new_key() -> str:
+    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+
+
+def _kind(name: str) -> str:
+    return "triggerer" if name.startswith("triggerer") else name
+
+
+def _triggerer_name(number: int) -> str:
+    return "triggerer" if number == 1 else f"triggerer-{number}"
+
+
+def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return descendants(psutil.Process(process.pid))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        port: int = listener.getsockname()[1]
+        return port
