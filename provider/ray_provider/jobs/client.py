@@ -1,0 +1,287 @@
+"""A client for Ray's Jobs API and for the log files that its State API serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import quote, urlsplit
+
+from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
+from ray_provider.jobs.http_errors import connection_error, not_ray_error
+from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
+from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.transport import Transport
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    import aiohttp
+
+    from ray_provider.jobs.endpoint import RayEndpoint
+
+#: The most that Ray takes as a package.
+MAX_PACKAGE_BYTES = 100 * 1024 * 1024
+_NOT_FOUND = "does not exist"
+
+
+class JobAlreadyExistsError(RayApiError):
+    """The submission id is taken: by the same job, sent before, or by another one."""
+
+
+class RayJobsClient:
+    """Ray's Jobs API at one endpoint. Use it as an asynchronous context manager.
+
+    All clients of one endpoint in one event loop share connections. Network errors, 5xx and 429 are tried again with
+    backoff until the policy's deadline; other errors are final.
+
+    :param endpoint: where, and with which credentials.
+    :param timeout: seconds for one request.
+    :param retry: how long to go on; every method takes another policy for itself.
+    """
+
+    def __init__(
+        self, endpoint: RayEndpoint, *, timeout: float = 30.0, retry: RetryPolicy = RetryPolicy()  # noqa: B008 (frozen)
+    ) -> None:  # fmt: skip
+        self.endpoint = endpoint
+        self.transport = Transport(endpoint, timeout=timeout, retry=retry)
+
+    async def __aenter__(self) -> Self:
+        await self.transport.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.transport.close()
+
+    def job_url(self, submission_id: str) -> str:
+        """Where a person sees the job in Ray's dashboard."""
+        return f"{self.endpoint.display_url.rstrip('/')}/#/jobs/{quote(submission_id, safe='')}"
+
+    async def version(self, *, retry: RetryPolicy | None = None) -> ClusterVersion:
+        """Ask what answers. The session's name changes when the head restarts."""
+        data = await self.transport.json("GET", "/api/version", retry=retry)
+        if not isinstance(data, dict) or "ray_version" not in data:
+            raise not_ray_error(self.endpoint, "GET", "/api/version", 200, str(data))
+        return ClusterVersion.from_json(data)
+
+    async def authentication_mode(self, *, retry: RetryPolicy | None = None) -> str | None:
+        """Ask whether the cluster wants a token: ``token`` or ``disabled``; None if it is too old to say."""
+        try:
+            data = await self.transport.json("GET", "/api/authentication_mode", retry=retry)
+        except RayApiError as error:
+            if error.status == 404:
+                return None
+            raise
+        return str(data.get("authentication_mode")) if isinstance(data, dict) else None
+
+    async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
+        """Ask for a job. None: Ray does not know it. A 404 that is not Ray's own is an error."""
+        path = f"/api/jobs/{quote(submission_id, safe='')}"
+        data = await self.transport.json("GET", path, retry=retry, accept=_found_or_missing)
+        if data is None or isinstance(data, dict):
+            return None if data is None else JobDetails.from_json(data)
+        raise not_ray_error(self.endpoint, "GET", path, 200, str(data))
+
+    async def list_jobs(self, *, retry: RetryPolicy | None = None) -> list[JobDetails]:
+        """Ask for all jobs that the cluster knows, submitted or not."""
+        from ray_provider.jobs.parsing import parse_jobs
+
+        answer = await self.transport.request("GET", "/api/jobs/", retry=retry)
+        try:
+            return [job async for job in parse_jobs(answer.body)]
+        except ValueError:
+            raise not_ray_error(self.endpoint, "GET", "/api/jobs/", answer.status, answer.text) from None
+
+    async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
+        """Submit a job and give its id. Not safe to repeat by itself: see :func:`ray_provider.jobs.submit.submit_once`.
+
+        :raises JobAlreadyExistsError: the id is taken.
+        """
+        spec.validate()
+        try:
+            data = await self.transport.json(
+                "POST",
+                "/api/jobs/",
+                json_body=spec.to_request(),
+                retry=retry,
+                # An agent that does not come up is waited for by the dashboard, 10 s or more.
+                timeout=max(self.transport.timeout, 30.0),
+                final=_is_taken,
+            )
+        except RayApiError as error:
+            if _is_taken(error.status or 0, error.data.get("body", "")):
+                raise JobAlreadyExistsError(
+                    f"A job with the submission id {spec.submission_id} exists already.", **error.data
+                ) from error
+            if error.status == 400:
+                raise ConfigurationError(
+                    f"Ray refuses the job: {error.message}", hint="Check runtime_env and the other arguments.",
+                    **error.data,
+                ) from error  # fmt: skip
+            raise
+        return str(data.get("submission_id") or data.get("job_id"))
+
+    async def stop(self, submission_id: str, *, retry: RetryPolicy | None = None) -> bool:
+        """Ask Ray to stop a job. True: it will be STOPPED soon; false: there was nothing to stop."""
+        path = f"/api/jobs/{quote(submission_id, safe='')}/stop"
+        data = await self.transport.json("POST", path, retry=retry, accept=_found_or_missing)
+        return bool(data and data.get("stopped"))
+
+    async def stop_and_wait(
+        self, submission_id: str, timeout_seconds: float = 60.0, *, poll_interval: float = 0.25
+    ) -> JobDetails | None:
+        """Stop a job and wait until Ray says that it has ended. None: Ray does not know the job.
+
+        :param timeout_seconds: for all of it, failing requests included.
+        :raises JobError: the job had not ended in time.
+        """
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                policy = RetryPolicy(deadline_seconds=timeout_seconds, max_delay=2.0)
+                asked = 0.0
+                while True:
+                    # Asked again now and then: a job that was still being prepared may have missed the first time.
+                    now = asyncio.get_running_loop().time()
+                    if not asked or now - asked > 5.0:
+                        await self.stop(submission_id, retry=policy)
+                        asked = now
+                    details = await self.get(submission_id, retry=policy)
+                    if details is None or details.is_final:
+                        return details
+                    await asyncio.sleep(poll_interval)
+        except TimeoutError:
+            raise JobError(
+                f"Job {submission_id} was told to stop, but had not ended after {timeout_seconds:.0f} s.",
+                hint=f"See {self.job_url(submission_id)}, and stop it there: it may still run.",
+                submission_id=submission_id,
+            ) from None
+
+    async def delete(self, submission_id: str, *, retry: RetryPolicy | None = None) -> bool:
+        """Delete what Ray knows of an ended job. False: it did not know the job. Its id stays taken.
+
+        :raises RayApiError: the job still runs.
+        """
+        path = f"/api/jobs/{quote(submission_id, safe='')}"
+        answer = await self.transport.request(
+            "DELETE", path, retry=retry, accept=_found_or_missing, final=lambda _s, text: "non-terminal" in text
+        )
+        return answer.status == 200
+
+    # Packages ---------------------------------------------------------------------------------------------------
+
+    async def package_exists(self, uri: str, *, retry: RetryPolicy | None = None) -> bool:
+        """Ask whether the cluster has a package. Asking also keeps it for a while (Ray: 10 minutes by default).
+
+        :param uri: such as ``gcs://_ray_pkg_0123.zip``.
+        """
+        answer = await self.transport.request("GET", _package_path(uri), retry=retry, accept=_found_or_missing)
+        return answer.status == 200
+
+    async def upload_package(self, uri: str, path: Path, *, retry: RetryPolicy | None = None) -> None:
+        """Upload a file as a package.
+
+        :param uri: the name it gets.
+        :param path: of the file.
+        :raises ConfigurationError: it is larger than Ray takes.
+        """
+        size = path.stat().st_size
+        if size > MAX_PACKAGE_BYTES:
+            raise ConfigurationError(
+                f"{path.name} has {size / 1024**2:.1f} MiB; Ray takes packages of at most 100 MiB.",
+                hint="Put it into object storage and give its URI, such as s3://bucket/package.zip.",
+                field="runtime_env",
+            )
+        await self.transport.request(
+            "PUT",
+            _package_path(uri),
+            body=lambda: path.open("rb"),
+            retry=retry,
+            timeout=max(self.transport.timeout, 300.0),
+        )
+
+    # Log files --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def log_stream(
+        self, node_id: str, filename: str, *, interval: float = 0.5
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Follow a log file from its first byte. It does not end by itself.
+
+        The answer's headers come with the first byte: nothing is known of an empty file, not even an error.
+
+        :param node_id: where the file lies.
+        :param filename: below the log folder of the Ray session.
+        :param interval: seconds after which Ray looks for more.
+        """
+        params = {"node_id": node_id, "filename": filename, "lines": "-1", "interval": str(interval)}
+        async with self.transport.stream("/api/v0/logs/stream", params=params) as response:
+            yield response
+
+    async def log_file(
+        self, node_id: str, filename: str, lines: int = -1, *, timeout: float | None = None
+    ) -> AsyncIterator[bytes]:
+        """Read a log file, or any other below the log folder of the Ray session, piece by piece.
+
+        :param lines: the last so many; -1: all.
+        :param timeout: seconds that no byte may come.
+        """
+        import aiohttp
+
+        timeout = timeout or self.transport.timeout
+        params = {"node_id": node_id, "filename": filename, "lines": str(lines), "timeout": str(max(300, int(timeout)))}
+        async with self.transport.stream("/api/v0/logs/file", params=params, timeout=timeout) as response:
+            try:
+                async for piece in response.content.iter_any():
+                    yield piece
+            except (aiohttp.ClientError, OSError) as error:
+                raise connection_error(self.endpoint, error) from error
+
+    async def read_log_file(self, node_id: str, filename: str, *, max_bytes: int | None = None) -> bytes:
+        """Read such a file at once.
+
+        :param max_bytes: refuse a larger one.
+        :raises RayApiError: there is none, or it is larger.
+        """
+        pieces = bytearray()
+        async for piece in self.log_file(node_id, filename):
+            pieces += piece
+            if max_bytes is not None and len(pieces) > max_bytes:
+                raise RayApiError(f"{filename} on node {node_id} has more than {max_bytes} bytes.", status=200)
+        return bytes(pieces)
+
+    async def list_log_files(
+        self, node_id: str, glob: str = "*", *, retry: RetryPolicy | None = None
+    ) -> list[str]:  # fmt: skip
+        """List files below the log folder of the Ray session.
+
+        :param glob: pattern of their names.
+        """
+        params = {"node_id": node_id, "glob": glob}
+        data = await self.transport.json("GET", "/api/v0/logs", params=params, retry=retry)
+        groups: dict[str, Any] = ((data.get("data") or {}).get("result") or {}) if isinstance(data, dict) else {}
+        return sorted({str(name) for names in groups.values() for name in names})
+
+    @asynccontextmanager
+    async def log_tail(self, submission_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """Follow a job's log by WebSocket, from its first line: for clusters without the State API."""
+        async with self.transport.websocket(f"/api/jobs/{quote(submission_id, safe='')}/logs/tail") as websocket:
+            yield websocket
+
+
+def _found_or_missing(status: int, text: str) -> bool:
+    """Accept 200, and the 404 that Ray itself gives for what it does not know (not a proxy's)."""
+    return status == 200 or (status == 404 and _NOT_FOUND in text)
+
+
+def _is_taken(status: int, text: str) -> bool:
+    """Recognize the 500 that Ray gives for a submission id that exists."""
+    return status >= 400 and "submission_id" in text and "already exists" in text
+
+
+def _package_path(uri: str) -> str:
+    parts = urlsplit(uri)
+    return f"/api/packages/{parts.scheme}/{quote(parts.netloc + parts.path, safe='')}"
