@@ -54,7 +54,7 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-integration test-compat test-infrastructure test-kubernetes ## everything that has to pass
+test: lint test-unit test-helm test-integration test-faults test-compat test-infrastructure test-kubernetes ## everything that has to pass
 	@echo "make test: all stages passed"
 
 .PHONY: system
@@ -88,6 +88,11 @@ test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
 test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"
 	@$(RUN) tests/integration
+
+.PHONY: test-faults
+test-faults: $(VENV)/.installed ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: outages of minutes)
+	@echo "== fault matrix"
+	@$(RUN) tests/faults
 
 .PHONY: test-compat
 test-compat: .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## the oldest Airflows that are supported

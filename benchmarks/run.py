@@ -133,9 +133,9 @@ def main() -> int:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ray-bench-") as name:
         bench = Bench(Path(name))
-        with RayHead(Path(name) / "ray") as head:
+        with RayHead() as head:
             for part in arguments.parts or PARTS:
-                getattr(bench, part)(head.address)
+                getattr(bench, part)(head.url)
     results = {"rows": bench.rows, "raw": bench.raw, "cpus": os.cpu_count(), "python": sys.version.split()[0]}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print("\n| measure | ours | peer | limit | |\n|---|---|---|---|---|")
