@@ -257,7 +257,7 @@ def test_head_killed(start):
         deferred.wait("deferred")
         deferred.running()
         gate.hold_submits = True
-        early = start("worker", gate=gate)
+        early = start("worker", gate=gate, address=head.url)
         early.until("its submit has reached Ray", lambda: gate.submits)
         head.kill()
         head.stop()
