@@ -1,7 +1,9 @@
 """Process trees that we started: found again by a mark in their environment, and ended exactly.
 
 A pid alone says nothing: it may have been given to another process meanwhile. So a process is remembered with its start
-time, and everything that it starts, also what detaches itself from it, carries a mark in its environment.
+time. What it starts is known by three signs, because each of them can get lost: being its child (until a parent dies),
+a mark in the environment (until a process changes its title, which overwrites it), and the session that our process
+opened (until a process opens its own).
 """
 
 from __future__ import annotations
@@ -77,6 +79,52 @@ def descendants(root: psutil.Process) -> list[psutil.Process]:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def in_sessions(leaders: Iterable[ProcessIdentity]) -> list[psutil.Process]:
+    """Give the running processes in the sessions that these processes opened, also when those have ended.
+
+    :param leaders: processes that were started with a session of their own.
+    """
+    ours = {}
+    for leader in leaders:
+        if leader.find() is not None or not psutil.pid_exists(leader.pid):
+            ours[leader.pid] = leader.started - _START_TIME_TOLERANCE
+    found = []
+    for process in psutil.process_iter() if ours else ():
+        try:
+            session = os.getsid(process.pid)
+            if session in ours and process.create_time() >= ours[session] and is_alive(process):
+                found.append(process)
+        except (psutil.Error, OSError):
+            continue
+    return found
+
+
+def family(variable: str, value: str, leaders: Iterable[ProcessIdentity] = ()) -> list[psutil.Process]:
+    """Give all running processes that stem from ours, by any of the three signs.
+
+    :param variable: of the mark. Whoever sets it has to open a session with it: then all of that session is ours.
+    :param leaders: processes of ours that opened a session.
+    """
+    found = {process.pid: process for process in [*marked(variable, value), *in_sessions(leaders)]}
+    sessions = set()
+    for process in found.values():
+        try:
+            sessions.add(os.getsid(process.pid))
+        except OSError:
+            continue
+    sessions.discard(os.getsid(0))
+    for process in psutil.process_iter() if sessions else ():
+        try:
+            if os.getsid(process.pid) in sessions and is_alive(process):
+                found.setdefault(process.pid, process)
+        except (psutil.Error, OSError):
+            continue
+    for process in list(found.values()):
+        found.update({child.pid: child for child in descendants(process) if is_alive(child)})
+    found.pop(os.getpid(), None)
+    return list(found.values())
 
 
 def signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:

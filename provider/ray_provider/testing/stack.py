@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import configparser
+import json
 import logging
 import os
 import secrets
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +22,17 @@ from typing import Self
 
 import psutil
 
-from ray_provider.clusters.processes import descendants, describe, last_lines, marked, signal_all, wait_gone
+from ray_provider.clusters.local import end_all_local
+from ray_provider.clusters.local_state import HOME_VARIABLE
+from ray_provider.clusters.processes import (
+    ProcessIdentity,
+    descendants,
+    describe,
+    family,
+    last_lines,
+    signal_all,
+    wait_gone,
+)
 from ray_provider.testing.client import AirflowApiError, AirflowClient
 
 log = logging.getLogger(__name__)
@@ -29,6 +41,9 @@ log = logging.getLogger(__name__)
 MARK = "RAY_PROVIDER_STACK_HOME"
 
 HOST = "127.0.0.1"
+
+#: In the home: the components that were started, one a line.
+_PROCESSES = "processes.jsonl"
 
 _JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
@@ -50,7 +65,8 @@ class AirflowStack:
 
     It listens on 127.0.0.1 only, on free ports; every visitor is an administrator. Keys are made for each home, and lie
     in its ``airflow.cfg`` (0600): ``AIRFLOW_HOME=… airflow …`` works on a running stack. Nothing of the caller's own
-    Airflow is used: variables that start with ``AIRFLOW`` are not passed on. Logs lie in ``<home>/logs``.
+    Airflow is used: variables that start with ``AIRFLOW`` are not passed on. Logs lie in ``<home>/logs``. Local Ray
+    clusters that its DAGs set up are kept in ``<home>/ray``, and end with the stack.
 
     :param home: ``AIRFLOW_HOME``; made if it isn't there.
     :param sql_alchemy_conn: the metadata database; unless given, SQLite in the home.
@@ -99,6 +115,11 @@ class AirflowStack:
     def url(self) -> str:
         """The address of the web interface and the REST API."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def local_ray_home(self) -> Path:
+        """Where ``backend: local`` remembers the clusters that this stack's tasks set up."""
+        return Path(self._env.get(HOME_VARIABLE) or self.home / "ray")
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -208,6 +229,8 @@ class AirflowStack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        with (self.home / _PROCESSES).open("a", encoding="ascii") as file:
+            file.write(json.dumps(asdict(ProcessIdentity.of(self._processes[name].pid))) + "\n")
 
     def _wait_healthy(self, name: str, deadline: float) -> None:
         while not self._healthy(name):
@@ -279,6 +302,9 @@ class AirflowStack:
         for name, process in list(self._processes.items()):
             self._end(name, process, trees[name], max(0.1, deadline - time.monotonic()))
         self.leftovers += self._sweep("left behind by a component that had ended")
+        # A local Ray outlives the task that sets it up, and so the components: it ends with the stack.
+        for cluster in end_all_local(self.local_ray_home):
+            log.info("The local Ray %s was still running: ended with the stack", cluster)
 
     def _end(self, name: str, process: subprocess.Popen[bytes], tree: list[psutil.Process], timeout: float) -> None:
         try:
@@ -299,13 +325,22 @@ class AirflowStack:
 
     def _sweep(self, why: str) -> list[str]:
         """End what carries our mark, and give its description."""
-        remaining = marked(MARK, str(self.home))
+        remaining = family(MARK, str(self.home), self._recorded())
         names = [describe(process) for process in remaining]
         if remaining:
             log.warning("Ending %d processes %s: %s", len(remaining), why, ", ".join(names))
             signal_all(remaining, signal.SIGKILL)
             wait_gone(remaining, 10)
+        (self.home / _PROCESSES).unlink(missing_ok=True)
         return names
+
+    def _recorded(self) -> list[ProcessIdentity]:
+        """Give the components that were started in this home, by us or by an earlier stack that was killed."""
+        try:
+            lines = (self.home / _PROCESSES).read_text(encoding="ascii").splitlines()
+        except FileNotFoundError:
+            return []
+        return [ProcessIdentity(**json.loads(line)) for line in lines if line.endswith("}")]
 
     # -- configuration -------------------------------------------------------------------------------------------
 
@@ -320,6 +355,7 @@ class AirflowStack:
             "no_proxy": no_proxy,
             "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
+            HOME_VARIABLE: str(self.local_ray_home),
             **self._env,
             "AIRFLOW_HOME": str(self.home),
             MARK: str(self.home),
