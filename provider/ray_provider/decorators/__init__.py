@@ -1,1 +1,46 @@
-"""TODO."""
+"""``@task.ray``, and ``@ray.task`` under the name that astro-provider-ray gave it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import TaskDecorator
+
+__all__ = ["ray", "ray_task"]
+
+
+def ray_task(
+    python_callable: Callable[..., Any] | None = None,
+    multiple_outputs: bool | None = None,
+    config: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+    **kwargs: Any,
+) -> TaskDecorator:
+    """Run a Python function as a Ray job. Registered as ``@task.ray``.
+
+    :param python_callable: the function.
+    :param multiple_outputs: push each key of the returned dictionary as an XCom of its own.
+    :param config: arguments of :class:`~ray_provider.operators.SubmitRayJob` as a dictionary, or a callable that makes
+        them when the task runs; it may ask for ``context``. With an ``entrypoint`` in it, that is run and the function
+        is not.
+    :param kwargs: arguments of ``SubmitRayJob`` and of any operator. They win over ``config``.
+    """
+    from airflow.providers.common.compat.sdk import task_decorator_factory
+
+    from ray_provider.decorators.operator import RayDecoratedOperator
+
+    decorator: TaskDecorator = task_decorator_factory(
+        python_callable=python_callable,
+        multiple_outputs=multiple_outputs,
+        decorated_operator_class=RayDecoratedOperator,
+        config=config,
+        **kwargs,
+    )
+    return decorator
+
+
+class ray:  # noqa: N801 - the name that DAGs import
+    """Namespace of ``@ray.task(config=...)``."""
+
+    task = staticmethod(ray_task)

@@ -1,1 +1,30 @@
-"""TODO."""
+"""Operators. Each is imported when it is first asked for: a DAG pays for what it uses."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray_provider.operators.cluster import DeleteRayCluster, SetupRayCluster
+    from ray_provider.operators.job import SubmitRayJob
+
+_WHERE = {
+    "DeleteRayCluster": "cluster",
+    "SetupRayCluster": "cluster",
+    "SubmitRayJob": "job",
+}
+
+__all__ = ["DeleteRayCluster", "SetupRayCluster", "SubmitRayJob"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WHERE})

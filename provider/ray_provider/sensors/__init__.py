@@ -1,1 +1,7 @@
-"""TODO."""
+"""Sensors: wait for what another task, or somebody else, started."""
+
+from __future__ import annotations
+
+from ray_provider.sensors.job import RayJobSensor
+
+__all__ = ["RayJobSensor"]

@@ -1,0 +1,201 @@
+"""Every difference between Airflow versions, and nothing else. The rest of the provider imports from here.
+
+Supported: Airflow 2.11 and all of Airflow 3. What is missing in a version is guarded here, by what is there and not by
+version numbers wherever that can be asked.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowException,
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+    BaseHook,
+    BaseOperator,
+    BaseOperatorLink,
+    BaseSensorOperator,
+    TaskDeferred,
+    conf,
+)
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Connection, Context
+
+    from ray_provider.hooks.ray import RayHook
+
+__all__ = [
+    "AirflowException",
+    "AirflowFailException",
+    "AirflowNotFoundException",
+    "AirflowSkipException",
+    "BaseHook",
+    "BaseOperator",
+    "BaseOperatorLink",
+    "BaseSensorOperator",
+    "BaseTrigger",
+    "TaskDeferred",
+    "TriggerEvent",
+    "TriggerTask",
+    "async_connection",
+    "conf",
+    "connection_widgets",
+    "core_state_of",
+    "deployment_name",
+    "get_xcom",
+    "mask_secrets",
+    "set_xcom",
+    "state_store",
+    "trigger_has_on_kill",
+]
+
+
+# -- connections -------------------------------------------------------------------------------------------------------
+
+
+async def async_connection(hook: RayHook, conn_id: str) -> Connection:
+    """Read a connection on an event loop: a triggerer's, ``dag.test``'s or a worker's.
+
+    The synchronous call in a thread is the one way that works in all of them: in a triggerer it is handed to the
+    loop that talks to the supervisor; ``dag.test`` has only the synchronous channel (its ``aget_connection`` finds no
+    connection of the metadata database); Airflow 2 reads the database itself, which must not block the loop.
+    """
+    connection: Connection = await asyncio.to_thread(hook.get_connection, conn_id)
+    return connection
+
+
+def mask_secrets(values: Iterable[str]) -> None:
+    """Have Airflow hide these values in all logs. Blocking: call it where the connection was read."""
+    from airflow.providers.common.compat.sdk import mask_secret
+
+    for value in values:
+        mask_secret(value)
+
+
+def deployment_name() -> str:
+    """Tell this Airflow from others that may share a Ray cluster: the address of its web interface, as configured."""
+    for section in ("api", "webserver"):
+        if name := conf.get(section, "base_url", fallback=""):
+            return str(name)
+    return ""
+
+
+# -- the connection form of Airflow 2.11 to 3.1 ------------------------------------------------------------------------
+
+
+def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Make the form's widgets out of the provider metadata's ``conn-fields``. Airflow 3.2 reads those itself."""
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from flask_babel import lazy_gettext
+    from wtforms import BooleanField, PasswordField, StringField
+
+    widgets: dict[str, Any] = {}
+    for name, described in fields.items():
+        schema = described["schema"]
+        label = lazy_gettext(described["label"])
+        help_text = described.get("description", "")
+        kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
+        if "boolean" in kinds:
+            widgets[name] = BooleanField(label, default=schema.get("default", False), description=help_text)
+        elif schema.get("format") == "password":
+            widgets[name] = PasswordField(label, widget=BS3PasswordFieldWidget(), description=help_text)
+        else:
+            widgets[name] = StringField(label, widget=BS3TextFieldWidget(), description=help_text)
+    return widgets
+
+
+# -- state that outlives a try -----------------------------------------------------------------------------------------
+
+
+def state_store(context: Context) -> Any | None:
+    """Give the store that all tries of a task instance share (Airflow 3.3), or ``None``."""
+    return dict(context).get("task_state_store") if "task_state_store" in context else None
+
+
+# -- what a trigger may ask about its task -----------------------------------------------------------------------------
+
+
+class TriggerTask:
+    """The task instance a trigger works for, as plain values: Airflow 2 gives an ORM object, 3 a data model.
+
+    :param task_instance: ``trigger.task_instance``.
+    """
+
+    def __init__(self, task_instance: Any) -> None:
+        self.dag_id: str = task_instance.dag_id
+        self.run_id: str = task_instance.run_id
+        self.task_id: str = task_instance.task_id
+        map_index = getattr(task_instance, "map_index", None)
+        self.map_index: int = -1 if map_index is None else int(map_index)
+
+    @classmethod
+    def of(cls, trigger: Any) -> TriggerTask | None:
+        """Give the task of a trigger, or ``None`` where there is none (``dag.test``)."""
+        task_instance = getattr(trigger, "task_instance", None)
+        return None if task_instance is None else cls(task_instance)
+
+    @property
+    def key(self) -> dict[str, Any]:
+        """The arguments by which XComs are addressed."""
+        return {"dag_id": self.dag_id, "run_id": self.run_id, "task_id": self.task_id, "map_index": self.map_index}
+
+
+def trigger_has_on_kill() -> bool:
+    """Tell whether Airflow calls ``on_kill`` of a trigger when a user acts on its task (3.3)."""
+    return hasattr(BaseTrigger, "on_kill")
+
+
+async def get_xcom(task: TriggerTask, key: str) -> Any:
+    """Read an XCom of a trigger's own task."""
+    from airflow.providers.common.compat.sdk import XCom
+
+    return await asyncio.to_thread(XCom.get_one, key=key, **task.key)
+
+
+async def set_xcom(task: TriggerTask, key: str, value: Any) -> None:
+    """Write an XCom of a trigger's own task."""
+    from airflow.providers.common.compat.sdk import XCom
+
+    await asyncio.to_thread(XCom.set, key=key, value=value, **task.key)
+
+
+async def core_state_of(task: TriggerTask) -> str | None:
+    """Read the state of a trigger's own task: ``deferred``, ``failed``, … or ``None`` (cleared, or gone)."""
+    return await asyncio.to_thread(_state_of, task)
+
+
+def _state_of(task: TriggerTask) -> str | None:
+    try:
+        from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+    except ImportError:
+        return _state_in_database(task)
+    states: Mapping[str, Any] = RuntimeTaskInstance.get_task_states(
+        dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
+    )
+    name = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
+    state = states.get(task.run_id, {}).get(name)
+    return None if state is None else str(getattr(state, "value", state))
+
+
+def _state_in_database(task: TriggerTask) -> str | None:
+    """Airflow 2: a trigger has the metadata database."""
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = (
+            session.query(TaskInstance.state)
+            .filter(
+                TaskInstance.dag_id == task.dag_id,
+                TaskInstance.run_id == task.run_id,
+                TaskInstance.task_id == task.task_id,
+                TaskInstance.map_index == task.map_index,
+            )
+            .scalar()
+        )
+    return None if found is None else str(found)

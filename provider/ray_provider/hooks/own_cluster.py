@@ -1,0 +1,76 @@
+"""A cluster that one task makes for itself and takes away again: the seam between the glue and ``clusters``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ray_provider.clusters.handle import ClusterHandle
+
+if TYPE_CHECKING:
+    from ray_provider.hooks.ray import RayHook
+
+
+@dataclass(frozen=True, slots=True)
+class OwnCluster:
+    """What a task wants for itself.
+
+    :param name: of the cluster; the same for all tries of a task, so that a retry finds what a dead worker left.
+    :param ray_cluster_yaml: path or URL of a RayCluster manifest. On the local backend only its name matters: there is
+        one machine, and all of it is the cluster.
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
+    :param kuberay_version: of the KubeRay operator, if it has to be installed.
+    :param update_if_exists: change a cluster of that name that is there.
+    :param gpu_device_plugin_yaml: path or URL of a device plugin's DaemonSet.
+    """
+
+    name: str
+    ray_cluster_yaml: str
+    owner: Mapping[str, Any] = field(default_factory=dict)
+    kuberay_version: str = "1.0.0"
+    update_if_exists: bool = True
+    gpu_device_plugin_yaml: str = ""
+
+
+async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
+    """Make the cluster, or find the one that an earlier try of the same task made.
+
+    :raises ConfigurationError: the manifest can't work.
+    :raises ClusterError: the cluster can't become ready; what was made of it is gone again.
+    """
+    config = await hook.aconfig()
+    if config.backend == "local":
+        from ray_provider.clusters.local import LocalClusterSpec, start_local
+
+        return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)))
+    from ray_provider.clusters.manifest import set_up_manifest
+
+    return await set_up_manifest(
+        await hook.akubernetes_access(),
+        wanted.ray_cluster_yaml,
+        owner=dict(wanted.owner),
+        update_if_exists=wanted.update_if_exists,
+        kuberay_version=wanted.kuberay_version,
+        gpu_device_plugin_yaml=wanted.gpu_device_plugin_yaml,
+    )
+
+
+async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
+    """Take the cluster away, and wait until nothing of it is left.
+
+    :return: whether there was one.
+    :raises ClusterError: it could not be deleted.
+    """
+    if handle.backend == "local":
+        from ray_provider.clusters.local import delete_local
+
+        return await delete_local(handle.name)
+    from ray_provider.clusters.manifest import delete_cluster
+
+    return await delete_cluster(await hook.akubernetes_access(), handle)
+
+
+def belongs_to(handle: ClusterHandle, owner: Mapping[str, Any]) -> bool:
+    """Tell whether this task made the cluster: in this try, or in an earlier one. Only then may it delete it."""
+    return handle.created or (bool(handle.owner) and all(handle.owner.get(key) == owner[key] for key in owner))

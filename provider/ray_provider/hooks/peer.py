@@ -1,0 +1,204 @@
+"""The methods that astro-provider-ray's hook had, for DAGs that call them. Synchronous, on the asynchronous core."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray_provider.exceptions import ConfigurationError, JobLostError
+
+if TYPE_CHECKING:
+    from ray_provider.hooks.connection import RayConnectionConfig
+    from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.models import JobDetails
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+def run_sync(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Run a coroutine to its end, for the synchronous methods; also where a loop runs already."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(make())
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(lambda: asyncio.run(make())).result()
+
+
+async def _known(client: RayJobsClient, job_id: str) -> JobDetails:
+    details = await client.get(job_id)
+    if details is None:
+        raise JobLostError(
+            f"Ray knows no job {job_id}.",
+            hint="Its head may have been restarted since, or the id belongs to another cluster.",
+            submission_id=job_id,
+        )
+    return details
+
+
+class PeerMethods:
+    """Methods of :class:`~ray_provider.hooks.RayHook` under the names and with the arguments of its predecessor."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def config(self) -> RayConnectionConfig:
+            """The hook's."""
+
+        async def endpoint(self, cluster: Any = None, dashboard_url: str | None = None) -> RayEndpoint:
+            """Give the hook's."""
+
+        async def client(self, dashboard_url: str | None = None) -> RayJobsClient:
+            """Give the hook's."""
+
+    @property
+    def address(self) -> str | None:
+        """The dashboard's URL, if the connection or the environment has one."""
+        return self.config.address
+
+    @property
+    def namespace(self) -> str:
+        """The Kubernetes namespace."""
+        return self.config.namespace or "default"
+
+    def ray_client(self, dashboard_url: str | None = None) -> Any:
+        """Make a ``JobSubmissionClient``, Ray's own client. It has no time-outs: the provider itself doesn't use it.
+
+        :param dashboard_url: instead of the connection's address.
+        """
+        from ray.job_submission import JobSubmissionClient
+
+        endpoint = run_sync(lambda: self.endpoint(dashboard_url=dashboard_url))
+        headers = dict(endpoint.headers)
+        if endpoint.token:
+            headers["X-Ray-Authorization"] = f"Bearer {endpoint.token}"
+            headers.setdefault("Authorization", f"Bearer {endpoint.token}")
+        return JobSubmissionClient(
+            address=endpoint.url,
+            cookies=dict(endpoint.cookies) or None,
+            metadata=dict(self.config.metadata) or None,
+            headers=headers or None,
+            verify=endpoint.tls.ca_file or endpoint.tls.verify,
+        )
+
+    def submit_ray_job(
+        self, dashboard_url: str | None, entrypoint: str, runtime_env: dict[str, Any] | None = None, **job_config: Any
+    ) -> str:
+        """Submit a job.
+
+        :param dashboard_url: instead of the connection's address.
+        :param entrypoint: the command to run.
+        :param runtime_env: Ray's runtime environment; local folders are uploaded.
+        :param job_config: ``entrypoint_num_cpus``, ``entrypoint_num_gpus``, ``entrypoint_memory``,
+            ``entrypoint_resources``, ``entrypoint_label_selector``, ``metadata``, ``submission_id``.
+        :return: the submission id.
+        """
+        from ray_provider.jobs.models import JobSpec
+
+        options = {key.removeprefix("entrypoint_"): value for key, value in job_config.items()}
+        known = {"num_cpus", "num_gpus", "memory", "resources", "label_selector", "metadata", "submission_id"}
+        if unknown := sorted(set(options) - known):
+            raise ConfigurationError(f"submit_ray_job does not know {', '.join(unknown)}.")
+        options["metadata"] = {**self.config.metadata, **(options.get("metadata") or {})}
+        spec = JobSpec(entrypoint=entrypoint, runtime_env=runtime_env or {}, **options)
+        spec.validate()
+
+        async def submit() -> str:
+            from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
+            from ray_provider.jobs.submit import submit_once
+
+            async with await self.client(dashboard_url) as client:
+                ready = spec
+                if needs_packaging(spec.runtime_env):
+                    ready = replace(spec, runtime_env=await package_runtime_env(client, spec.runtime_env))
+                if not ready.submission_id:
+                    import uuid
+
+                    ready = replace(ready, submission_id=f"raysubmit_{uuid.uuid4().hex[:16]}")
+                result = await submit_once(client, ready)
+                return str(result.submission_id)
+
+        job_id = run_sync(submit)
+        log.info("Submitted Ray job %s", job_id)
+        return job_id
+
+    def get_ray_job_status(self, dashboard_url: str | None, job_id: str) -> str:
+        """Give a job's status, such as ``RUNNING``."""
+
+        async def get() -> str:
+            async with await self.client(dashboard_url) as client:
+                return (await _known(client, job_id)).status
+
+        return run_sync(get)
+
+    def get_ray_job_logs(self, dashboard_url: str | None, job_id: str) -> str:
+        """Give a job's whole log. A long one: better follow it with :meth:`get_ray_tail_logs`."""
+
+        async def get() -> str:
+            return "\n".join([text async for text in self.get_ray_tail_logs(dashboard_url, job_id)])
+
+        return run_sync(get)
+
+    async def get_ray_tail_logs(self, dashboard_url: str | None, job_id: str) -> AsyncIterator[str]:
+        """Follow a job's log until the job has ended: some lines at a time, each once."""
+        from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+
+        texts: asyncio.Queue[str | None] = asyncio.Queue(maxsize=100)
+        async with await self.client(dashboard_url) as client:
+            watcher = JobWatcher(client, job_id, WatchOptions(), on_log=lambda batch: texts.put(batch.text))
+
+            async def watch() -> None:
+                try:
+                    await watcher.watch()
+                finally:
+                    await texts.put(None)
+
+            task = asyncio.create_task(watch())
+            try:
+                while (text := await texts.get()) is not None:
+                    yield text
+                await task
+            finally:
+                task.cancel()
+
+    def delete_ray_job(self, dashboard_url: str | None, job_id: str) -> bool:
+        """Stop a job and wait until Ray says so. (Ray's own delete refuses a running job.)
+
+        :return: whether it was still running.
+        """
+
+        async def stop() -> bool:
+            async with await self.client(dashboard_url) as client:
+                if (await _known(client, job_id)).is_final:
+                    return False
+                await client.stop_and_wait(job_id)
+                return True
+
+        return run_sync(stop)
+
+    def setup_ray_cluster(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it: a cluster has to be handed on, with its address and where its token lies.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise ConfigurationError(
+            "RayHook.setup_ray_cluster is not part of this provider.",
+            hint="Use the operator SetupRayCluster(conn_id=..., ray_cluster_yaml=...), which returns a cluster handle.",
+        )
+
+    def delete_ray_cluster(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise ConfigurationError(
+            "RayHook.delete_ray_cluster is not part of this provider.",
+            hint="Use the operator DeleteRayCluster(conn_id=..., cluster=setup.output).",
+        )

@@ -1,0 +1,263 @@
+"""The hook of connection type ``ray``: where Ray is, where Kubernetes is, and with which credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from ray_provider import _compat
+from ray_provider._compat import BaseHook
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import (
+    ConfigurationError,
+    RayApiError,
+    RayAuthenticationError,
+    RayConnectionError,
+    RayProviderError,
+)
+from ray_provider.hooks.connection import RayConnectionConfig, check_address
+from ray_provider.hooks.peer import PeerMethods, run_sync
+from ray_provider.jobs.endpoint import RayEndpoint
+from ray_provider.provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS
+
+if TYPE_CHECKING:
+    from ray_provider.clusters.access import KubernetesAccess
+    from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.retry import RetryPolicy
+
+
+class RayHook(PeerMethods, BaseHook):
+    """Reads a connection of type ``ray`` and makes of it what the rest needs.
+
+    The asynchronous methods are the ones the operators and triggers use. The synchronous ones have the names and
+    arguments that astro-provider-ray gave them, for DAGs that call them.
+
+    :param conn_id: of the connection.
+    """
+
+    conn_name_attr = "conn_id"
+    default_conn_name = "ray_default"
+    conn_type = "ray"
+    hook_name = "Ray"
+
+    def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self._config: RayConnectionConfig | None = None
+
+    # -- the form, for Airflow 2.11 to 3.1 (later ones read the provider's metadata) ----------------------------------
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Say which of the standard fields are hidden."""
+        return {"hidden_fields": HIDDEN_FIELDS, "relabeling": {}, "placeholders": PLACEHOLDERS}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Make the widgets of the form."""
+        return _compat.connection_widgets(CONNECTION_FIELDS)
+
+    # -- configuration -------------------------------------------------------------------------------------------------
+
+    @property
+    def config(self) -> RayConnectionConfig:
+        """What the connection says, checked. Not for event loops: there it is ``await hook.aconfig()``."""
+        if self._config is None:
+            self._config = self._read(self._connection())
+        return self._config
+
+    async def aconfig(self) -> RayConnectionConfig:
+        """Give what the connection says, checked, without blocking the event loop."""
+        if self._config is None:
+            self._check_id()
+            connection = await _compat.async_connection(self, self.conn_id)
+            # In a thread too: reading the extra masks secrets, which blocks on the supervisor.
+            self._config = await asyncio.to_thread(self._read, connection)
+        return self._config
+
+    def _check_id(self) -> None:
+        if not self.conn_id or not isinstance(self.conn_id, str):
+            raise ConfigurationError(
+                f"conn_id is {self.conn_id!r}: no connection is named.",
+                hint=f"Name a connection of type ray, such as {self.default_conn_name}.",
+                field="conn_id",
+            )
+
+    def _connection(self) -> Any:
+        self._check_id()
+        return self.get_connection(self.conn_id)
+
+    def _read(self, connection: Any) -> RayConnectionConfig:
+        extra = self._extra(connection, self.conn_id)
+        config = RayConnectionConfig.from_connection(
+            self.conn_id,
+            extra=extra,
+            host=connection.host,
+            port=connection.port,
+            schema=connection.schema,
+            password=connection.password,
+        )
+        # Names such as "token" are masked by Airflow itself; it can't know these.
+        secrets = [config.token or "", *config.headers.values(), *config.cookies.values()]
+        _compat.mask_secrets(secret for secret in secrets if len(secret) >= 8)
+        if not config.kubernetes_conn_id:
+            return config
+        return self._with_kubernetes(config)
+
+    def _with_kubernetes(self, config: RayConnectionConfig) -> RayConnectionConfig:
+        """Take the access to Kubernetes from a connection of type ``kubernetes``."""
+        name = str(config.kubernetes_conn_id)
+        fields = self._extra(self.get_connection(name), name)
+        fields = {key.removeprefix("extra__kubernetes__"): value for key, value in fields.items()}
+        names = ("kube_config_path", "kube_config", "cluster_context", "in_cluster", "disable_verify_ssl", "namespace")
+        other = RayConnectionConfig.from_connection(
+            name, extra={key: fields[key] for key in names if key in fields}, environ={}
+        )
+        return replace(
+            config,
+            kubeconfig_path=other.kubeconfig_path,
+            kubeconfig=other.kubeconfig,
+            cluster_context=config.cluster_context or other.cluster_context,
+            in_cluster=other.in_cluster,
+            disable_verify_ssl=other.disable_verify_ssl,
+            namespace=config.namespace or other.namespace,
+        )
+
+    @staticmethod
+    def _extra(connection: Any, conn_id: str) -> Mapping[str, Any]:
+        import json
+
+        try:
+            extra = json.loads(connection.extra or "{}")
+        except ValueError:
+            extra = None
+        if not isinstance(extra, Mapping):
+            raise ConfigurationError(
+                f"The extra field of connection {conn_id!r} is no JSON object.",
+                hint="Write it as {...}.",
+                field="extra",
+            )
+        # Read through Airflow once, for its masking of secrets.
+        _ = connection.extra_dejson
+        return extra
+
+    # -- endpoints -----------------------------------------------------------------------------------------------------
+
+    async def endpoint(
+        self,
+        cluster: ClusterHandle | Mapping[str, Any] | None = None,
+        dashboard_url: str | None = None,
+    ) -> RayEndpoint:
+        """Give the dashboard that a task speaks with.
+
+        :param cluster: what ``SetupRayCluster`` returned; it says where the cluster and its token are.
+        :param dashboard_url: a URL, if there is no handle; reached with the connection's token and headers.
+        :raises ConfigurationError: neither is given and the connection has no address, or one of them can't work.
+        """
+        config = await self.aconfig()
+        if cluster is not None:
+            handle = cluster if isinstance(cluster, ClusterHandle) else ClusterHandle.from_dict(cluster)
+            return await self._cluster_endpoint(config, handle)
+        if dashboard_url:
+            url, basic = check_address(dashboard_url, "XCom")
+        else:
+            url, basic = check_address(config.require_address(), config.address_source)
+        return RayEndpoint(
+            url=url, token=config.token, headers={**basic, **config.headers}, cookies=config.cookies, tls=config.tls
+        )
+
+    async def _cluster_endpoint(self, config: RayConnectionConfig, handle: ClusterHandle) -> RayEndpoint:
+        if handle.backend == "local":
+            from ray_provider.clusters.local import local_endpoint
+
+            return await asyncio.to_thread(local_endpoint, handle)
+        from ray_provider.clusters.endpoints import kubernetes_endpoint
+
+        endpoint = await kubernetes_endpoint(await self.akubernetes_access(), handle, how=config.access)
+        if config.access != "url":
+            return endpoint
+        # An address of the user's own (an ingress): what the connection says of headers and TLS is meant for it.
+        return replace(
+            endpoint,
+            token=endpoint.token or config.token,
+            headers={**endpoint.headers, **config.headers},
+            cookies={**endpoint.cookies, **config.cookies},
+            tls=config.tls,
+        )
+
+    def kubernetes_access(self) -> KubernetesAccess:
+        """Give what is needed to reach Kubernetes."""
+        return self._kubernetes_access(self.config)
+
+    async def akubernetes_access(self) -> KubernetesAccess:
+        """Give what is needed to reach Kubernetes, without blocking the event loop."""
+        return self._kubernetes_access(await self.aconfig())
+
+    @staticmethod
+    def _kubernetes_access(config: RayConnectionConfig) -> KubernetesAccess:
+        from ray_provider.clusters.access import KubernetesAccess
+
+        return KubernetesAccess(
+            kubeconfig_path=config.kubeconfig_path,
+            kubeconfig=config.kubeconfig,
+            context=config.cluster_context,
+            in_cluster=config.in_cluster,
+            namespace=config.namespace,
+            verify_tls=not config.disable_verify_ssl,
+        )
+
+    # -- test ----------------------------------------------------------------------------------------------------------
+
+    def test_connection(self) -> tuple[bool, str]:
+        """Ask what the connection leads to, for the button in Airflow's form. Says in words what is wrong."""
+        try:
+            return run_sync(self._test)
+        except RayAuthenticationError as error:
+            return False, str(error)
+        except RayApiError as error:
+            return False, (
+                f"Something answers there, but it is not a Ray dashboard (HTTP {error.status}). "
+                f"Is the port right? Ray's dashboard listens on 8265.\n{error}"
+            )
+        except RayConnectionError as error:
+            return False, str(error)
+        except RayProviderError as error:
+            return False, str(error)
+        except (OSError, ValueError) as error:
+            return False, f"{type(error).__name__}: {error}"
+
+    async def _test(self) -> tuple[bool, str]:
+        from ray_provider.jobs.retry import RetryPolicy
+
+        config = await self.aconfig()
+        if config.address:
+            async with await self.client(timeout=10.0, retry=RetryPolicy.none()) as client:
+                version = await client.version()
+                await client.list_jobs()
+            if not version.ray_version:
+                return False, "Something answers there, but it is not a Ray dashboard: it tells no Ray version."
+            return True, f"Ray {version.ray_version} answers at {config.address}, and takes our credentials."
+        if config.backend == "local":
+            from importlib.util import find_spec
+
+            if find_spec("ray") is None:
+                return False, "The backend is local, but Ray is not installed here: pip install 'airflow-ray[ray]'."
+            return True, "The backend is local: tasks set up their clusters on the worker."
+        from ray_provider.clusters.access import api_client
+
+        async with api_client(self._kubernetes_access(config)) as api:
+            from kubernetes_asyncio.client import VersionApi
+
+            found = await VersionApi(api).get_code(_request_timeout=10)
+        return True, f"Kubernetes {found.git_version} answers. No Ray address is set: tasks have to name a cluster."
+
+    async def client(
+        self, dashboard_url: str | None = None, *, timeout: float = 30.0, retry: RetryPolicy | None = None
+    ) -> RayJobsClient:
+        """Make a client of the connection's dashboard, or of another one. It has to be opened (``async with``)."""
+        from ray_provider.jobs.client import RayJobsClient
+
+        options: dict[str, Any] = {} if retry is None else {"retry": retry}
+        return RayJobsClient(await self.endpoint(dashboard_url=dashboard_url), timeout=timeout, **options)

@@ -1,0 +1,149 @@
+"""Checks of an operator's arguments, after templating: a template gives text where a number is meant."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ray_provider.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.models import JobSpec
+    from ray_provider.jobs.watcher import WatchOptions
+    from ray_provider.operators.job import SubmitRayJob
+
+
+def command(value: Any) -> str:
+    """Give the entrypoint as one shell command; a list's items are quoted.
+
+    :raises ConfigurationError: it is neither a text nor a list of texts.
+    """
+    if isinstance(value, list | tuple) and value:
+        return shlex.join(str(item) for item in value)
+    if isinstance(value, str) and value.strip():
+        return value
+    raise ConfigurationError(
+        f"entrypoint has to be a command, but is {value!r}.",
+        hint='Give text ("python job.py --day {{ ds }}") or a list of words (["python", "job.py"]).',
+        field="entrypoint",
+    )
+
+
+def number(name: str, value: Any, *, least: float = 0.0, above: bool = False) -> float | None:
+    """Give a number; ``None`` and an empty text are ``None``.
+
+    :param least: the smallest that is allowed.
+    :param above: it has to be larger than that.
+    :raises ConfigurationError: it is none, or too small.
+    """
+    if value is None or value == "":
+        return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    try:
+        if isinstance(value, bool):
+            raise ValueError  # noqa: TRY004 - told below
+        found = float(value)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not (found > least if above else found >= least) or found == float("inf"):
+        raise ConfigurationError(
+            f"{name} has to be a number {'above' if above else 'of at least'} {least:g}, but is {value!r}.", field=name
+        )
+    return int(found) if found.is_integer() else found
+
+
+def mapping(name: str, value: Any) -> dict[str, Any]:
+    """Give a mapping; a template's text is read as JSON.
+
+    :raises ConfigurationError: it is none.
+    """
+    if value is None or value == "":
+        return {}
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            raise ConfigurationError(
+                f"{name} is text, but no JSON.", hint="Give a dictionary, or a template that makes JSON.", field=name
+            ) from None
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name} has to be a mapping, but is a {type(value).__name__}.", field=name)
+    return dict(value)
+
+
+def numbers(name: str, value: Any) -> dict[str, float] | None:
+    """Give a mapping of names to numbers."""
+    found = {key: number(f"{name}[{key!r}]", item) for key, item in mapping(name, value).items()}
+    return {key: item for key, item in found.items() if item is not None} or None
+
+
+def texts(name: str, value: Any) -> dict[str, str]:
+    """Give a mapping of texts to texts.
+
+    :raises ConfigurationError: it holds something else.
+    """
+    found = mapping(name, value)
+    for key, item in found.items():
+        if not isinstance(key, str) or not isinstance(item, str):
+            raise ConfigurationError(
+                f"{name} holds a {type(item).__name__} at {key!r}: Ray takes only strings there.",
+                hint="Quote names and values.",
+                field=name,
+            )
+    return found
+
+
+def job_spec(operator: SubmitRayJob) -> JobSpec:
+    """Make the job's specification of an operator's arguments: before anything is created.
+
+    :raises ConfigurationError: an argument that can't work; the message names it.
+    """
+    from ray_provider.jobs.models import JobSpec
+
+    if operator.ray_cluster_yaml and not operator.wait_for_completion:
+        raise ConfigurationError(
+            "A cluster of the task's own (ray_cluster_yaml) goes when the task ends: the job would go with it.",
+            hint="Leave wait_for_completion on, or set the cluster up with SetupRayCluster.",
+            field="wait_for_completion",
+        )
+    if operator.ray_cluster_yaml and operator.cluster:
+        raise ConfigurationError(
+            "Both cluster and ray_cluster_yaml are given.", hint="Keep one of the two.", field="cluster"
+        )
+    spec = JobSpec(
+        entrypoint=command(operator.entrypoint),
+        submission_id=operator.submission_id or None,
+        runtime_env=mapping("runtime_env", operator.runtime_env),
+        metadata=texts("metadata", operator.metadata),
+        num_cpus=number("num_cpus", operator.num_cpus) or None,
+        num_gpus=number("num_gpus", operator.num_gpus) or None,
+        memory=number("memory", operator.memory) or None,
+        resources=numbers("resources", operator.ray_resources),
+        label_selector=texts("label_selector", operator.label_selector) or None,
+    )
+    spec.validate()
+    return spec
+
+
+def watch_options(operator: SubmitRayJob) -> WatchOptions:
+    """Make of an operator's arguments how its job is watched; the deadline counts from now.
+
+    :raises ConfigurationError: an argument that can't work; the message names it.
+    """
+    from ray_provider.jobs.watcher import WatchOptions
+
+    timeout = number("job_timeout_seconds", operator.job_timeout_seconds)
+    patience = number("max_unreachable_seconds", operator.max_unreachable_seconds)
+    lines = number("log_max_lines", operator.log_max_lines)
+    return WatchOptions(
+        poll_interval=number("poll_interval", operator.poll_interval, above=True) or 0.5,
+        fetch_logs=operator.fetch_logs,
+        deadline=time.time() + timeout if timeout else None,
+        max_unreachable_seconds=600.0 if patience is None else patience,
+        log_max_lines=None if lines is None else int(lines),
+    )

@@ -1,0 +1,92 @@
+"""An event loop beside the task's main thread, so that a signal can end what runs on it in good order.
+
+Airflow ends a task by a signal: SIGTERM calls ``on_kill`` in the middle of whatever the main thread does (and Airflow 2
+raises there), SIGALRM raises for ``execution_timeout``. On a loop in the main thread that would hit any line of any
+library. Here the main thread only waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """Runs one coroutine on a loop of its own in a thread of its own.
+
+    :param make: makes the coroutine.
+    :param grace: seconds for a cancelled coroutine's own clean-up when the waiting thread is interrupted.
+    """
+
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, T]], *, grace: float) -> None:
+        self._make = make
+        self._grace = grace
+        self._future: concurrent.futures.Future[T] = concurrent.futures.Future()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[T] | None = None
+        self._cancelled = False
+
+    def run(self) -> T:
+        """Run it to its end. Whatever interrupts this thread cancels the coroutine, and waits for it, bounded.
+
+        :raises asyncio.CancelledError: it was cancelled by :meth:`cancel`.
+        """
+        self.start()
+        try:
+            return self._future.result()
+        except concurrent.futures.CancelledError:
+            raise asyncio.CancelledError from None
+        except BaseException:
+            if not self._future.done():
+                self.cancel()
+                self.wait(self._grace)
+            raise
+
+    def start(self) -> None:
+        """Start it, and don't wait."""
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._main,), name="ray-job", daemon=True).start()
+
+    def cancel(self) -> None:
+        """Cancel the coroutine. Safe in a signal handler, and more than once."""
+        # Not twice: a second cancellation would end the clean-up that the first one began.
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if self._loop is not None and self._task is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._task.cancel)
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until the coroutine has ended. Gives whether it has."""
+        done, _ = concurrent.futures.wait([self._future], timeout=seconds)
+        return bool(done)
+
+    @property
+    def done(self) -> bool:
+        """Whether the coroutine has ended."""
+        return self._future.done()
+
+    def _main(self) -> None:
+        try:
+            result = asyncio.run(self._supervised())
+        except asyncio.CancelledError:
+            self._future.cancel()
+            # A future that was not running changes its state at once; waiters are told here.
+            self._future.set_running_or_notify_cancel()
+        except BaseException as error:  # noqa: BLE001 - handed on to the thread that waits
+            self._future.set_exception(error)
+        else:
+            self._future.set_result(result)
+
+    async def _supervised(self) -> T:
+        self._loop = asyncio.get_running_loop()
+        self._task = asyncio.ensure_future(self._make())
+        if self._cancelled:
+            self._task.cancel()
+        return await self._task

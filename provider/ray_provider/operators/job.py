@@ -1,0 +1,400 @@
+"""Submit a Ray job, and wait for it in the worker or in the triggerer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf
+from ray_provider.exceptions import ConfigurationError, JobError, RayProviderError
+from ray_provider.hooks.own_cluster import OwnCluster
+from ray_provider.hooks.ray import RayHook
+from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
+from ray_provider.operators import arguments, attempts, task_memory
+from ray_provider.operators.job_run import JobRun
+from ray_provider.operators.task_memory import TaskMemory
+from ray_provider.triggers.job import RayJobTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.jobs.models import JobDetails, JobSpec
+    from ray_provider.jobs.watcher import JobOutcome
+
+#: What Airflow resumes a task with whose trigger failed or timed out.
+_FAIL = "__fail__"
+#: How long after its deferral a task may come back at the earliest: see the trigger's ``not_before``.
+_SETTLE_SECONDS = 6.0
+#: How much later than the job's own deadline Airflow's timeout of the deferral is: only if the trigger failed to act.
+_BACKSTOP_SECONDS = 60.0
+
+
+class SubmitRayJob(BaseOperator):
+    """Submits a Ray job and waits for it. Returns the job's submission id, whichever way it waits.
+
+    The job is submitted exactly once per logical attempt: a retry after a worker died takes the running job over
+    (``durable``), a task that is run anew gets a new job. Whoever kills the task stops the job (``cancel_on_kill``).
+
+    :param conn_id: connection of type ``ray``.
+    :param entrypoint: the command that Ray runs; of a list, each item is quoted.
+    :param runtime_env: Ray's runtime environment; local ``working_dir`` and ``py_modules`` are uploaded.
+    :param num_cpus: CPUs reserved for the entrypoint itself, not for the tasks it starts.
+    :param num_gpus: GPUs reserved for the entrypoint.
+    :param memory: bytes reserved for the entrypoint.
+    :param resources: custom resources reserved for the entrypoint.
+    :param ray_cluster_yaml: manifest of a RayCluster of the task's own: set up before the job, deleted after it,
+        however the job ends.
+    :param kuberay_version: version of the KubeRay operator, if it has to be installed for that.
+    :param update_if_exists: change a cluster of the manifest's name that exists.
+    :param gpu_device_plugin_yaml: manifest of a GPU device plugin to install with it.
+    :param fetch_logs: pass the job's log on into the task's log.
+    :param wait_for_completion: wait for the job's end. If not, the task succeeds when the job is submitted.
+    :param job_timeout_seconds: how long a try waits for the job, which is then stopped. 0: for ever.
+    :param poll_interval: the longest pause (seconds) between two looks at the job's status.
+    :param xcom_task_key: ``task_id.key`` of an XCom that holds the dashboard's URL, such as ``setup.dashboard``. A
+        handle that the task returned beside it is used too: it says where the token is.
+    :param cluster: the handle that ``SetupRayCluster`` returned, e.g. ``setup.output``.
+    :param submission_id: the job's id, unless it is to follow from the task. Later attempts get ``-2``, ``-3`` and so
+        on.
+    :param metadata: of the job: text to text. Who owns the job is added.
+    :param label_selector: labels of the node that the entrypoint is to run on.
+    :param durable: a retry goes on with a job that an earlier try began. If not, it stops that one and submits anew.
+    :param cancel_on_kill: stop the job when the task is killed (marked, cleared, timed out).
+    :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
+    :param log_max_lines: pass on at most so many lines of log, and say how many were left out. ``None``: all.
+    :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``, which is
+        off unless set. (astro-provider-ray always deferred.)
+    """
+
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "entrypoint",
+        "runtime_env",
+        "num_cpus",
+        "num_gpus",
+        "memory",
+        "ray_resources",
+        "ray_cluster_yaml",
+        "kuberay_version",
+        "gpu_device_plugin_yaml",
+        "job_timeout_seconds",
+        "poll_interval",
+        "xcom_task_key",
+        "cluster",
+        "submission_id",
+        "metadata",
+        "label_selector",
+        "max_unreachable_seconds",
+        "log_max_lines",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "entrypoint": "bash",
+        "runtime_env": "json",
+        "ray_resources": "json",
+        "metadata": "json",
+        "label_selector": "json",
+        "cluster": "json",
+    }
+    operator_extra_links = (RayDashboardLink(),)
+    ui_color = "#d6f0ff"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str = RayHook.default_conn_name,
+        entrypoint: str | list[str],
+        runtime_env: dict[str, Any] | None = None,
+        num_cpus: float | str | None = 0,
+        num_gpus: float | str | None = 0,
+        memory: float | str | None = 0,
+        resources: dict[str, Any] | None = None,
+        ray_cluster_yaml: str | None = None,
+        kuberay_version: str = "1.0.0",
+        update_if_exists: bool = True,
+        gpu_device_plugin_yaml: str = "",
+        fetch_logs: bool = True,
+        wait_for_completion: bool = True,
+        job_timeout_seconds: float | str | timedelta | None = 600,
+        poll_interval: float | str = 0.5,
+        xcom_task_key: str | None = None,
+        cluster: Any = None,
+        submission_id: str | None = None,
+        metadata: dict[str, str] | None = None,
+        label_selector: dict[str, str] | None = None,
+        durable: bool = True,
+        cancel_on_kill: bool = True,
+        max_unreachable_seconds: float | str = 600,
+        log_max_lines: int | str | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.entrypoint = entrypoint
+        self.runtime_env = runtime_env
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
+        self.memory = memory
+        # Not `resources`: that name is BaseOperator's own.
+        self.ray_resources = resources
+        self.ray_cluster_yaml = ray_cluster_yaml
+        self.kuberay_version = kuberay_version
+        self.update_if_exists = update_if_exists
+        self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
+        self.fetch_logs = fetch_logs
+        self.wait_for_completion = wait_for_completion
+        self.job_timeout_seconds = job_timeout_seconds
+        self.poll_interval = poll_interval
+        self.xcom_task_key = xcom_task_key
+        self.cluster = cluster
+        self.submission_id = submission_id
+        self.metadata = metadata
+        self.label_selector = label_selector
+        self.durable = durable
+        self.cancel_on_kill = cancel_on_kill
+        self.max_unreachable_seconds = max_unreachable_seconds
+        self.log_max_lines = log_max_lines
+        self.deferrable = deferrable
+        self._job_run: JobRun | None = None
+
+    # -- what Airflow calls --------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> Any:
+        """Submit the job, or take over the one that an earlier try submitted; then wait.
+
+        :param context: of the task.
+        :return: the submission id.
+        """
+        try:
+            return self._execute(context)
+        except RayProviderError as error:
+            raise self._for_airflow(error) from error
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the trigger fired.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :return: the submission id.
+        """
+        try:
+            return self._complete(context, event)
+        except RayProviderError as error:
+            raise self._for_airflow(error) from error
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the job any more: stop it."""
+        if next_method == _FAIL:
+            self._abandon(context, str((next_kwargs or {}).get("error", "")))
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def on_kill(self) -> None:
+        """Stop the job, and delete a cluster of the task's own."""
+        if self._job_run is not None:
+            self._job_run.kill()
+
+    # -- for subclasses ------------------------------------------------------------------------------------------------
+
+    def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:  # noqa: ARG002
+        """Change the job's specification right before its submit. It has its id; local paths are not uploaded yet.
+
+        :param context: of the task.
+        :param run: asks the cluster for something, with ``run.run``.
+        :param spec: as the arguments make it.
+        """
+        return spec
+
+    def result(self, context: Context, run: JobRun, outcome: JobOutcome) -> Any:  # noqa: ARG002
+        """Give what the task returns after a success. The cluster is still there.
+
+        :param context: of the task.
+        :param run: asks the cluster for more, with ``run.run``.
+        :param outcome: the job's.
+        """
+        return outcome.submission_id
+
+    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: JobError) -> Exception:  # noqa: ARG002
+        """Give the exception for a job that did not succeed. The cluster is still there.
+
+        :param error: what would be raised otherwise.
+        """
+        return error
+
+    @property
+    def hook(self) -> RayHook:
+        """The connection's hook."""
+        return RayHook(self.conn_id)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _execute(self, context: Context) -> Any:
+        spec = arguments.job_spec(self)
+        arguments.watch_options(self)
+        run = self._new_run()
+        memory = TaskMemory(context)
+        config = run.hook.config
+        own = self._own_cluster(context, memory)
+        if own is None:
+            task_memory.locate(context, run, self.cluster, self.xcom_task_key)
+        try:
+            endpoint = run.reach(own)
+            plan = self._plan(context, run, memory)
+            run.job_id = self._id(context, plan.attempt)
+            memory.keep(
+                attempts.AttemptRecord(
+                    run.job_id, plan.attempt, max_tries=memory.max_tries, submitted=plan.action == "adopt"
+                )
+            )
+            task_memory.tell(context, run)
+            if plan.action == "submit":
+                owner = task_memory.owner_of(context, plan.attempt).to_metadata()
+                if memory.max_tries is not None:
+                    owner[attempts.MAX_TRIES_KEY] = str(memory.max_tries)
+                metadata = {**config.metadata, **spec.metadata, **owner}
+                self.log.info("Submitting job %s to %s: %s", run.job_id, endpoint.display_url, spec.entrypoint)
+                run.submit(self.specify(context, run, replace(spec, submission_id=run.job_id, metadata=metadata)))
+                memory.submitted()
+            else:
+                run.adopted()
+            context["ti"].xcom_push(key=LINK_XCOM_KEY, value=job_page(endpoint, run.job_id))
+            self.log.info("Job page: %s", job_page(endpoint, run.job_id))
+            if not self.wait_for_completion:
+                return run.job_id
+            if self.deferrable:
+                details = run.look()
+                if details is not None and not details.is_final:
+                    self._defer(context, run)
+            return self._finish(context, run, memory, run.watch(arguments.watch_options(self)))
+        except TaskDeferred:
+            raise
+        except BaseException:
+            if run.killed:
+                memory.killed()
+            run.abandon()
+            raise
+
+    def _complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        from ray_provider.jobs.watcher import JobOutcome
+
+        run = self._new_run()
+        memory = TaskMemory(context)
+        task_memory.recall(context, run)
+        run.job_id = event["job_id"]
+        if "outcome" in event:
+            run.ended()
+            return self._finish(context, run, memory, JobOutcome.from_dict(event["outcome"]))
+        error = event.get("error") or {"message": str(event.get("message"))}
+        if self.cancel_on_kill:
+            run.stop()
+        run.delete_cluster()
+        kind = RayProviderError if error.get("retryable", True) else ConfigurationError
+        raise kind(f"Job {run.job_id} could not be watched: {error['message']}", hint=error.get("hint"))
+
+    def _finish(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
+        """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
+        try:
+            error = outcome.error()
+            if error is not None:
+                raise self.failure(context, run, outcome, error)
+            self.log.info("Job %s: %s", outcome.submission_id, outcome.status)
+            result = self.result(context, run, outcome)
+        finally:
+            if outcome.kind != "unreachable":
+                memory.seen(outcome)
+            run.delete_cluster()
+        return result
+
+    def _defer(self, context: Context, run: JobRun) -> None:
+        now = time.time()
+        options = arguments.watch_options(self)
+        deadline = options.deadline
+        started = getattr(context["ti"], "start_date", None)
+        if self.execution_timeout is not None:
+            # Airflow does not enforce it while a task is deferred.
+            until = (started.timestamp() if started else now) + self.execution_timeout.total_seconds()
+            deadline = until if deadline is None else min(deadline, until)
+        self.log.info("Waiting for job %s in the triggerer.", run.job_id)
+        self.defer(
+            trigger=RayJobTrigger(
+                job_id=str(run.job_id),
+                conn_id=self.conn_id,
+                xcom_dashboard_url=run.dashboard_url,
+                ray_cluster_yaml=self.ray_cluster_yaml or None,
+                gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",
+                poll_interval=options.poll_interval,
+                fetch_logs=self.fetch_logs,
+                cluster=run.cluster.to_dict() if run.cluster else None,
+                owns_cluster=run.owns_cluster,
+                deadline=deadline,
+                max_unreachable_seconds=options.max_unreachable_seconds,
+                log_max_lines=options.log_max_lines,
+                cancel_on_kill=self.cancel_on_kill,
+                not_before=now + _SETTLE_SECONDS,
+            ),
+            method_name="execute_complete",
+            timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+        )
+
+    def _abandon(self, context: Context, reason: str) -> None:
+        """Stop a job whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
+        timed_out = "timeout" in reason.lower()
+        run = self._new_run()
+        try:
+            task_memory.recall(context, run)
+            if run.job_id and (timed_out or self.cancel_on_kill):
+                self.log.warning("Nobody watches job %s any more (%s): stopping it.", run.job_id, reason)
+                run.stop()
+            run.delete_cluster()
+        except RayProviderError:
+            self.log.exception("Job %s could not be stopped. It may still run.", run.job_id)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _new_run(self) -> JobRun:
+        self._job_run = JobRun(self.hook, self.log, cancel_on_kill=self.cancel_on_kill)
+        return self._job_run
+
+    @staticmethod
+    def _for_airflow(error: RayProviderError) -> Exception:
+        """Don't burn retries on what another try can't change."""
+        return error if error.retryable else AirflowFailException(str(error))
+
+    def _plan(self, context: Context, run: JobRun, memory: TaskMemory) -> attempts.Plan:
+        def is_ours(attempt: int, job: JobDetails) -> bool:
+            from ray_provider.jobs.identity import IDENTITY_KEYS
+
+            ours = task_memory.owner_of(context, attempt).to_metadata()
+            return all(job.metadata.get(key) == ours.get(key) for key in IDENTITY_KEYS)
+
+        return run.plan(
+            memory.earlier,
+            lambda attempt: self._id(context, attempt),
+            is_ours,
+            max_tries=memory.max_tries,
+            durable=self.durable,
+        )
+
+    def _id(self, context: Context, attempt: int) -> str:
+        """Give the id under which a logical attempt's job is submitted."""
+        from ray_provider.jobs.identity import submission_id_for
+
+        if not self.submission_id:
+            return submission_id_for(task_memory.owner_of(context, attempt))
+        return self.submission_id if attempt == 1 else f"{self.submission_id}-{attempt}"
+
+    def _own_cluster(self, context: Context, memory: TaskMemory) -> OwnCluster | None:
+        if not self.ray_cluster_yaml:
+            return None
+        from ray_provider.jobs.identity import submission_id_for
+
+        return OwnCluster(
+            name="task-" + submission_id_for(task_memory.owner_of(context, memory.next_attempt())).rpartition("-")[2],
+            ray_cluster_yaml=self.ray_cluster_yaml,
+            owner=task_memory.identity(context),
+            kuberay_version=self.kuberay_version,
+            update_if_exists=self.update_if_exists,
+            gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",
+        )

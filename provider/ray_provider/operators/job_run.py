@@ -1,0 +1,290 @@
+"""One try of a task and its job: the steps that an operator takes, each of which can be killed at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import JobStoppedError, RayProviderError
+from ray_provider.hooks import own_cluster
+from ray_provider.operators import attempts
+from ray_provider.operators.background import Background
+from ray_provider.triggers import watching
+
+if TYPE_CHECKING:
+    from ray_provider.hooks.ray import RayHook
+    from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.models import JobDetails, JobSpec
+    from ray_provider.jobs.watcher import JobOutcome, WatchOptions
+
+T = TypeVar("T")
+
+#: Airflow 3 sends SIGKILL 5 s after SIGTERM: what a signal handler waits for has to be done before.
+_HANDLER_SECONDS = 4.0
+#: After an exception in the main thread (``execution_timeout``) there is more time.
+_GRACE_SECONDS = 45.0
+#: A submit that is on its way may need so long until Ray knows the job.
+_APPEAR_SECONDS = 3.0
+
+
+class JobRun:
+    """Holds what is known of the job, and takes the steps.
+
+    All public methods are for the task's main thread. Where a step is cut short, the job is stopped (unless
+    ``cancel_on_kill`` is off) and a cluster of the task's own deleted, before the step raises.
+
+    :param hook: of the connection.
+    :param log: the task's.
+    :param cancel_on_kill: stop the job when the task is killed.
+    """
+
+    def __init__(self, hook: RayHook, log: watching.Log, *, cancel_on_kill: bool = True) -> None:
+        self.hook = hook
+        self.log = log
+        self.cancel_on_kill = cancel_on_kill
+        #: The job that this task answers for: known before it is submitted.
+        self.job_id: str | None = None
+        self.cluster: ClusterHandle | None = None
+        self.dashboard_url: str | None = None
+        #: Who the task is, if it made the cluster itself.
+        self.cluster_owner: Mapping[str, Any] | None = None
+        self.endpoint: RayEndpoint | None = None
+        self.killed = False
+        self._ended = False
+        self._sending = False
+        self._sent = False
+        self._left = False
+        self._background: Background[Any] | None = None
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def reach(self, own: own_cluster.OwnCluster | None = None) -> RayEndpoint:
+        """Find out where the job runs; make the cluster first, if the task has one of its own."""
+
+        async def reach() -> RayEndpoint:
+            if own is not None:
+                self.cluster_owner = own.owner
+                self.cluster = await own_cluster.set_up(self.hook, own)
+            self.endpoint = await self.hook.endpoint(self.cluster, self.dashboard_url)
+            return self.endpoint
+
+        return self._do(reach)
+
+    def plan(
+        self,
+        record: attempts.AttemptRecord | None,
+        id_for: Callable[[int], str],
+        is_ours: Callable[[int, JobDetails], bool],
+        *,
+        max_tries: int | None,
+        durable: bool,
+    ) -> attempts.Plan:
+        """Decide what to do, and stop what has to be stopped before.
+
+        :param record: what was kept of the last attempt; unless there is one, Ray is asked.
+        :param id_for: gives the id of an attempt.
+        :param is_ours: tells whether a job under such an id is this task's.
+        :param max_tries: Airflow's.
+        :param durable: go on with a job that an earlier try began.
+        :raises RayProviderError: the earlier job could not be stopped.
+        """
+
+        async def plan(client: RayJobsClient) -> attempts.Plan:
+            known = record
+            if known is None:
+                found = await attempts.last_known(client, id_for, is_ours)
+                known, job = found or (None, None)
+            else:
+                job = await client.get(known.submission_id)
+            if known is not None and job is not None and not job.is_final:
+                # From here on it is ours: a kill stops it.
+                self.job_id = known.submission_id
+            plan = attempts.decide(known, job, max_tries=max_tries, durable=durable)
+            if plan.why:
+                self.log.info("%s", plan.why)
+            if plan.stop_first and not await watching.stop(client, plan.stop_first, log=self.log):
+                raise RayProviderError(
+                    f"Job {plan.stop_first} of an earlier try of this task still runs and could not be stopped: "
+                    "no second one is started beside it.",
+                    hint="See the line above. Stop the job by hand, then clear the task.",
+                    submission_id=plan.stop_first,
+                )
+            return plan
+
+        return self._with_client(plan)
+
+    def submit(self, spec: JobSpec) -> JobDetails | None:
+        """Upload what is local, and submit.
+
+        :param spec: with its id, which is this object's ``job_id`` already.
+        :return: the job, if Ray was asked for it.
+        """
+
+        async def submit(client: RayJobsClient) -> JobDetails | None:
+            from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
+            from ray_provider.jobs.submit import submit_once
+
+            ready = spec
+            if needs_packaging(spec.runtime_env):
+                ready = replace(spec, runtime_env=await package_runtime_env(client, spec.runtime_env))
+            self._sending = self._sent = True
+            result = await submit_once(client, ready)
+            self._sending = False
+            return result.details
+
+        try:
+            return self._with_client(submit)
+        except RayProviderError as error:
+            # Refused, or taken by somebody else: nothing of ours to stop. Only of a lost answer nothing is known.
+            self._ended = not self._sending or not error.retryable
+            raise
+
+    def adopted(self) -> None:
+        """Note that the job of an earlier try is this one's now."""
+        self._sent = True
+
+    def look(self) -> JobDetails | None:
+        """Ask for the job once."""
+        return self._with_client(lambda client: client.get(self._id))
+
+    def watch(self, options: WatchOptions) -> JobOutcome:
+        """Follow the job to its end."""
+
+        async def watch(client: RayJobsClient) -> JobOutcome:
+            outcome = await watching.watch(client, self._id, options, log=self.log)
+            self._ended = outcome.kind in {"final", "lost"}
+            # Nothing can be said of it, and a retry may take it over.
+            self._left = outcome.kind == "unreachable"
+            return outcome
+
+        return self._with_client(watch)
+
+    def run(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
+        """Take a step of a subclass: a coroutine that gets a client, run like the steps here."""
+        return self._with_client(make)
+
+    def stop(self) -> bool:
+        """Stop the job and wait for its end. Gives whether it has ended."""
+
+        async def stop(client: RayJobsClient) -> bool:
+            self._ended = await watching.stop(client, self._id, log=self.log)
+            return self._ended
+
+        if self.endpoint is None:
+            self.reach()
+        return self._with_client(stop)
+
+    def ended(self) -> None:
+        """Note that the job has ended: a kill has nothing to stop."""
+        self._ended = True
+
+    def abandon(self) -> None:
+        """The task fails: stop a job that nobody would watch any more, and delete the task's own cluster."""
+        if self.killed:
+            return
+        if self._sent and not self._ended and not self._left:
+            self.stop()
+        self.delete_cluster()
+
+    def delete_cluster(self) -> None:
+        """Delete the cluster, if the task made it."""
+        if self.owns_cluster:
+            self._do(self._delete_cluster)
+
+    @property
+    def owns_cluster(self) -> bool:
+        """Whether the task made its cluster, in this try or in an earlier one."""
+        return (
+            self.cluster is not None
+            and self.cluster_owner is not None
+            and own_cluster.belongs_to(self.cluster, self.cluster_owner)
+        )
+
+    # -- the kill ------------------------------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End what is going on. Called by ``on_kill``: in a signal handler, in the middle of the main thread."""
+        self.killed = True
+        background = self._background
+        if background is not None and not background.done:
+            background.cancel()
+            background.wait(_HANDLER_SECONDS)
+        elif not self._ended and (self.job_id or self.owns_cluster):
+            # Between two steps.
+            background = Background(self._end, grace=0.0)
+            background.start()
+            background.wait(_HANDLER_SECONDS)
+
+    async def _end(self) -> None:
+        """Stop the job and delete the task's own cluster."""
+        if self.cancel_on_kill and self.job_id and self.endpoint is not None and not self._ended:
+            self._ended = await watching.stop_at(
+                self.endpoint,
+                self.job_id,
+                log=self.log,
+                within=_GRACE_SECONDS - 15.0,
+                appear=_APPEAR_SECONDS if self._sending else 0.0,
+            )
+        if self.cancel_on_kill and self.owns_cluster:
+            await self._delete_cluster()
+
+    async def _delete_cluster(self) -> None:
+        if self.cluster is None:
+            return
+        cluster, self.cluster = self.cluster, None
+        self.log.info("Deleting the task's own cluster %s.", cluster.name)
+        await own_cluster.delete(self.hook, cluster)
+
+    # -- machinery -----------------------------------------------------------------------------------------------------
+
+    @property
+    def _id(self) -> str:
+        if self.job_id is None:
+            raise RuntimeError("No job is known yet.")
+        return self.job_id
+
+    def _with_client(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
+        async def step() -> T:
+            from ray_provider.jobs.client import RayJobsClient
+
+            endpoint = self.endpoint or await self.hook.endpoint(self.cluster, self.dashboard_url)
+            self.endpoint = endpoint
+            async with RayJobsClient(endpoint) as client:
+                return await make(client)
+
+        return self._do(step)
+
+    def _do(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        if self.killed:
+            raise self._killed_error()
+
+        async def guarded() -> T:
+            try:
+                return await make()
+            except asyncio.CancelledError:
+                await self._end()
+                raise
+
+        background: Background[T] = Background(guarded, grace=_GRACE_SECONDS)
+        self._background = background
+        try:
+            return background.run()
+        except asyncio.CancelledError:
+            raise self._killed_error() from None
+        finally:
+            self._background = None
+
+    def _killed_error(self) -> JobStoppedError:
+        if not self.job_id:
+            what = "No job had been submitted."
+        elif not self.cancel_on_kill:
+            what = f"Job {self.job_id} goes on (cancel_on_kill=False)."
+        elif self._ended:
+            what = f"Job {self.job_id} was stopped."
+        else:
+            what = f"Job {self.job_id} was told to stop."
+        return JobStoppedError(f"The task was ended from outside. {what}", submission_id=self.job_id)

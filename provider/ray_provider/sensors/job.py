@@ -1,0 +1,128 @@
+"""Wait for a Ray job that this task did not submit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from ray_provider._compat import AirflowFailException, BaseSensorOperator, conf
+from ray_provider.exceptions import ConfigurationError, JobLostError, RayProviderError
+from ray_provider.hooks.peer import run_sync
+from ray_provider.hooks.ray import RayHook
+from ray_provider.triggers.job import RayJobTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.jobs.models import JobDetails
+
+
+class RayJobSensor(BaseSensorOperator):
+    """Waits until a Ray job has succeeded; fails if it ends otherwise. Never stops the job.
+
+    For a job that ``SubmitRayJob(wait_for_completion=False)`` submitted, or somebody else.
+
+    :param submission_id: of the job.
+    :param conn_id: connection of type ``ray``.
+    :param cluster: the handle that ``SetupRayCluster`` returned, if not the connection's cluster.
+    :param fetch_logs: pass the job's log on into the task's log (only where ``deferrable``).
+    :param max_unreachable_seconds: how long a dashboard that does not answer is waited for (only where ``deferrable``).
+    :param deferrable: wait in the triggerer.
+    """
+
+    template_fields: Sequence[str] = ("submission_id", "conn_id", "cluster")
+
+    def __init__(
+        self,
+        *,
+        submission_id: str,
+        conn_id: str = RayHook.default_conn_name,
+        cluster: Any = None,
+        fetch_logs: bool = False,
+        max_unreachable_seconds: float = 600,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.submission_id = submission_id
+        self.conn_id = conn_id
+        self.cluster = cluster
+        self.fetch_logs = fetch_logs
+        self.max_unreachable_seconds = max_unreachable_seconds
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> Any:
+        """Wait: in the worker by poking, or in the triggerer.
+
+        :param context: of the task.
+        """
+        if not self.submission_id or not isinstance(self.submission_id, str):
+            raise AirflowFailException(f"submission_id is {self.submission_id!r}: no job is named.")
+        if not self.deferrable:
+            return super().execute(context)
+        if self.poke(context):
+            return self.submission_id
+        return self.defer(
+            trigger=RayJobTrigger(
+                job_id=self.submission_id,
+                conn_id=self.conn_id,
+                fetch_logs=self.fetch_logs,
+                cluster=self.cluster or None,
+                max_unreachable_seconds=self.max_unreachable_seconds,
+                cancel_on_kill=False,
+                not_before=time.time() + 6.0,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=float(self.timeout)),
+        )
+
+    def poke(self, context: Context) -> bool:  # noqa: ARG002
+        """Look once.
+
+        :param context: of the task.
+        :raises JobError: the job did not succeed.
+        """
+        try:
+            details = run_sync(self._look)
+            if details is None:
+                raise JobLostError(
+                    f"Ray knows no job {self.submission_id}.",
+                    hint="Its head may have been restarted since, or the id belongs to another cluster.",
+                    submission_id=self.submission_id,
+                )
+            self.log.info("Job %s: %s", self.submission_id, details.status)
+            if details.is_final and not details.is_success:
+                from ray_provider.jobs.watcher import JobOutcome
+
+                JobOutcome.from_details(details).raise_for_status()
+            return details.is_success
+        except RayProviderError as error:
+            if error.retryable:
+                raise
+            raise AirflowFailException(str(error)) from error
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> str:  # noqa: ARG002
+        """Go on after the trigger fired.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :raises JobError: the job did not succeed.
+        """
+        from ray_provider.jobs.watcher import JobOutcome
+
+        if "outcome" in event:
+            JobOutcome.from_dict(event["outcome"]).raise_for_status()
+            return self.submission_id
+        error = event.get("error") or {"message": str(event.get("message"))}
+        if not error.get("retryable", True):
+            raise AirflowFailException(str(ConfigurationError(error["message"], hint=error.get("hint"))))
+        raise RayProviderError(error["message"], hint=error.get("hint"))
+
+    async def _look(self) -> JobDetails | None:
+        from ray_provider.jobs.client import RayJobsClient
+
+        endpoint = await RayHook(self.conn_id).endpoint(self.cluster or None)
+        async with RayJobsClient(endpoint) as client:
+            return await client.get(self.submission_id)

@@ -1,0 +1,296 @@
+"""The trigger that watches a Ray job while its task is deferred."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider import _compat
+from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.ray import RayHook
+from ray_provider.triggers import watching
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.watcher import JobOutcome
+
+#: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
+_SETTLE_SECONDS = 30.0
+
+#: Tasks that go on after Airflow gave up waiting for ``on_kill``: the event loop keeps only weak references.
+_RUNNING: set[asyncio.Task[Any]] = set()
+
+
+class RayJobTrigger(BaseTrigger):
+    """Watches a Ray job: its status, and its log into the task's log. Fires once, with the job's outcome.
+
+    It never stops a job because a triggerer is restarted, moved or stalled; it does when a user acts on the task.
+
+    :param job_id: the job's submission id.
+    :param conn_id: connection of type ``ray``.
+    :param xcom_dashboard_url: the dashboard, if not the connection's.
+    :param ray_cluster_yaml: the manifest of the cluster, if the task made it. For people.
+    :param gpu_device_plugin_yaml: the same of the device plugin.
+    :param poll_interval: the longest pause (seconds) between two looks at the status.
+    :param fetch_logs: pass the job's log on.
+    :param cluster: handle of the cluster, if not the connection's; where its token lies, not the token.
+    :param owns_cluster: the cluster goes when the task is killed.
+    :param deadline: when (seconds since 1970) the job is stopped.
+    :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
+    :param log_max_lines: pass on at most so many lines; ``None``: all.
+    :param cancel_on_kill: stop the job when a user acts on the task.
+    :param not_before: don't fire before this time (seconds since 1970).
+    """
+
+    _DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "xcom_dashboard_url": None,
+        "ray_cluster_yaml": None,
+        "gpu_device_plugin_yaml": "",
+        "poll_interval": 0.5,
+        "fetch_logs": True,
+        "cluster": None,
+        "owns_cluster": False,
+        "deadline": None,
+        "max_unreachable_seconds": 600.0,
+        "log_max_lines": None,
+        "cancel_on_kill": True,
+        "not_before": None,
+    }
+
+    def __init__(
+        self,
+        job_id: str,
+        conn_id: str,
+        xcom_dashboard_url: str | None = None,
+        ray_cluster_yaml: str | None = None,
+        gpu_device_plugin_yaml: str = "",
+        poll_interval: float = 0.5,
+        fetch_logs: bool = True,
+        *,
+        cluster: Mapping[str, Any] | None = None,
+        owns_cluster: bool = False,
+        deadline: float | None = None,
+        max_unreachable_seconds: float = 600.0,
+        log_max_lines: int | None = None,
+        cancel_on_kill: bool = True,
+        not_before: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.job_id = job_id
+        self.conn_id = conn_id
+        self.xcom_dashboard_url = xcom_dashboard_url
+        self.ray_cluster_yaml = ray_cluster_yaml
+        self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
+        self.poll_interval = poll_interval
+        self.fetch_logs = fetch_logs
+        self.cluster = dict(cluster) if cluster else None
+        self.owns_cluster = owns_cluster
+        self.deadline = deadline
+        self.max_unreachable_seconds = max_unreachable_seconds
+        self.log_max_lines = log_max_lines
+        self.cancel_on_kill = cancel_on_kill
+        self.not_before = not_before
+        self.hook = RayHook(conn_id)
+        self._endpoint: RayEndpoint | None = None
+        self._offset = _Offset(job_id)
+        self._fired = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Give what the trigger is built from again: no secret, and no argument that has its default value."""
+        changed = {
+            name: getattr(self, name) for name, default in self._DEFAULTS.items() if getattr(self, name) != default
+        }
+        return "ray_provider.triggers.RayJobTrigger", {"job_id": self.job_id, "conn_id": self.conn_id, **changed}
+
+    # -- watching ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch the job to its end.
+
+        :yield: one event: ``status``, ``message``, ``job_id`` and ``outcome``, or ``error`` if it can't be watched.
+        """
+        try:
+            event = self._event(await self._watch())
+        except RayProviderError as error:
+            event = {
+                "status": "EXCEPTION",
+                "message": str(error),
+                "job_id": self.job_id,
+                "error": {"message": error.message, "hint": error.hint, "retryable": error.retryable},
+            }
+        if self.not_before is not None:
+            # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
+            await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        self._fired = True
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _watch(self) -> JobOutcome:
+        from ray_provider.jobs.client import RayJobsClient
+        from ray_provider.jobs.watcher import WatchOptions
+
+        self._endpoint = await self._reach()
+        await self._offset.restore(TriggerTask.of(self), self.log)
+        options = WatchOptions(
+            poll_interval=self.poll_interval,
+            fetch_logs=self.fetch_logs,
+            log_offset=self._offset.value,
+            deadline=self.deadline,
+            max_unreachable_seconds=self.max_unreachable_seconds,
+            log_max_lines=self.log_max_lines,
+        )
+        async with RayJobsClient(self._endpoint) as client:
+            return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._offset.passed_on)
+
+    async def _reach(self) -> RayEndpoint:
+        """Find the dashboard; for a while also when what has to be asked for that does not answer yet."""
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        pause = 0.5
+        while True:
+            try:
+                return await self.hook.endpoint(self.cluster, self.xcom_dashboard_url)
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                patience = self.max_unreachable_seconds if isinstance(error, RayProviderError) else _SETTLE_SECONDS
+                if loop.time() - began + pause > patience:
+                    raise
+                self.log.warning("Can't tell yet where job %s runs, trying again: %s", self.job_id, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10.0)
+
+    def _event(self, outcome: JobOutcome) -> dict[str, Any]:
+        status = outcome.status if outcome.kind == "final" else outcome.kind.upper()
+        message = outcome.message or f"Job {self.job_id}: {status}"
+        return {"status": status, "message": message, "job_id": self.job_id, "outcome": outcome.to_dict()}
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def on_kill(self) -> None:
+        """Stop the job: a user acted on the task. Airflow (3.3) calls this, and waits for about a second only."""
+        if not self.cancel_on_kill:
+            self.log.info("The task was ended; job %s goes on (cancel_on_kill=False).", self.job_id)
+            return
+        work = asyncio.create_task(self._kill())
+        _RUNNING.add(work)
+        work.add_done_callback(_RUNNING.discard)
+        await asyncio.shield(work)
+
+    async def cleanup(self) -> None:
+        """Keep what a successor needs. Airflow calls this on every exit, so it stops nothing by itself.
+
+        Airflow before 3.3 has no ``on_kill``: there, a task that is no longer deferred was killed.
+        """
+        if self._fired:
+            return
+        await self._offset.keep(self.log)
+        if _compat.trigger_has_on_kill() or not self.cancel_on_kill or TriggerTask.of(self) is None:
+            return
+        work = asyncio.create_task(self._kill())
+        _RUNNING.add(work)
+        work.add_done_callback(_RUNNING.discard)
+        await asyncio.shield(work)
+
+    async def _kill(self) -> None:
+        """Stop the job, and delete the task's own cluster, unless another trigger watches the job on."""
+        try:
+            if not await self._is_ours_to_stop():
+                return
+            self.log.info("The task was ended: stopping job %s.", self.job_id)
+            endpoint = self._endpoint or await self.hook.endpoint(self.cluster, self.xcom_dashboard_url)
+            await watching.stop_at(endpoint, self.job_id, log=self.log, within=watching.STOP_SECONDS, appear=0.0)
+            if self.owns_cluster and self.cluster:
+                await self._delete_cluster(self.cluster)
+        except Exception:
+            # Nobody waits for this task any more: the log is the one place where it can be told.
+            self.log.exception("Job %s could not be stopped. It may still run.", self.job_id)
+
+    async def _delete_cluster(self, cluster: Mapping[str, Any]) -> None:
+        from ray_provider.clusters.handle import ClusterHandle
+        from ray_provider.hooks import own_cluster
+
+        handle = ClusterHandle.from_dict(cluster)
+        self.log.info("Deleting the task's own cluster %s.", handle.name)
+        await own_cluster.delete(self.hook, handle)
+
+    async def _is_ours_to_stop(self) -> bool:
+        """Tell a user's act from a triggerer that lost its triggers.
+
+        A triggerer that stalled comes back, finds its triggers gone, and Airflow calls ``on_kill`` of them although
+        the task is well on another one. So: still deferred, for this very job: another trigger watches it.
+        """
+        task = TriggerTask.of(self)
+        if task is None:
+            return True
+        state = await self._patiently(_compat.core_state_of, task)
+        if state != "deferred":
+            return True
+        own = await self._patiently(_compat.get_xcom, task, watching.JOB_XCOM_KEY)
+        if isinstance(own, Mapping) and own.get("submission_id") == self.job_id:
+            self.log.info("Job %s is left to the trigger that watches it now.", self.job_id)
+            return False
+        return True
+
+    async def _patiently(self, ask: Any, *arguments: Any) -> Any:
+        for pause in (0.2, 1.0, 5.0):
+            try:
+                return await ask(*arguments)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.log.warning("Can't ask Airflow about the task yet: %s", error)
+                await asyncio.sleep(pause)
+        return await ask(*arguments)
+
+
+class _Offset:
+    """How much of a job's log has been passed on, kept where a trigger's successor finds it: in the task's XCom.
+
+    Written every few seconds while lines come, and at an orderly end. After a triggerer was killed, the lines of those
+    few seconds come again: that is the stated loss.
+    """
+
+    #: Seconds between two writes, and what each asyncio task of the process adds: Airflow's API is shared.
+    _EVERY = 2.0
+    _PER_TASK = 0.01
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.value = 0
+        self._kept = 0
+        self._task: TriggerTask | None = None
+        self._next = 0.0
+
+    async def restore(self, task: TriggerTask | None, log: watching.Log) -> None:
+        self._task = task
+        if task is None:
+            return
+        try:
+            found = await _compat.get_xcom(task, watching.OFFSET_XCOM_KEY)
+        except Exception as error:  # noqa: BLE001 - lines that come twice are better than none
+            log.warning("Can't tell how much of the log is here already: %s", error)
+            return
+        if isinstance(found, Mapping) and found.get("submission_id") == self.job_id:
+            self.value = self._kept = int(found.get("offset", 0))
+
+    async def passed_on(self, offset: int) -> None:
+        self.value = offset
+        if self._task is None or time.monotonic() < self._next:
+            return
+        await self.keep(None)
+
+    async def keep(self, log: watching.Log | None) -> None:
+        if self._task is None or self.value == self._kept:
+            return
+        value = self.value
+        self._next = time.monotonic() + self._EVERY + self._PER_TASK * len(asyncio.all_tasks())
+        try:
+            await _compat.set_xcom(
+                self._task, watching.OFFSET_XCOM_KEY, {"submission_id": self.job_id, "offset": value}
+            )
+        except Exception as error:  # noqa: BLE001 - the log itself goes on
+            if log is not None:
+                log.warning("Can't keep how much of the log is here: %s", error)
+            return
+        self._kept = value

@@ -1,0 +1,121 @@
+"""What a worker and a trigger do alike: follow a job into Airflow's log, stop it, wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ray_provider.exceptions import JobError, RayApiError, RayConnectionError
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.logs import LogBatch
+    from ray_provider.jobs.watcher import JobOutcome, WatchOptions
+
+#: XCom of a task: which job is its own. Written before the submit, read when a trigger wants to stop something.
+JOB_XCOM_KEY = "ray_job"
+#: XCom of a task: how many bytes of the job's log have been passed on.
+OFFSET_XCOM_KEY = "ray_log_offset"
+
+#: How long a job that was told to stop may take. Ray sends SIGTERM, and SIGKILL 3 s later.
+STOP_SECONDS = 60.0
+
+
+class Log(Protocol):
+    """The part of a logger that is used here."""
+
+    def info(self, msg: str, /, *args: Any) -> Any:
+        """Log a line."""
+
+    def warning(self, msg: str, /, *args: Any) -> Any:
+        """Log a line that should be noticed."""
+
+
+async def watch(
+    client: RayJobsClient,
+    submission_id: str,
+    options: WatchOptions,
+    *,
+    log: Log,
+    passed_on: Callable[[int], Awaitable[None] | None] | None = None,
+) -> JobOutcome:
+    """Follow a job until its end, its log going to ours. A job whose deadline passes is stopped, its log taken.
+
+    :param client: an open client.
+    :param submission_id: of the job.
+    :param options: how.
+    :param log: the task's.
+    :param passed_on: told after each piece of log how many bytes have been passed on.
+    """
+    from ray_provider.jobs.watcher import JobWatcher
+
+    async def on_log(batch: LogBatch) -> None:
+        # One record for many lines: each record is a blocking write that all triggers of a process share.
+        if batch.text or batch.lines:
+            log.info("%s", batch.text)
+        if passed_on is not None:
+            told = passed_on(batch.end_offset)
+            if inspect.isawaitable(told):
+                await told
+        await asyncio.sleep(0)
+
+    def on_progress(text: str) -> None:
+        log.info("%s", text)
+
+    outcome = await JobWatcher(client, submission_id, options, on_log=on_log, on_progress=on_progress).watch()
+    if outcome.kind != "deadline":
+        return outcome
+    log.warning("The time for job %s is over: stopping it.", submission_id)
+    if not await stop(client, submission_id, log=log):
+        return outcome
+    rest = replace(options, deadline=None, log_offset=outcome.log_offset)
+    after = await JobWatcher(client, submission_id, rest, on_log=on_log, on_progress=on_progress).watch()
+    if after.status == "SUCCEEDED":
+        # It had ended before the stop reached it.
+        return after
+    return replace(after, kind="deadline")
+
+
+async def stop(
+    client: RayJobsClient, submission_id: str, *, log: Log | None, within: float = STOP_SECONDS, appear: float = 0.0
+) -> bool:
+    """Stop a job and wait until Ray says that it has ended.
+
+    :param client: an open client.
+    :param submission_id: of the job.
+    :param log: told how it went; ``None`` where logging is not safe.
+    :param within: seconds for all of it.
+    :param appear: seconds to wait for a job that Ray does not know: its submit may be on the way.
+    :return: whether no such job runs any more.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + within
+    appears_until = loop.time() + min(appear, within)
+    try:
+        while True:
+            details = await client.stop_and_wait(submission_id, max(0.5, until - loop.time()))
+            if details is not None or loop.time() >= appears_until:
+                break
+            await asyncio.sleep(0.2)
+    except (JobError, RayApiError, RayConnectionError) as error:
+        if log is not None:
+            log.warning("Job %s could not be stopped: %s", submission_id, error)
+        return False
+    if log is not None:
+        if details is None:
+            log.info("Ray knows no job %s: nothing to stop.", submission_id)
+        else:
+            log.info("Job %s has ended: %s.", submission_id, details.status)
+    return True
+
+
+async def stop_at(endpoint: RayEndpoint, submission_id: str, *, log: Log | None, within: float, appear: float) -> bool:
+    """Stop a job, as :func:`stop` does, with a client of its own."""
+    from ray_provider.jobs.client import RayJobsClient
+
+    async with RayJobsClient(endpoint, timeout=min(30.0, within)) as client:
+        return await stop(client, submission_id, log=log, within=within, appear=appear)
