@@ -1,0 +1,324 @@
+# What a machine type has is asked of EC2: no table here that grows old, and a type that the region doesn't have is found
+# in the plan.
+data "aws_ec2_instance_type" "this" {
+  for_each = toset([for pool in values(var.pools) : pool.machine_type])
+
+  instance_type = each.key
+}
+
+locals {
+  machines = {
+    for type, machine in data.aws_ec2_instance_type.this : type => {
+      vcpus = machine.default_vcpus
+      gib   = machine.memory_size / 1024
+      arm   = contains(machine.supported_architectures, "arm64")
+      gpus  = [for gpu in machine.gpus : gpu if lower(gpu.manufacturer) == "nvidia"]
+      neuron = [
+        for device in machine.neuron_devices : { name = device.name, cores = device.count * device.core_count }
+      ]
+      # Of an instance with several network cards, each carries one EFA.
+      efas = machine.efa_supported ? max(1, coalesce(machine.efa_maximum_interfaces, 1)) : 0
+    }
+  }
+
+  accelerators = {
+    for name, pool in var.pools : name => one(concat(
+      [for gpu in slice(local.machines[pool.machine_type].gpus, 0, min(1, length(local.machines[pool.machine_type].gpus))) : {
+        resource = "nvidia.com/gpu"
+        type     = gpu.name
+        count    = gpu.count
+      }],
+      [for device in local.machines[pool.machine_type].neuron : {
+        resource = "aws.amazon.com/neuroncore"
+        type     = device.name
+        count    = device.cores
+      }],
+    ))
+  }
+
+  ami = {
+    for name, pool in var.pools : name => coalesce(
+      pool.ami,
+      try(local.accelerators[name].resource, "") == "nvidia.com/gpu" ? (local.machines[pool.machine_type].arm ? "AL2023_ARM_64_NVIDIA" : "AL2023_x86_64_NVIDIA") : null,
+      try(local.accelerators[name].resource, "") == "aws.amazon.com/neuroncore" ? "AL2023_x86_64_NEURON" : null,
+      local.machines[pool.machine_type].arm ? "AL2023_ARM_64_STANDARD" : "AL2023_x86_64_STANDARD",
+    )
+  }
+
+  # nvidia.com/gpu=present:NoSchedule is what Google Cloud puts on its own GPU nodes: one toleration does for both clouds.
+  taints = {
+    for name, pool in var.pools : name => distinct(concat(
+      [for accelerator in [local.accelerators[name]] : {
+        key    = accelerator.resource == "nvidia.com/gpu" ? "nvidia.com/gpu" : "aws.amazon.com/neuron"
+        value  = "present"
+        effect = "NoSchedule"
+      } if accelerator != null],
+      pool.taints,
+    ))
+  }
+
+  min = { for name, pool in var.pools : name => coalesce(pool.min, local.accelerators[name] == null ? 1 : 0) }
+
+  labels = { for name, pool in var.pools : name => merge(pool.labels, { "ray-pool" = name }) }
+
+  subnets = {
+    for name, pool in var.pools : name => [for subnet in var.subnets : subnet.id if length(pool.zones) == 0 || contains(pool.zones, subnet.zone)]
+  }
+
+  # The steps in which kubelets reserve memory, and 1 GiB for daemon sets.
+  reserved_gib = {
+    for type, machine in local.machines : type => sum([
+      0.25 * min(4, machine.gib),
+      0.20 * min(4, max(0, machine.gib - 4)),
+      0.10 * min(8, max(0, machine.gib - 8)),
+      0.06 * min(112, max(0, machine.gib - 16)),
+      0.02 * max(0, machine.gib - 128),
+      1,
+    ])
+  }
+
+  # What the kubelet, the system and the usual daemon sets leave: on the low side, for a pod that asks for too much is
+  # never scheduled.
+  allocatable = {
+    for name, pool in var.pools : name => {
+      cpu        = try(pool.allocatable.cpu, max(1, local.machines[pool.machine_type].vcpus - (local.machines[pool.machine_type].vcpus > 48 ? 2 : 1)))
+      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.machines[pool.machine_type].gib - local.reserved_gib[pool.machine_type])))
+      gpus       = try(local.accelerators[name].resource, "") == "nvidia.com/gpu" ? local.accelerators[name].count : 0
+    }
+  }
+
+  efa_pools = { for name, pool in var.pools : name => pool if pool.efa }
+}
+
+resource "aws_security_group" "efa" {
+  count = length(local.efa_pools) > 0 ? 1 : 0
+
+  name_prefix = "${substr(var.cluster_name, 0, 60)}-efa-"
+  description = "Traffic between nodes over the Elastic Fabric Adapter"
+  vpc_id      = var.vpc_id
+  tags        = merge(var.tags, { Name = "${var.cluster_name}-efa" })
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+# EFA wants both directions allowed by name, even where all egress is open.
+resource "aws_vpc_security_group_ingress_rule" "efa" {
+  count = length(local.efa_pools) > 0 ? 1 : 0
+
+  security_group_id            = aws_security_group.efa[0].id
+  referenced_security_group_id = aws_security_group.efa[0].id
+  ip_protocol                  = "-1"
+  description                  = "EFA between nodes"
+  tags                         = var.tags
+}
+
+resource "aws_vpc_security_group_egress_rule" "efa" {
+  count = length(local.efa_pools) > 0 ? 1 : 0
+
+  security_group_id            = aws_security_group.efa[0].id
+  referenced_security_group_id = aws_security_group.efa[0].id
+  ip_protocol                  = "-1"
+  description                  = "EFA between nodes"
+  tags                         = var.tags
+}
+
+resource "aws_placement_group" "this" {
+  for_each = { for name, pool in var.pools : name => pool if pool.placement_group }
+
+  name     = "${var.cluster_name}-${each.key}"
+  strategy = "cluster"
+  tags     = var.tags
+}
+
+resource "aws_launch_template" "this" {
+  for_each = var.pools
+
+  name_prefix            = "${var.cluster_name}-${each.key}-"
+  description            = "Nodes of ${var.cluster_name}'s pool ${each.key}"
+  update_default_version = true
+
+  # A capacity block wants its instance type here; elsewhere the node group says it.
+  instance_type = each.value.capacity == "capacity_block" ? each.value.machine_type : null
+
+  block_device_mappings {
+    # Bottlerocket keeps images and containers on its second disk.
+    device_name = startswith(local.ami[each.key], "BOTTLEROCKET") ? "/dev/xvdb" : "/dev/xvda"
+
+    ebs {
+      volume_type           = "gp3"
+      volume_size           = each.value.disk_gib
+      encrypted             = true
+      kms_key_id            = var.volume_kms_key_arn
+      delete_on_termination = true
+    }
+  }
+
+  # Pods take their identity from Pod Identity or IRSA: they can't reach the node's own.
+  metadata_options {
+    http_endpoint               = "enabled"
+    http_tokens                 = "required"
+    http_put_response_hop_limit = 1
+  }
+
+  dynamic "instance_market_options" {
+    for_each = each.value.capacity == "capacity_block" ? [1] : []
+
+    content {
+      market_type = "capacity-block"
+    }
+  }
+
+  dynamic "capacity_reservation_specification" {
+    for_each = contains(["reservation", "capacity_block"], each.value.capacity) ? [1] : []
+
+    content {
+      capacity_reservation_target {
+        capacity_reservation_id                 = each.value.reservation_id
+        capacity_reservation_resource_group_arn = each.value.reservation_group_arn
+      }
+    }
+  }
+
+  dynamic "placement" {
+    for_each = each.value.placement_group ? [1] : []
+
+    content {
+      group_name = aws_placement_group.this[each.key].name
+    }
+  }
+
+  dynamic "network_interfaces" {
+    for_each = each.value.efa ? range(local.machines[each.value.machine_type].efas) : []
+
+    content {
+      device_index       = network_interfaces.value == 0 ? 0 : 1
+      network_card_index = network_interfaces.value
+      # Only the first one has an address: the others carry nothing but EFA.
+      interface_type        = network_interfaces.value == 0 ? "efa" : "efa-only"
+      delete_on_termination = true
+      # A launch template that names interfaces must name the cluster's security group, too.
+      security_groups = [var.cluster_security_group_id, aws_security_group.efa[0].id]
+    }
+  }
+
+  dynamic "tag_specifications" {
+    for_each = ["instance", "volume"]
+
+    content {
+      resource_type = tag_specifications.value
+      tags          = merge(var.tags, { Name = "${var.cluster_name}-${each.key}" })
+    }
+  }
+
+  tags = var.tags
+
+  lifecycle {
+    create_before_destroy = true
+
+    precondition {
+      condition     = !each.value.efa || local.machines[each.value.machine_type].efas > 0
+      error_message = "pools.${each.key}.efa: ${each.value.machine_type} has no Elastic Fabric Adapter."
+    }
+    precondition {
+      condition     = !each.value.efa || (var.vpc_id != null && var.cluster_security_group_id != null)
+      error_message = "pools.${each.key}.efa needs vpc_id and cluster_security_group_id."
+    }
+    precondition {
+      condition     = length(local.subnets[each.key]) > 0
+      error_message = "pools.${each.key}.zones: no subnet is in ${join(", ", each.value.zones)}."
+    }
+    precondition {
+      condition     = each.value.accelerator == null || local.accelerators[each.key] != null
+      error_message = "pools.${each.key}.accelerator: ${each.value.machine_type} has no accelerator."
+    }
+    precondition {
+      condition     = try(each.value.accelerator.type, null) == null || lower(coalesce(try(each.value.accelerator.type, null), "-")) == lower(try(local.accelerators[each.key].type, ""))
+      error_message = "pools.${each.key}.accelerator.type: ${each.value.machine_type} has ${try(local.accelerators[each.key].type, "none")}."
+    }
+    precondition {
+      condition     = try(each.value.accelerator.count, null) == null || coalesce(try(each.value.accelerator.count, null), 0) == try(local.accelerators[each.key].count, 0)
+      error_message = "pools.${each.key}.accelerator.count: ${each.value.machine_type} has ${try(local.accelerators[each.key].count, 0)}."
+    }
+    precondition {
+      condition     = local.accelerators[each.key] == null || !endswith(local.ami[each.key], "STANDARD")
+      error_message = "pools.${each.key}.ami: ${local.ami[each.key]} has no driver for this machine's accelerator."
+    }
+  }
+}
+
+data "aws_iam_policy_document" "node_trust" {
+  count = var.create_node_role ? 1 : 0
+
+  statement {
+    actions = ["sts:AssumeRole"]
+
+    principals {
+      type        = "Service"
+      identifiers = ["ec2.amazonaws.com"]
+    }
+  }
+}
+
+data "aws_partition" "current" {}
+
+resource "aws_iam_role" "node" {
+  count = var.create_node_role ? 1 : 0
+
+  name_prefix        = "${substr(var.cluster_name, 0, 26)}-node-"
+  assume_role_policy = data.aws_iam_policy_document.node_trust[0].json
+  tags               = var.tags
+}
+
+resource "aws_iam_role_policy_attachment" "node" {
+  for_each = toset(var.create_node_role ? ["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"] : [])
+
+  role       = aws_iam_role.node[0].name
+  policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/${each.key}"
+}
+
+resource "aws_eks_node_group" "this" {
+  for_each = var.pools
+
+  cluster_name    = var.cluster_name
+  node_group_name = each.key
+  node_role_arn   = var.create_node_role ? aws_iam_role.node[0].arn : var.node_role_arn
+  subnet_ids      = local.subnets[each.key]
+  version         = var.kubernetes_version
+  ami_type        = local.ami[each.key]
+  release_version = each.value.ami_release
+  capacity_type   = each.value.capacity == "capacity_block" ? "CAPACITY_BLOCK" : each.value.capacity == "spot" ? "SPOT" : "ON_DEMAND"
+  instance_types  = each.value.capacity == "capacity_block" ? null : concat([each.value.machine_type], each.value.other_machine_types)
+  labels          = local.labels[each.key]
+
+  launch_template {
+    id      = aws_launch_template.this[each.key].id
+    version = aws_launch_template.this[each.key].latest_version
+  }
+
+  scaling_config {
+    min_size     = local.min[each.key]
+    max_size     = each.value.max
+    desired_size = local.min[each.key]
+  }
+
+  dynamic "taint" {
+    for_each = local.taints[each.key]
+
+    content {
+      key    = taint.value.key
+      value  = taint.value.value
+      effect = { NoSchedule = "NO_SCHEDULE", PreferNoSchedule = "PREFER_NO_SCHEDULE", NoExecute = "NO_EXECUTE" }[taint.value.effect]
+    }
+  }
+
+  tags = var.tags
+
+  lifecycle {
+    # The cluster autoscaler decides.
+    ignore_changes = [scaling_config[0].desired_size]
+  }
+
+  depends_on = [aws_iam_role_policy_attachment.node]
+}

@@ -1,0 +1,173 @@
+variable "cluster_name" {
+  description = "The EKS cluster that the pools join."
+  type        = string
+  nullable    = false
+}
+
+variable "kubernetes_version" {
+  description = "Kubernetes version of the nodes, such as 1.33. Null takes the cluster's when a pool is made and leaves it then."
+  type        = string
+  default     = null
+}
+
+variable "cluster_security_group_id" {
+  description = "The security group that EKS made for the cluster. Needed by pools with EFA; the others get it from EKS."
+  type        = string
+  default     = null
+}
+
+variable "vpc_id" {
+  description = "The cluster's VPC. Needed by pools with EFA."
+  type        = string
+  default     = null
+}
+
+variable "subnets" {
+  description = "Private subnets to put nodes into, each with its zone."
+  type        = list(object({ id = string, zone = string }))
+  nullable    = false
+
+  validation {
+    condition     = length(var.subnets) > 0
+    error_message = "subnets must name at least one subnet."
+  }
+}
+
+variable "node_role_arn" {
+  description = "An IAM role for the nodes that is there already, with `create_node_role = false`."
+  type        = string
+  default     = null
+}
+
+variable "create_node_role" {
+  description = "Whether to make the nodes' IAM role here."
+  type        = bool
+  default     = true
+  nullable    = false
+
+  validation {
+    condition     = var.create_node_role || var.node_role_arn != null
+    error_message = "create_node_role = false needs node_role_arn."
+  }
+}
+
+variable "volume_kms_key_arn" {
+  description = "KMS key of the nodes' disks; EC2 Auto Scaling must be allowed to use it. Null encrypts with the account's own key for disks."
+  type        = string
+  default     = null
+}
+
+variable "pools" {
+  description = <<-EOT
+    Node pools, by name. For each:
+    - `machine_type`: an EC2 instance type, such as `m6i.2xlarge` or `g5.12xlarge`. `other_machine_types`: what else may be
+      taken, for spot; they should have the same CPUs, memory and accelerators.
+    - `accelerator`: inferred from the machine type. `{type, count}` here is checked against it, and a difference refused.
+    - `capacity`: `on_demand`, `spot`, `reservation` (needs `reservation_id` or `reservation_group_arn`) or
+      `capacity_block` (needs `reservation_id`; min 0 until the block starts). Exactly one of them. `flex_start` and
+      `queued` are Google Cloud's.
+    - `min`, `max`: nodes. `min` is 0 by default for accelerators, else 1. The cluster autoscaler moves between them.
+    - `zones`: where; every subnet's zone by default. A pool with EFA, a placement group or a capacity block has one zone.
+    - `disk_gib`: size of the encrypted gp3 disk.
+    - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators).
+    - `ami`: EKS AMI type; inferred: `AL2023_x86_64_STANDARD`, `AL2023_x86_64_NVIDIA`, `AL2023_x86_64_NEURON`,
+      `AL2023_ARM_64_STANDARD`. `ami_release`: its release version.
+    - `efa`: Elastic Fabric Adapter on as many interfaces as the machine type has. `placement_group`: a cluster placement
+      group of its own.
+    - `allocatable`: what Ray may ask of a node, `{cpu, memory_gib}`; by default computed from the machine type.
+  EOT
+  type = map(object({
+    machine_type        = string
+    other_machine_types = optional(list(string), [])
+    accelerator = optional(object({
+      type  = optional(string)
+      count = optional(number)
+    }))
+    capacity              = optional(string, "on_demand")
+    reservation_id        = optional(string)
+    reservation_group_arn = optional(string)
+    min                   = optional(number)
+    max                   = optional(number, 1)
+    zones                 = optional(list(string), [])
+    disk_gib              = optional(number, 100)
+    labels                = optional(map(string), {})
+    taints = optional(list(object({
+      key    = string
+      value  = optional(string, "")
+      effect = optional(string, "NoSchedule")
+    })), [])
+    ami             = optional(string)
+    ami_release     = optional(string)
+    efa             = optional(bool, false)
+    placement_group = optional(bool, false)
+    allocatable = optional(object({
+      cpu        = number
+      memory_gib = number
+    }))
+  }))
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = alltrue([for name in keys(var.pools) : can(regex("^[a-z]([-a-z0-9]{0,38}[a-z0-9])?$", name))])
+    error_message = "pools: a name is 1 to 40 lower-case letters, digits and dashes, and starts with a letter."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : alltrue([for type in concat([pool.machine_type], pool.other_machine_types) : can(regex("^[a-z0-9-]+\\.[a-z0-9-]+$", type))])])
+    error_message = "pools: machine_type must be an EC2 instance type such as g5.12xlarge."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : contains(["on_demand", "spot", "reservation", "capacity_block"], pool.capacity)])
+    error_message = "pools: capacity must be on_demand, spot, reservation or capacity_block on AWS (flex_start and queued are Google Cloud's)."
+  }
+  validation {
+    condition = alltrue([for pool in values(var.pools) : (
+      contains(["reservation", "capacity_block"], pool.capacity) == (pool.reservation_id != null || pool.reservation_group_arn != null)
+      && !(pool.reservation_id != null && pool.reservation_group_arn != null)
+      && !(pool.capacity == "capacity_block" && pool.reservation_id == null)
+    )])
+    error_message = "pools: capacity = reservation needs one of reservation_id and reservation_group_arn, capacity_block needs reservation_id, and the other capacities exclude both."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.max >= 1 && coalesce(pool.min, 0) >= 0 && coalesce(pool.min, 0) <= pool.max && floor(pool.max) == pool.max && floor(coalesce(pool.min, 0)) == coalesce(pool.min, 0)])
+    error_message = "pools: min and max must be whole numbers with 0 <= min <= max and max >= 1."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : length(pool.other_machine_types) == 0 || contains(["spot", "on_demand"], pool.capacity)])
+    error_message = "pools: other_machine_types is for capacity = spot or on_demand; a reservation is for one machine type."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : pool.disk_gib >= 20 && pool.disk_gib <= 16384])
+    error_message = "pools: disk_gib must be from 20 to 16384."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : length(pool.zones) == 1 || !(pool.efa || pool.placement_group || pool.capacity == "capacity_block")])
+    error_message = "pools: efa, placement_group and capacity_block need exactly one zone in zones."
+  }
+  validation {
+    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute"], taint.effect)]]))
+    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute."
+  }
+  validation {
+    condition = alltrue([for pool in values(var.pools) : pool.ami == null || contains([
+      "AL2023_x86_64_STANDARD", "AL2023_ARM_64_STANDARD", "AL2023_x86_64_NVIDIA", "AL2023_ARM_64_NVIDIA", "AL2023_x86_64_NEURON",
+      "BOTTLEROCKET_x86_64", "BOTTLEROCKET_ARM_64", "BOTTLEROCKET_x86_64_NVIDIA", "BOTTLEROCKET_ARM_64_NVIDIA",
+    ], coalesce(pool.ami, "-"))])
+    error_message = "pools: ami must be an AL2023_* or BOTTLEROCKET_* AMI type of EKS."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : try(pool.allocatable.cpu > 0 && pool.allocatable.memory_gib >= 1, pool.allocatable == null)])
+    error_message = "pools: allocatable needs cpu > 0 and memory_gib >= 1."
+  }
+  validation {
+    condition     = alltrue([for pool in values(var.pools) : !contains(keys(pool.labels), "ray-pool")])
+    error_message = "pools: the label ray-pool is the module's own."
+  }
+}
+
+variable "tags" {
+  description = "Tags of everything that is made here, nodes and disks included."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}

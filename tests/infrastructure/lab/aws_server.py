@@ -1,0 +1,111 @@
+"""An emulated AWS on a free loopback port, in a process of its own.
+
+As a program: ``python -m tests.infrastructure.lab.aws_server`` prints its address and runs until its input closes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[3]
+REGION = "us-east-1"
+#: Not a secret: moto takes any.
+CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
+
+
+class AwsServer:
+    """The emulated AWS, as a context manager.
+
+    :param cluster_endpoint: the Kubernetes API's address that every EKS cluster made here gets.
+    :param cluster_ca_data: its CA (PEM, base64-encoded).
+    :param log: where the server's requests are written.
+    """
+
+    def __init__(self, *, cluster_endpoint: str | None = None, cluster_ca_data: str | None = None, log: Path | None = None) -> None:
+        self._arguments = [
+            *(["--cluster-endpoint", cluster_endpoint] if cluster_endpoint else []),
+            *(["--cluster-ca-data", cluster_ca_data] if cluster_ca_data else []),
+        ]
+        self._log = log
+        self.process: subprocess.Popen[str] | None = None
+        self.url = ""
+
+    def __enter__(self) -> AwsServer:
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TF_"))}
+        env |= {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, **CREDENTIALS}
+        errors = self._log.open("w") if self._log else subprocess.DEVNULL
+        try:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.infrastructure.lab.aws_server", *self._arguments],
+                cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+            )
+        finally:
+            if self._log and not isinstance(errors, int):
+                errors.close()
+        assert self.process.stdout is not None
+        self.url = self.process.stdout.readline().strip()
+        if not self.url.startswith("http"):
+            self.__exit__(None, None, None)
+            raise RuntimeError(f"the emulated AWS did not start: it ended with {self.process.returncode}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.process is None:
+            return
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+        if self.process.stdout:
+            self.process.stdout.close()
+
+    @property
+    def env(self) -> dict[str, str]:
+        """What a program needs in its environment to talk to this AWS and no other."""
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+
+    def client(self, service: str) -> Any:
+        """Give a boto3 client of this AWS."""
+        import boto3
+
+        return boto3.client(
+            service,
+            endpoint_url=self.url,
+            region_name=REGION,
+            aws_access_key_id=CREDENTIALS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        )
+
+
+def main() -> None:
+    """Serve until the input closes (so that nothing is left behind by a parent that died)."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--cluster-endpoint")
+    parser.add_argument("--cluster-ca-data")
+    options = parser.parse_args()
+    from moto.server import ThreadedMotoServer
+
+    from tests.infrastructure.lab.moto_eks import install
+
+    install(endpoint=options.cluster_endpoint, ca_data=options.cluster_ca_data)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    with contextlib.redirect_stdout(sys.stderr):
+        server.start()
+    host, port = server.get_host_and_port()
+    print(f"http://{host}:{port}", flush=True)
+    sys.stdin.read()
+    server.stop()
+
+
+if __name__ == "__main__":
+    main()
