@@ -3,6 +3,19 @@
 {{- fail (printf "ray-cluster: %s: %s" .field .say) -}}
 {{- end -}}
 
+{{/* Takes keys whose value is null out of a map, at every depth and in place: to the chart null is "not said". */}}
+{{- define "ray-cluster.prune" -}}
+{{- $node := . -}}
+{{- if kindIs "map" $node -}}
+{{- range $key, $value := $node -}}
+{{- if kindIs "invalid" $value -}}{{- $_ := unset $node $key -}}
+{{- else if ne $key "extraObjects" -}}{{- include "ray-cluster.prune" $value -}}{{- end -}}
+{{- end -}}
+{{- else if kindIs "slice" $node -}}
+{{- range $node -}}{{- include "ray-cluster.prune" . -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A scalar as a string, whole numbers without an exponent (values files carry numbers as floats). */}}
 {{- define "ray-cluster.string" -}}
 {{- if kindIs "string" . -}}{{- . -}}{{- else if not (kindIs "invalid" .) -}}{{- toJson . -}}{{- end -}}

@@ -7,11 +7,11 @@
 {{- define "ray-cluster.groups" -}}
 {{- $out := list -}}
 {{- $worker := .Values.worker | default dict -}}
-{{- if and .Values.worker (not $worker.disabled) -}}
+{{- if and (hasKey .Values "worker") (not $worker.disabled) -}}
 {{- $out = append $out (dict "field" "worker" "name" ($worker.groupName | default "workergroup") "group" $worker) -}}
 {{- end -}}
 {{- range $name, $group := (.Values.additionalWorkerGroups | default dict) -}}
-{{- if and $group (not $group.disabled) -}}
+{{- if not $group.disabled -}}
 {{- $out = append $out (dict "field" (printf "additionalWorkerGroups.%s" $name) "name" $name "group" $group) -}}
 {{- end -}}
 {{- end -}}
@@ -93,7 +93,7 @@
 {{- $size := dict "cpu" "1" "memory" "1Gi" -}}
 {{- $_ := set $group "resources" (dict "limits" $size "requests" $size) -}}
 {{- end -}}
-{{- $accelerated := regexMatch "(?i)(gpu|tpu|gaudi|neuron)" (join " " (concat (keys (dig "limits" dict $group.resources | default dict)) (keys (dig "requests" dict $group.resources | default dict)))) -}}
+{{- $accelerated := regexMatch "(?i)(gpu|tpu|gaudi|neuron)" (join " " (concat (keys (dig "limits" dict ($group.resources | default dict) | default dict)) (keys (dig "requests" dict ($group.resources | default dict) | default dict)))) -}}
 {{- $autoscaling := dig "enableInTreeAutoscaling" false (.root.Values.head | default dict) -}}
 {{- $max := $group.maxReplicas -}}
 {{- if kindIs "invalid" $max -}}{{- $max = 2147483647 -}}{{- end -}}
