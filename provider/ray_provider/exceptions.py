@@ -88,6 +88,10 @@ class JobTimeoutError(JobError):
     """The deadline passed; the job was stopped."""
 
 
+class JobUnreachableError(JobError, RayConnectionError):
+    """Nobody could be asked about the job for too long. It may still run."""
+
+
 class JobConflictError(JobError):
     """The submission id is taken by another job."""
 
@@ -112,6 +116,18 @@ class HelmError(ClusterError):
 
 class KubernetesError(ClusterError):
     """The Kubernetes API refused or could not be reached."""
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status, if there was an answer."""
+        status: int | None = self.data.get("status")
+        return status
+
+
+class KubernetesAccessError(KubernetesError):
+    """The Kubernetes API took the credentials for nobody's (401), or does not allow what was asked (403)."""
+
+    retryable = False
 
 
 class InfrastructureError(RayProviderError):

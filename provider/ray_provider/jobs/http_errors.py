@@ -192,7 +192,7 @@ def _explain(endpoint: RayEndpoint, error: BaseException) -> tuple[str | None, s
             )
         if code in _UNKNOWN_ISSUER:
             return (
-                "Give the authority's certificate in the connection's field 'ca_file'; verify=false would accept anybody.",
+                "Give the authority's certificate in the connection's field 'ca_file'.",
                 "the server's certificate comes from an authority that this machine does not know.",
             )
         if code in {_EXPIRED, _NOT_YET_VALID}:
@@ -213,7 +213,7 @@ def _explain(endpoint: RayEndpoint, error: BaseException) -> tuple[str | None, s
     if type(error).__name__ == "ClientConnectorDNSError":
         return "Check the host in the connection's address.", f"the name {host} is not known."
     said = str(error) or type(error).__name__
-    if "refused" in said.lower():
+    if "refused" in said.lower() or isinstance(getattr(error, "os_error", error), ConnectionRefusedError):
         return "Is the Ray head running, and is the port right?", "nobody listens there (connection refused)."
     return None, said
 

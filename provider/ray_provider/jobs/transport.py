@@ -134,11 +134,20 @@ class Transport:
         self.retry = retry
         self._base, self._basic = base_url(endpoint)
         self._shared: _Shared | None = None
+        self._opened = 0
 
     async def open(self) -> None:
-        """Join the endpoint's session, or make it."""
+        """Join the endpoint's session, or make it. As often as it is opened it has to be closed."""
+        self._opened += 1
         if self._shared is not None:
             return
+        try:
+            await self._join()
+        except BaseException:
+            self._opened -= 1
+            raise
+
+    async def _join(self) -> None:
         sessions = _shared.setdefault(asyncio.get_running_loop(), {})
         key = endpoint_key(self.endpoint)
         if key not in sessions:
@@ -146,14 +155,16 @@ class Transport:
             context = await asyncio.to_thread(self._ssl_context) if self._base.startswith("https") else None
             if key not in sessions:
                 sessions[key] = _Shared(self._make_session(context))
-        self._shared = sessions[key]
-        self._shared.users += 1
+        if self._shared is None:
+            self._shared = sessions[key]
+            self._shared.users += 1
 
     async def close(self) -> None:
         """Leave the session; the last one closes it."""
-        shared, self._shared = self._shared, None
-        if shared is None:
+        self._opened -= 1
+        if self._opened > 0 or self._shared is None:
             return
+        shared, self._shared = self._shared, None
         shared.users -= 1
         if shared.users == 0:
             sessions = _shared.get(asyncio.get_running_loop(), {})

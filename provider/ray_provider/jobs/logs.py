@@ -1,0 +1,294 @@
+"""Follow a job's log: every line once and in order, over broken connections, from any byte on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+
+from ray_provider.exceptions import RayApiError, RayProviderError
+from ray_provider.jobs.http_errors import kubernetes_status
+from ray_provider.jobs.loglines import MAX_BATCH_LINES, LineCutter, LogBatch
+from ray_provider.jobs.retry import RetryPolicy
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.client import RayJobsClient
+
+__all__ = ["LogBatch", "LogFollower"]
+
+#: Up to here the whole file is read once more after the job's end: the quickest way to know that nothing is missing.
+SMALL_LOG_BYTES = 4 * 1024 * 1024
+#: A progress bar without an end of line is shown this often.
+PROGRESS_BAR_SECONDS = 10.0
+_log = logging.getLogger(__name__)
+
+_TAIL_BYTES = 32 * 1024
+_TAIL_LINES = 50
+_BACKOFF = RetryPolicy(first_delay=0.5, max_delay=10.0)
+
+
+class LogFollower:
+    """Follows the log of one job.
+
+    Whoever watches the status says where the driver runs (:meth:`locate`) and that the job has ended (:meth:`finish`).
+
+    :param client: an open client.
+    :param submission_id: of the job.
+    :param offset: bytes of the log that were passed on before.
+    :param max_lines: pass on so many; the others are counted.
+    :param interval: seconds after which Ray looks for new lines.
+    :param drain_seconds: how long to go on after the job's end when nothing comes.
+    """
+
+    def __init__(
+        self,
+        client: RayJobsClient,
+        submission_id: str,
+        *,
+        offset: int = 0,
+        max_lines: int | None = None,
+        interval: float = 0.5,
+        drain_seconds: float = 15.0,
+    ) -> None:
+        self.client = client
+        self.submission_id = submission_id
+        self.interval = interval
+        self.drain_seconds = drain_seconds
+        self.max_lines = max_lines
+        #: Bytes of the file passed on so far.
+        self.offset = offset
+        self.lines_passed = 0
+        self.lines_left_out = 0
+        #: Why the end of the log is missing, if it is.
+        self.incomplete: str | None = None
+        self._cutter = LineCutter(offset)
+        self._tail = bytearray()
+        self._node_id: str | None = None
+        self._located = asyncio.Event()
+        self._finished = asyncio.Event()
+        self._drain = True
+        self._websocket = False
+        self._last_data = time.monotonic()
+        self._last_given = time.monotonic()
+
+    @property
+    def filename(self) -> str:
+        """The log's name in Ray's log folder."""
+        return f"job-driver-{self.submission_id}.log"
+
+    def locate(self, node_id: str | None) -> None:
+        """Say on which node the driver runs.
+
+        :param node_id: None: not known yet.
+        """
+        if node_id:
+            self._node_id = node_id
+            self._located.set()
+
+    def finish(self, *, drain: bool = True) -> None:
+        """Say that the job has ended: take the rest and end.
+
+        :param drain: false: there is nothing left to take, or nobody to take it from.
+        """
+        self._drain = drain
+        self._finished.set()
+
+    async def batches(self) -> AsyncIterator[LogBatch]:
+        """Give the log's lines until the job has ended and all is read."""
+        chunks: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
+        pump = asyncio.create_task(self._pump(chunks), name=f"log of {self.submission_id}")
+        try:
+            while not self._is_caught_up():
+                data = await self._next_chunk(chunks, pump)
+                if data:
+                    self._feed(data)
+                for batch in self._ready():
+                    if batch is not None:
+                        yield batch
+                    await asyncio.sleep(0)
+        finally:
+            pump.cancel()
+            await asyncio.gather(pump, return_exceptions=True)
+        if self._drain and self._located.is_set():
+            async for data in self._rest():
+                self._feed(data)
+                for batch in self._ready():
+                    if batch is not None:
+                        yield batch
+                    await asyncio.sleep(0)
+        for batch in self._ready(ended=True):
+            if batch is not None:
+                yield batch
+
+    # What comes while the job runs ------------------------------------------------------------------------------
+
+    async def _next_chunk(self, chunks: asyncio.Queue[bytes], pump: asyncio.Task[None]) -> bytes | None:
+        """Wait for bytes, for the job's end, or until a progress bar wants to be shown."""
+        if not chunks.empty():
+            return chunks.get_nowait()
+        timeout = PROGRESS_BAR_SECONDS if self._cutter.pending else None
+        get = asyncio.ensure_future(chunks.get())
+        helpers: list[asyncio.Future[Any]] = [get]
+        if self._finished.is_set():
+            timeout = self.interval / 4
+        else:
+            helpers.append(asyncio.ensure_future(self._finished.wait()))
+        try:
+            await asyncio.wait([*helpers, pump], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if pump.done():
+                pump.result()  # it never ends by itself: this raises
+            return get.result() if get.done() else None
+        finally:
+            for each in helpers:
+                each.cancel()
+
+    def _is_caught_up(self) -> bool:
+        """Tell whether to leave the live stream: the job has ended, and what is missing is quickly read."""
+        if not self._finished.is_set():
+            return False
+        if not self._drain or not self._located.is_set():
+            return True
+        if self._websocket or self._cutter.received <= SMALL_LOG_BYTES:
+            return True
+        # A long log is not read twice: the stream goes on until it is silent for longer than Ray's own pause.
+        return time.monotonic() - self._last_data > 2.5 * self.interval
+
+    async def _pump(self, chunks: asyncio.Queue[bytes]) -> None:
+        """Read the live stream into the queue, and open it again whenever it breaks."""
+        import aiohttp
+
+        await self._located.wait()
+        position = self._cutter.received
+        failures = 0
+        while True:
+            skip = position
+            try:
+                async for data in self._tail_chunks() if self._websocket else self._stream_chunks():
+                    failures = 0
+                    if skip >= len(data):
+                        skip -= len(data)
+                        continue
+                    fresh = data[skip:] if skip else data
+                    skip = 0
+                    position += len(fresh)
+                    await chunks.put(fresh)
+            except RayApiError as error:
+                if error.status == 404 and not kubernetes_status(error.data.get("body", "")):
+                    # No State API: a Ray without it, or something between that answers for a while.
+                    self._websocket = not self._websocket
+            except (RayProviderError, aiohttp.ClientError, OSError) as error:
+                # Whether Ray can be reached, the status' own requests tell.
+                _log.debug("The log stream of %s broke: %s", self.submission_id, error)
+            failures += 1
+            await asyncio.sleep(_BACKOFF.delay(failures))
+
+    async def _stream_chunks(self) -> AsyncIterator[bytes]:
+        async with self.client.log_stream(str(self._node_id), self.filename, interval=self.interval) as response:
+            async for data in response.content.iter_any():
+                yield data
+
+    async def _tail_chunks(self) -> AsyncIterator[bytes]:
+        import aiohttp
+
+        async with self.client.log_tail(self.submission_id) as websocket:
+            while True:
+                message = await websocket.receive(timeout=self.drain_seconds if self._finished.is_set() else None)
+                if message.type is not aiohttp.WSMsgType.TEXT:
+                    return
+                yield message.data.encode("utf-8", "replace")
+
+    # What is left when it has ended -----------------------------------------------------------------------------
+
+    async def _rest(self) -> AsyncIterator[bytes]:
+        """Read what the live stream had not brought when the job ended."""
+        patience = time.monotonic() + self.drain_seconds
+        failures = 0
+        while True:
+            skip = self._cutter.received
+            try:
+                if skip > SMALL_LOG_BYTES and not self._websocket and await self._has_end():
+                    return
+                async for data in self._tail_chunks() if self._websocket else self._file_chunks():
+                    patience = time.monotonic() + self.drain_seconds
+                    if skip >= len(data):
+                        skip -= len(data)
+                        continue
+                    yield data[skip:]
+                    skip = 0
+                return
+            except RayApiError as error:
+                body = str(error.data.get("body", ""))
+                if "file is not found" in body:
+                    if self._cutter.received:
+                        self.incomplete = "its file is gone"
+                    return
+                if "Agent for node id" in body:
+                    self.incomplete = "the node that holds it is gone"
+                    return
+                if error.status == 404 and not kubernetes_status(body):
+                    self._websocket = not self._websocket
+                reason = error.message
+            except (RayProviderError, OSError) as error:
+                reason = str(error)
+            failures += 1
+            if time.monotonic() + _BACKOFF.delay(failures) > patience:
+                self.incomplete = reason
+                return
+            await asyncio.sleep(_BACKOFF.delay(failures))
+
+    async def _file_chunks(self) -> AsyncIterator[bytes]:
+        timeout = max(1.0, self.drain_seconds)
+        async for data in self.client.log_file(str(self._node_id), self.filename, timeout=timeout):
+            yield data
+
+    async def _has_end(self) -> bool:
+        """Ask for the file's last lines, and tell whether what was read ends with them."""
+        end = bytearray()
+        async for data in self.client.log_file(str(self._node_id), self.filename, _TAIL_LINES, timeout=10.0):
+            end += data
+            if len(end) > 4 * _TAIL_BYTES:
+                del end[:-_TAIL_BYTES]
+        count = min(len(end), len(self._tail), _TAIL_BYTES)
+        return count > 0 and end[-count:] == self._tail[-count:]
+
+    # Lines --------------------------------------------------------------------------------------------------------
+
+    def _feed(self, data: bytes) -> None:
+        self._last_data = time.monotonic()
+        self._cutter.feed(data)
+        self._tail += data[-_TAIL_BYTES:]
+        if len(self._tail) > 2 * _TAIL_BYTES:
+            del self._tail[:-_TAIL_BYTES]
+
+    def _ready(self, *, ended: bool = False) -> Iterator[LogBatch | None]:
+        """Give what can be passed on, inside the budget of lines; None for lines that are left out."""
+        given = False
+        while True:
+            room = MAX_BATCH_LINES
+            if self.max_lines is not None:
+                room = min(room, max(0, self.max_lines - self.lines_passed)) or MAX_BATCH_LINES
+            batch = self._cutter.take(room, ended=ended)
+            if batch is None:
+                break
+            given = True
+            yield self._counted(batch)
+        if not given and not ended and self._cutter.pending and self._is_bar_due():
+            bar = self._cutter.snapshot()
+            if bar is not None:
+                given = True
+                yield self._counted(bar)
+        if given:
+            self._last_given = time.monotonic()
+
+    def _is_bar_due(self) -> bool:
+        return time.monotonic() - self._last_given >= PROGRESS_BAR_SECONDS
+
+    def _counted(self, batch: LogBatch) -> LogBatch | None:
+        self.offset = batch.end_offset
+        if self.max_lines is not None and self.lines_passed >= self.max_lines:
+            self.lines_left_out += batch.lines
+            return None
+        self.lines_passed += batch.lines
+        return batch
