@@ -1,0 +1,66 @@
+"""Asking Kubernetes whether it would take what is about to be installed: strictly, and before anything is made."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from ray_provider.clusters.kube import Json, Kube
+from ray_provider.clusters.versions import KubeRay, since
+from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
+
+_UNKNOWN = re.compile(r'unknown field "(?P<field>[^"]+)"')
+
+
+async def check_objects(kube: Kube, namespace: str, objects: Iterable[Json], kuberay: KubeRay) -> None:
+    """Have all objects checked by a strict dry run.
+
+    Without that, fields that an older definition does not know would be dropped without a word, and a right or a
+    namespace that is missing would show when half of it is made.
+
+    :raises ConfigurationError: an object is not what Kubernetes takes; says which field, and what would know it.
+    :raises KubernetesAccessError: one of them may not be made by us.
+    """
+    for one in objects:
+        path = await kube.collection(one, namespace)
+        try:
+            await kube.create(path, one, dryRun="All", fieldValidation="Strict", fieldManager="airflow-ray")
+        except KubernetesAccessError:
+            raise
+        except KubernetesError as error:
+            if error.status == 409:  # it is there already, so this is an update; it was checked before that showed
+                continue
+            if error.status in {400, 404, 422}:
+                raise _explain(one, error, namespace, kuberay) from error
+            raise
+
+
+def _explain(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRay) -> ConfigurationError:
+    what = f"{one.get('kind')} {one['metadata'].get('name')}"
+    if error.status == 404:
+        return missing_namespace(namespace, error.message)
+    fields = sorted({found["field"] for found in _UNKNOWN.finditer(error.message)})
+    if not fields:
+        return ConfigurationError(f"Kubernetes refuses the {what}: {error.message.rstrip('.')}.", cause="invalid")
+    told = [f"`{field}`" + (f" (KubeRay {known} and newer)" if (known := since(field)) else "") for field in fields]
+    newer = [field for field in fields if one.get("kind") == "RayCluster" and since(field)]
+    return ConfigurationError(
+        f"Kubernetes does not know {', '.join(told)} of the {what}, and would drop it without a word.",
+        hint=f"The definitions here are those of KubeRay {kuberay.text}: have the operator and them upgraded, "
+        "or leave the field out."
+        if newer
+        else "Correct the field's name or place; `kubectl explain` tells what there is.",
+        cause="definitions too old" if newer else "unknown field",
+        fields=fields,
+    )
+
+
+def missing_namespace(namespace: str, message: str = "") -> ConfigurationError:
+    """Say that a namespace is not there."""
+    if message and "namespaces" not in message:
+        return ConfigurationError(f"Kubernetes refuses it: {message}", cause="not found")
+    return ConfigurationError(
+        f"The namespace {namespace!r} does not exist.",
+        hint=f"kubectl create namespace {namespace}; or set create_namespace=True; or name another one.",
+        cause="namespace",
+    )

@@ -1,0 +1,90 @@
+"""Names and labels: which task a cluster belongs to, and a name that no other run has."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from ray_provider.exceptions import ConfigurationError
+
+#: KubeRay refuses the name of a RayCluster beyond this; Helm's own limit for releases is the same.
+MAX_NAME = 53
+_NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
+
+PREFIX = "airflow-ray/"
+MANAGED = f"{PREFIX}managed"
+_KEYS = ("dag_id", "run_id", "task_id", "map_index")
+
+
+def check_name(name: str, what: str = "name") -> str:
+    """Make sure that a cluster can have this name.
+
+    :raises ConfigurationError: it can't.
+    """
+    if not name or len(name) > MAX_NAME:
+        raise ConfigurationError(
+            f"The {what} {name!r} has {len(name)} characters: KubeRay allows 1 to {MAX_NAME} for a RayCluster.",
+            hint="Shorten it, or leave it out: then a name is made that is unique for the run.",
+        )
+    if not _NAME.fullmatch(name):
+        raise ConfigurationError(
+            f"The {what} {name!r} can't name a RayCluster.",
+            hint="Use lower case letters, digits and '-', beginning with a letter and not ending with '-'.",
+        )
+    return name
+
+
+def unique_name(owner: Mapping[str, Any]) -> str:
+    """Make the name of the cluster of one task in one run: the same for each try of it, and for no other.
+
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
+    """
+    identity = "\x1f".join(str(owner.get(key, "")) for key in _KEYS)
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
+    slug = re.sub(r"[^a-z0-9]+", "-", str(owner.get("dag_id", "")).lower()).strip("-")[:24].strip("-")
+    return f"ray-{slug}-{digest}" if slug else f"ray-{digest}"
+
+
+def owner_labels(owner: Mapping[str, Any]) -> dict[str, str]:
+    """Give the labels that say whose a cluster is. Values that no label can have are shortened, with a hash behind."""
+    labels = {MANAGED: "true"}
+    for key in _KEYS:
+        value = owner.get(key)
+        if value not in (None, "") and not (key == "map_index" and int(value) < 0):
+            labels[PREFIX + key] = label_value(str(value))
+    return labels
+
+
+def owner_annotations(owner: Mapping[str, Any]) -> dict[str, str]:
+    """Give the same as annotations, unshortened: for people."""
+    return {PREFIX + key: str(owner[key]) for key in _KEYS if owner.get(key) not in (None, "", -1)}
+
+
+def label_value(text: str) -> str:
+    """Make a text into the value of a label."""
+    if len(text) <= 63 and re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", text):
+        return text
+    digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+    slug = re.sub(r"[^A-Za-z0-9_.-]+", "_", text)[:54].strip("_.-") or "x"
+    return f"{slug}_{digest}"
+
+
+def same_owner(labels: Mapping[str, str] | None, owner: Mapping[str, Any], *, run: bool = True) -> bool:
+    """Tell whether labels are those of an owner.
+
+    :param run: also of the same run and task, not only of the same DAG.
+    """
+    wanted = owner_labels(owner)
+    keys = [MANAGED, *(PREFIX + key for key in (_KEYS if run else ("dag_id",)))]
+    return bool(labels) and all((labels or {}).get(key) == wanted.get(key) for key in keys)
+
+
+def describe_owner(labels: Mapping[str, str] | None) -> str:
+    """Say in words whose a cluster is."""
+    labels = labels or {}
+    if labels.get(MANAGED) != "true":
+        return "not made by this provider"
+    parts = [f"{key.removesuffix('_id')} {labels[PREFIX + key]}" for key in _KEYS if labels.get(PREFIX + key)]
+    return "made by " + ", ".join(parts) if parts else "made by this provider"

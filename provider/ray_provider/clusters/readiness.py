@@ -1,0 +1,362 @@
+"""Waiting until a Ray cluster is ready, by watching it: no sleeping, and no waiting for what can't come."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ray_provider.clusters import diagnosis
+from ray_provider.clusters.diagnosis import Finding, is_true
+from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of
+from ray_provider.clusters.kuberay import SELECTOR, Operator
+from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
+
+Say = Callable[[str], None]
+_STUCK_SECONDS = 15.0
+_LOG_LINES = 15
+
+
+@dataclass(frozen=True, slots=True)
+class ReadinessOptions:
+    """What is waited for, and how long.
+
+    :param timeout_seconds: for all of it.
+    :param wait_for_workers: true for all that are wanted, false for none, or a number.
+    :param scheduling_seconds: how long a pod may wait for a node.
+    :param image_seconds: how long an image may fail to be pulled for a cause that may pass.
+    :param operator_seconds: how long the operator may take to notice the cluster.
+    :param short_seconds: how long what may pass by itself may last.
+    """
+
+    timeout_seconds: float = 900.0
+    wait_for_workers: bool | int = True
+    scheduling_seconds: float = 300.0
+    image_seconds: float = 90.0
+    operator_seconds: float = 45.0
+    short_seconds: float = 20.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give them as plain data."""
+        return asdict(self)
+
+    def patience(self, kind: str) -> float:
+        """Give how long a finding may last."""
+        known = {
+            diagnosis.NOW: 0.0,
+            diagnosis.SHORT: self.short_seconds,
+            diagnosis.IMAGE: self.image_seconds,
+            diagnosis.SCHEDULING: self.scheduling_seconds,
+            diagnosis.OPERATOR: self.operator_seconds,
+        }
+        return known[kind]
+
+
+@dataclass
+class ClusterView:
+    """What is known of a cluster at this moment."""
+
+    cluster: Json | None = None
+    was_there: bool = False
+    pods: dict[str, Json] = field(default_factory=dict)
+    events: dict[str, Json] = field(default_factory=dict)
+    stale_events: dict[str, str] = field(default_factory=dict)
+    operator: Operator | None = None
+    operator_known: bool = False
+
+    def fresh_events(self) -> list[Json]:
+        """Give the events that came after we began to look."""
+        return [
+            event
+            for uid, event in self.events.items()
+            if self.stale_events.get(uid) != event["metadata"].get("resourceVersion")
+        ]
+
+    def missing(self, options: ReadinessOptions, stale_pods: frozenset[str]) -> str | None:
+        """Say what is not ready yet; ``None`` if all is."""
+        cluster = self.cluster
+        if cluster is None:
+            return "the RayCluster"
+        status = cluster.get("status") or {}
+        if int(status.get("observedGeneration") or 0) < int(cluster["metadata"].get("generation") or 1):
+            return "the operator's notice"
+        if stale_pods & self.pods.keys():
+            return "the end of pods of the former version"
+        if not self._head_ready(cluster, status):
+            return "the head"
+        wanted = options.wait_for_workers
+        ready = int(status.get("readyWorkerReplicas") or 0)
+        if wanted is True:
+            desired = int(status.get("desiredWorkerReplicas") or 0)
+            provisioned = diagnosis.condition(cluster, "RayClusterProvisioned")
+            if (provisioned is not None and provisioned.get("status") != "True") or ready < desired:
+                return f"{max(desired - ready, 0)} workers"
+        elif ready < int(wanted):
+            return f"{int(wanted) - ready} workers"
+        return None
+
+    @staticmethod
+    def _head_ready(cluster: Json, status: Json) -> bool:
+        if diagnosis.condition(cluster, "HeadPodReady") is None:  # conditions can be switched off in the operator
+            return status.get("state") == "ready"
+        return is_true(cluster, "HeadPodReady")
+
+
+class ReadinessWatch:
+    """Watches one cluster until it is ready.
+
+    :param kube: where.
+    :param namespace: in which namespace.
+    :param name: of the RayCluster.
+    :param options: what is waited for.
+    :param say: is given a line when something changes.
+    :param stale_pods: uids of pods that have to be gone, after an update.
+    :param deadline: when (``time.time()``) waiting ends; else by the options, from now on.
+    """
+
+    def __init__(
+        self,
+        kube: Kube,
+        namespace: str,
+        name: str,
+        options: ReadinessOptions,
+        *,
+        say: Say = lambda _: None,
+        stale_pods: Iterable[str] = (),
+        deadline: float | None = None,
+    ) -> None:
+        self._kube = kube
+        self._namespace = namespace
+        self._name = name
+        self._options = options
+        self._say = say
+        self._stale_pods = frozenset(stale_pods)
+        self._began = time.time()
+        self._deadline = deadline or self._began + options.timeout_seconds
+        self.view = ClusterView()
+        self._changed = asyncio.Event()
+        self._first_seen: dict[tuple[str, str], float] = {}
+        self._unnoticed_since: float | None = None
+        self._looked_at: dict[str, float] = {}
+        self._pod_findings: dict[str, list[Finding]] = {}
+        self._last_line = ""
+
+    async def wait(self) -> Json:
+        """Wait, and give the RayCluster as it is when it is ready.
+
+        :raises ClusterFailedError: it can't become ready; the cause is in the message.
+        :raises ClusterTimeoutError: it did not in time; what is known of the cause is in the message.
+        :raises KubernetesError: the API server stayed away.
+        """
+        watches = [asyncio.ensure_future(watch) for watch in self._watches()]
+        try:
+            while True:
+                self._changed.clear()
+                for done in (watch for watch in watches if watch.done()):
+                    done.result()  # raises what ended it
+                ready, pause = await self._look()
+                if ready is not None:
+                    return ready
+                waiter = asyncio.ensure_future(self._changed.wait())
+                try:
+                    await asyncio.wait([waiter, *watches], timeout=pause, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    waiter.cancel()
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+
+    # -- what is watched -----------------------------------------------------------------------------------------------
+
+    def _watches(self) -> list[Any]:
+        where, name = self._namespace, self._name
+        return [
+            self._follow(
+                path_of("rayclusters", where, api=RAY), self._on_cluster, fieldSelector=f"metadata.name={name}"
+            ),
+            self._follow(path_of("pods", where), self._on_pod, labelSelector=f"ray.io/cluster={name}"),
+            self._follow(
+                path_of("events", where),
+                self._on_event,
+                optional=True,
+                fieldSelector=f"involvedObject.kind=RayCluster,involvedObject.name={name}",
+            ),
+            self._follow("/apis/apps/v1/deployments", self._on_operator, optional=True, labelSelector=SELECTOR),
+        ]
+
+    async def _follow(
+        self, path: str, take: Callable[[WatchEvent], None], *, optional: bool = False, **query: str
+    ) -> None:
+        """Take in what a watch tells. An optional one may be forbidden: then less is known."""
+        patience = max(UNREACHABLE_SECONDS, self._options.short_seconds)
+        try:
+            async for event in self._kube.watch(path, patience=patience, **query):
+                take(event)
+                self._changed.set()
+        except KubernetesAccessError:
+            if not optional:
+                raise
+            await asyncio.Event().wait()
+
+    def _on_cluster(self, event: WatchEvent) -> None:
+        items = event.items if event.type == "SYNC" else (() if event.type == "DELETED" else (event.object,))
+        self.view.cluster = items[0] if items else None
+        self.view.was_there |= bool(items)
+
+    def _on_pod(self, event: WatchEvent) -> None:
+        if event.type == "SYNC":
+            self.view.pods = {item["metadata"]["uid"]: item for item in event.items}
+        elif event.type == "DELETED":
+            self.view.pods.pop(event.object["metadata"]["uid"], None)
+        else:
+            self.view.pods[event.object["metadata"]["uid"]] = event.object
+
+    def _on_event(self, event: WatchEvent) -> None:
+        if event.type == "SYNC":
+            if not self.view.events and self._stale_pods:
+                # After an update: what the operator said of the spec before is no news.
+                self.view.stale_events = {
+                    item["metadata"]["uid"]: item["metadata"].get("resourceVersion", "") for item in event.items
+                }
+            self.view.events = {item["metadata"]["uid"]: item for item in event.items}
+        elif event.type != "DELETED":
+            self.view.events[event.object["metadata"]["uid"]] = event.object
+
+    def _on_operator(self, event: WatchEvent) -> None:
+        self.view.operator_known = True
+        if event.type == "SYNC":
+            self.view.operator = Operator.of(event.items[0]) if event.items else None
+        else:
+            self.view.operator = None if event.type == "DELETED" else Operator.of(event.object)
+
+    # -- what it means -------------------------------------------------------------------------------------------------
+
+    async def _look(self) -> tuple[Json | None, float]:
+        """Judge what is known. Gives the cluster if it is ready, else when to look again if nothing changes."""
+        now = time.time()
+        view = self.view
+        cluster = view.cluster
+        if cluster is None and view.was_there:
+            raise self._failed(
+                Finding("deleted", "the RayCluster was deleted while we waited for it", "Set it up anew."), []
+            )
+        if cluster is not None and cluster["metadata"].get("deletionTimestamp"):
+            raise self._failed(Finding("deleted", "the RayCluster is being deleted", "Set it up anew."), [])
+        if cluster is not None and view.missing(self._options, self._stale_pods) is None:
+            return cluster, 0.0
+        self._progress()
+        findings = [*self._findings(now)]
+        findings += await self._stuck(now)
+        keys = {(finding.cause, finding.subject) for finding in findings}
+        self._first_seen = {key: self._first_seen.get(key, now) for key in keys}
+        pause = self._deadline - now
+        for finding in findings:
+            left = self._first_seen[finding.cause, finding.subject] + self._options.patience(finding.patience) - now
+            if left <= 0:
+                raise self._failed(finding, await self._last_lines(finding))
+            pause = min(pause, left)
+        if now >= self._deadline:
+            raise await self._timed_out(findings)
+        return None, max(0.05, min(pause, _STUCK_SECONDS))
+
+    def _findings(self, now: float) -> Iterable[Finding]:
+        view = self.view
+        if view.cluster is not None:
+            yield from diagnosis.cluster_findings(view.cluster, view.fresh_events())
+        for uid, pod in view.pods.items():
+            if uid not in self._stale_pods:
+                yield from diagnosis.pod_findings(pod)
+        missing = view.missing(self._options, frozenset())
+        if missing != "the operator's notice" or view.cluster is None:
+            self._unnoticed_since = None
+            return
+        self._unnoticed_since = self._unnoticed_since or now
+        lasted = now - self._unnoticed_since
+        operator, known = view.operator, None
+        if operator is not None and operator.replicas == 0:
+            known = f"its Deployment {operator.namespace}/{operator.name} is scaled to zero"
+        elif operator is not None and operator.available == 0:
+            known = f"its Deployment {operator.namespace}/{operator.name} has no pod that runs"
+        if lasted >= self._options.operator_seconds or (known and lasted >= self._options.short_seconds):
+            yield diagnosis.no_operator(f"{self._namespace}/{self._name}", lasted, known)
+
+    async def _stuck(self, now: float) -> list[Finding]:
+        """Look at the events of pods that have a node and do not start: only there it stands why."""
+        found = []
+        for uid, pod in list(self.view.pods.items()):
+            started = is_true(pod, "PodScheduled") and (pod.get("status") or {}).get("phase") == "Pending"
+            if not started or uid in self._stale_pods:
+                self._pod_findings.pop(uid, None)
+                self._looked_at.pop(uid, None)
+                continue
+            if now - self._looked_at.setdefault(uid, now) >= _STUCK_SECONDS:
+                self._looked_at[uid] = now
+                self._pod_findings[uid] = diagnosis.event_findings(pod, await self._pod_events(uid))
+            found += self._pod_findings.get(uid, [])
+        return found
+
+    async def _pod_events(self, uid: str) -> list[Json]:
+        try:
+            found = await self._kube.get(
+                path_of("events", self._namespace), fieldSelector=f"involvedObject.uid={uid}", limit="100"
+            )
+        except KubernetesError:
+            return []  # less is known then; whether the API server is there the watches decide
+        items: list[Json] = found.get("items") or []
+        return items
+
+    def _progress(self) -> None:
+        if self.view.cluster is None:  # not read yet, or about to be made
+            return
+        line = diagnosis.summary(self.view.cluster, self.view.pods.values())
+        if line != self._last_line:
+            self._last_line = line
+            self._say(f"Ray cluster {self._namespace}/{self._name}: {line}.")
+
+    # -- how it ends badly ---------------------------------------------------------------------------------------------
+
+    def _failed(self, finding: Finding, lines: list[str]) -> ClusterFailedError:
+        text = f"The Ray cluster {self._namespace}/{self._name} can't become ready: {finding.text}."
+        if lines:
+            text += "\nIts last lines:\n  " + "\n  ".join(lines)
+        return ClusterFailedError(
+            text, hint=finding.hint, cause=finding.cause, namespace=self._namespace, name=self._name
+        )
+
+    async def _timed_out(self, findings: list[Finding]) -> ClusterTimeoutError:
+        missing = self.view.missing(self._options, self._stale_pods)
+        state = diagnosis.summary(self.view.cluster, self.view.pods.values())
+        lasted = time.time() - self._began
+        text = f"The Ray cluster {self._namespace}/{self._name} was not ready after {lasted:.0f} s: {state}"
+        lines: list[str] = []
+        if findings:
+            text += f". What stands in its way: {'; '.join(finding.text for finding in findings)}"
+            lines = await self._last_lines(findings[0])
+        elif missing:
+            text += f". What is missing: {missing}"
+        text += "."
+        if lines:
+            text += "\nLast lines:\n  " + "\n  ".join(lines)
+        return ClusterTimeoutError(
+            text,
+            hint=findings[0].hint if findings else "Allow more time, if it only is slow (large images, new nodes).",
+            cause=findings[0].cause if findings else "timeout",
+            namespace=self._namespace,
+            name=self._name,
+        )
+
+    async def _last_lines(self, finding: Finding) -> list[str]:
+        if not finding.container:
+            return []
+        path = f"{path_of('pods', self._namespace, finding.subject)}/log"
+        query = {"container": finding.container, "tailLines": str(_LOG_LINES)}
+        if finding.previous:
+            query["previous"] = "true"
+        try:
+            text = await self._kube.request("GET", path, query=query, text=True)
+        except KubernetesError:
+            return []  # the pod is gone, or its log may not be read: the cause is told without it
+        return [line[:500] for line in str(text).splitlines() if line.strip()]

@@ -1,0 +1,484 @@
+"""Making a Ray cluster on Kubernetes: a Helm release, watched until it is ready, or taken back."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.charts import find_chart
+from ray_provider.clusters.dry_run import check_objects, missing_namespace
+from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.handle import AuthReference, ClusterHandle
+from ray_provider.clusters.helm import Helm, Release, open_helm
+from ray_provider.clusters.kube import RAY, Json, Kube, open_kube, path_of
+from ray_provider.clusters.kuberay import ensure_operator, probe, require_operator
+from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_labels, same_owner
+from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.clusters.removal import cluster_labels, delete_cluster
+from ray_provider.clusters.spec import KubernetesClusterSpec, chart_values
+from ray_provider.clusters.versions import KubeRay
+from ray_provider.exceptions import (
+    ClusterError,
+    ClusterTimeoutError,
+    ConfigurationError,
+    HelmError,
+    KubernetesAccessError,
+    RayApiError,
+    RayConnectionError,
+)
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.retry import RetryPolicy
+
+Say = Callable[[str], None]
+
+#: A release that is in the middle of something for longer than this is not worked on by anybody any more.
+_STALE_RELEASE_SECONDS = 600.0
+_CLEANUP_SECONDS = 120.0
+_DASHBOARD_PAUSE = 0.25
+
+
+def _quiet(_: str) -> None:
+    """Say nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What Kubernetes was told.
+
+    :param handle: of the cluster, which is not ready yet.
+    :param changed: something was installed or changed.
+    :param stale_pods: uids of pods that the operator is about to replace.
+    """
+
+    handle: ClusterHandle
+    changed: bool = True
+    stale_pods: tuple[str, ...] = field(default=())
+
+
+async def set_up_cluster(
+    access: KubernetesAccess,
+    spec: KubernetesClusterSpec,
+    readiness: ReadinessOptions | None = None,
+    *,
+    keep_on_failure: bool = False,
+    say: Say = _quiet,
+) -> ClusterHandle:
+    """Make a cluster and wait until it is ready.
+
+    :param keep_on_failure: leave what was made for inspection when it does not become ready.
+    :return: its handle.
+    :raises ConfigurationError: it can't work; nothing was made.
+    :raises ClusterError: it can't become ready, and what was made is gone again.
+    """
+    readiness = readiness or ReadinessOptions()
+    applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=say)
+    try:
+        return await wait_ready(access, applied.handle, readiness, stale_pods=applied.stale_pods, how=spec.how, say=say)
+    except BaseException as error:
+        await take_back(access, applied.handle, error, keep=keep_on_failure, spec=spec, say=say)
+        raise
+
+
+async def take_back(
+    access: KubernetesAccess,
+    handle: ClusterHandle,
+    error: BaseException,
+    *,
+    keep: bool,
+    spec: KubernetesClusterSpec | None = None,
+    say: Say = _quiet,
+) -> None:
+    """Remove what a task made that failed, unless it found it there. Goes on when it is cancelled."""
+    where = f"{handle.namespace}/{handle.name}"
+    if not handle.created:
+        return
+    if keep:
+        say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
+        return
+    say(f"Removing Ray cluster {where}, as it did not become ready.")
+    work = asyncio.ensure_future(
+        delete_cluster(
+            access,
+            name=handle.name,
+            namespace=str(handle.namespace),
+            release=handle.release,
+            owner=handle.owner,
+            timeout=_CLEANUP_SECONDS,
+            helm=spec.helm if spec else None,
+            say=say,
+        )
+    )
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await work
+        raise
+    except Exception as failure:  # noqa: BLE001 - the first error is the one to be raised; this one is told with it
+        error.add_note(f"And what was made of it could not be removed: {failure}")
+        say(f"WARNING: Ray cluster {where} could not be removed: {failure}")
+
+
+async def apply_cluster(
+    access: KubernetesAccess, spec: KubernetesClusterSpec, *, keep_on_failure: bool = False, say: Say = _quiet
+) -> Applied:
+    """Install or upgrade the release of a cluster, or find it as it should be. Does not wait for it.
+
+    :raises ConfigurationError: it can't work; nothing was made.
+    :raises ClusterError: it was not made.
+    """
+    labels = owner_labels(spec.owner)
+    namespace = await asyncio.to_thread(access.namespace_or_default, spec.namespace)
+    async with open_kube(access) as kube, open_helm(access, spec.helm, labels=labels, values=spec.values) as helm:
+        return await _Setup(access, spec, kube, helm, namespace, say).run(keep_on_failure)
+
+
+class _Setup:
+    """The steps of one set-up."""
+
+    def __init__(
+        self,
+        access: KubernetesAccess,
+        spec: KubernetesClusterSpec,
+        kube: Kube,
+        helm: Helm,
+        namespace: str,
+        say: Say,
+    ) -> None:
+        self._access = access
+        self._spec = spec
+        self._kube = kube
+        self._helm = helm
+        self._namespace = namespace
+        self._say = say
+
+    async def run(self, keep_on_failure: bool) -> Applied:
+        spec = self._spec
+        await self._operator()
+        await self._check_namespace()
+        kuberay = await probe(self._kube, self._namespace)
+        if not kuberay.at_least(1, 5, 1):
+            self._say(f"The KubeRay here (definitions of {kuberay.text}) lacks: {'; '.join(kuberay.lacks)}.")
+        source = find_chart(spec.chart, repo=spec.chart_repo, version=spec.chart_version, folders=spec.folders)
+        chart = await self._helm.chart(source)
+        defaults = await self._helm.defaults(chart)
+        existing = await self._helm.release(spec.name, self._namespace)
+        labels = await cluster_labels(self._kube, spec.name, spec.name if existing else None, self._namespace)
+        ours = same_owner(labels, spec.owner)
+        existing = await self._mend(existing, ours)
+        found = await self._found(existing, labels, ours)
+        if found is not None:
+            return found
+        theirs = (
+            {key: value for key, value in labels.items() if key.startswith(PREFIX)} if existing and not ours else None
+        )
+        values, notes = chart_values(spec, kuberay, defaults, theirs)
+        for note in notes:
+            self._say(note)
+        rendered = await self._helm.render(chart, spec.name, self._namespace, values, is_upgrade=existing is not None)
+        name = _one_cluster(rendered, spec.name)
+        await check_objects(self._kube, self._namespace, rendered, kuberay)
+        digest = _digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
+        before = await self._cluster(name)
+        if existing is not None and existing.status == "deployed" and digest in existing.description and before:
+            self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
+            return Applied(await self._handle(before, created=ours), changed=False)
+        pods = await self._pods(name) if before else []
+        await self._gpu_plugin()
+        verb = "Upgrading" if existing else "Installing"
+        self._say(
+            f"{verb} Helm release {self._namespace}/{spec.name} (chart {chart.metadata.name} {chart.metadata.version})."
+        )
+        created = existing is None or ours
+        try:
+            await self._helm.upgrade(spec.name, self._namespace, chart, values, description=f"airflow-ray {digest}")
+            after = await self._cluster(name)
+            if after is None:
+                raise ClusterError(f"The RayCluster {self._namespace}/{name} was deleted while it was set up.")
+            after = await self._mark(after, created)
+        except BaseException as error:
+            half = ClusterHandle(
+                "kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=not existing
+            )
+            await take_back(self._access, half, error, keep=keep_on_failure, spec=spec, say=self._say)
+            raise
+        stale = self._stale(before, after, pods, kuberay)
+        return Applied(await self._handle(after, created=created), stale_pods=stale)
+
+    async def _operator(self) -> None:
+        spec = self._spec
+        if spec.kuberay_operator != "require" and spec.operator_chart is not None:
+            await ensure_operator(self._kube, self._helm, spec.operator_chart, spec.kuberay_operator, self._say)
+        version = spec.operator_chart.source.version if spec.operator_chart else None
+        await require_operator(self._kube, *([version] if version else []))
+
+    async def _check_namespace(self) -> None:
+        """Make sure that the namespace is there, where we may look; else it shows in the dry run."""
+        path = f"/api/v1/namespaces/{self._namespace}"
+        try:
+            if await self._kube.find(path) is not None:
+                return
+        except KubernetesAccessError:
+            return
+        if not self._spec.create_namespace:
+            raise missing_namespace(self._namespace)
+        await self._kube.create(
+            "/api/v1/namespaces",
+            {
+                "apiVersion": "v1",
+                "kind": "Namespace",
+                "metadata": {"name": self._namespace, "labels": {MANAGED: "true"}},
+            },
+        )
+        self._say(f"Namespace {self._namespace} was made. It stays when the cluster goes.")
+
+    async def _mend(self, existing: Release | None, ours: bool) -> Release | None:
+        if existing is None or not existing.is_stuck:
+            return existing
+        if not ours and existing.age < _STALE_RELEASE_SECONDS:
+            raise HelmError(
+                f"The Helm release {self._namespace}/{existing.name} is {existing.status} since {existing.age:.0f} s: "
+                "somebody works on it.",
+                hint=f"Try again; if it is still so after {_STALE_RELEASE_SECONDS:.0f} s, it is mended.",
+                cause="pending",
+                release=existing.name,
+                namespace=self._namespace,
+            )
+        self._say(f"Helm release {self._namespace}/{existing.name} was left {existing.status}: mending it.")
+        return await self._helm.mend(existing.name, self._namespace)
+
+    async def _found(self, existing: Release | None, labels: Mapping[str, str], ours: bool) -> Applied | None:
+        """Decide about a cluster that is there and not of this task."""
+        spec = self._spec
+        cluster = await self._cluster(spec.name)
+        if existing is None:
+            manager = _helm_release_of(cluster)
+            if cluster is None or manager == spec.name:  # of a release that a killed Helm left and that was mended
+                return None
+            if spec.update_if_exists:
+                raise ConfigurationError(
+                    f"The RayCluster {self._namespace}/{spec.name} is there, and was not made by Helm"
+                    + (f" release {spec.name!r} but {manager!r}" if manager else "")
+                    + ": it can't be updated by it.",
+                    hint="Delete it first (DeleteRayCluster), give this one another name, or use it as it is: "
+                    "update_if_exists=False.",
+                    cause="exists",
+                )
+            self._say(f"RayCluster {self._namespace}/{spec.name} is there: it is used as it is.")
+            return Applied(await self._handle(cluster, created=False, release=None), changed=False)
+        if ours:
+            return None
+        if existing.resources and not existing.of_kind("RayCluster"):
+            raise ConfigurationError(
+                f"The Helm release {self._namespace}/{spec.name} is there and is no Ray cluster.",
+                hint="Use another name.",
+            )
+        if not spec.update_if_exists:
+            if cluster is None:
+                raise ClusterError(
+                    f"The Helm release {self._namespace}/{spec.name} is there ({existing.status}), its RayCluster is not.",
+                    hint="update_if_exists=True makes it anew; or delete the release.",
+                )
+            self._say(
+                f"Ray cluster {self._namespace}/{spec.name} is there ({describe_owner(labels)}): it is used as it is. "
+                "update_if_exists=True would change it."
+            )
+            return Applied(await self._handle(cluster, created=False), changed=False)
+        if labels.get(MANAGED) != "true":
+            raise ConfigurationError(
+                f"The Helm release {self._namespace}/{spec.name} was not made by this provider: it is not changed.",
+                hint="Use another name, or use it as it is: update_if_exists=False.",
+                cause="not ours",
+            )
+        return None
+
+    async def _cluster(self, name: str) -> Json | None:
+        return await self._kube.find(path_of("rayclusters", self._namespace, name, api=RAY))
+
+    async def _pods(self, name: str) -> list[Json]:
+        found = await self._kube.get(path_of("pods", self._namespace), labelSelector=f"ray.io/cluster={name}")
+        items: list[Json] = found.get("items") or []
+        return items
+
+    async def _mark(self, cluster: Json, created: bool) -> Json:
+        """Say on the RayCluster whose it is, where the chart has no way to."""
+        if not created or (cluster["metadata"].get("labels") or {}).get(MANAGED):
+            return cluster
+        path = path_of("rayclusters", self._namespace, cluster["metadata"]["name"], api=RAY)
+        return await self._kube.merge(path, {"metadata": {"labels": owner_labels(self._spec.owner)}})
+
+    def _stale(self, before: Json | None, after: Json, pods: list[Json], kuberay: KubeRay) -> tuple[str, ...]:
+        """Find out which pods the operator is about to replace."""
+        if before is None or _pod_spec(before) == _pod_spec(after):
+            return ()
+        strategy = ((after["spec"].get("upgradeStrategy") or {}).get("type")) or "None"
+        if strategy != "Recreate":
+            why = (
+                f"KubeRay {kuberay.text} can't roll changes out (1.6.0 can)"
+                if not kuberay.at_least(1, 6, 0)
+                else f"upgradeStrategy is {strategy}"
+            )
+            self._say(f"WARNING: pods that run keep their former spec, as {why}. New ones get the new one.")
+            return ()
+        self._say(f"All {len(pods)} pods are replaced, as their spec changed.")
+        return tuple(pod["metadata"]["uid"] for pod in pods)
+
+    async def _handle(self, cluster: Json, *, created: bool, release: str | None = "") -> ClusterHandle:
+        name = cluster["metadata"]["name"]
+        service = head_service(cluster)
+        return ClusterHandle(
+            backend="kubernetes",
+            name=name,
+            namespace=self._namespace,
+            release=self._spec.name if release == "" else release,
+            service=service,
+            address=await dashboard_url(self._access, self._namespace, service, self._spec.how),
+            auth=auth_of(cluster),
+            owner=dict(self._spec.owner),
+            created=created,
+        )
+
+    async def _gpu_plugin(self) -> None:
+        """Install the GPU device plugin that the task brings, if it is missing. It is shared, and stays."""
+        for document in self._spec.gpu_plugin:
+            own = dict(document)
+            path = await self._kube.collection(own, self._namespace)
+            name = own["metadata"]["name"]
+            if await self._kube.find(f"{path}/{name}") is not None:
+                self._say(f"{own['kind']} {name} is there already.")
+                continue
+            await self._kube.create(path, own)
+            self._say(f"{own['kind']} {name} was made. It is shared, and stays when the cluster goes.")
+
+
+async def wait_ready(
+    access: KubernetesAccess,
+    handle: ClusterHandle,
+    readiness: ReadinessOptions,
+    *,
+    stale_pods: tuple[str, ...] = (),
+    how: Any = "auto",
+    deadline: float | None = None,
+    say: Say = _quiet,
+) -> ClusterHandle:
+    """Wait until a cluster is ready and its dashboard answers.
+
+    :return: the handle, with what is known only then.
+    :raises ClusterFailedError: it can't become ready.
+    :raises ClusterTimeoutError: it did not in time.
+    """
+    async with open_kube(access) as kube:
+        watch = ReadinessWatch(
+            kube,
+            str(handle.namespace),
+            handle.name,
+            readiness,
+            say=say,
+            stale_pods=stale_pods,
+            deadline=deadline,
+        )
+        cluster = await watch.wait()
+    service = head_service(cluster)
+    address = handle.address
+    if how != "url":
+        address = await dashboard_url(access, str(handle.namespace), service, how)
+    ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
+    version = await _dashboard_answers(access, ready, how)
+    workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
+    say(
+        f"Ray cluster {handle.namespace}/{handle.name} is ready: Ray {version}, head and {workers} "
+        f"worker{'' if workers == 1 else 's'}; dashboard {ready.address}"
+    )
+    return ready
+
+
+async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, how: Any, seconds: float = 60.0) -> str:
+    """Wait until the dashboard answers: the service follows the head's readiness a moment later."""
+    endpoint = await kubernetes_endpoint(access, handle, how=how)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
+        while True:
+            try:
+                return (await client.version()).ray_version
+            except (RayConnectionError, RayApiError) as error:
+                if not error.retryable:
+                    raise
+                if loop.time() >= until:
+                    raise ClusterTimeoutError(
+                        f"The Ray cluster {handle.namespace}/{handle.name} is ready, but its dashboard does not answer "
+                        f"at {endpoint.display_url}: {error.message}",
+                        hint="Through the API server's proxy the network policy has to let the API server in "
+                        "(networkPolicy.apiServer.cidrs); from a pod it has to let Airflow's namespace in "
+                        "(networkPolicy.allowFrom).",
+                        cause="dashboard",
+                        namespace=handle.namespace,
+                        name=handle.name,
+                    ) from error
+            await asyncio.sleep(_DASHBOARD_PAUSE)
+
+
+def head_service(cluster: Mapping[str, Any]) -> str:
+    """Give the name of a cluster's head service."""
+    told = ((cluster.get("status") or {}).get("head") or {}).get("serviceName")
+    given = (((cluster["spec"].get("headGroupSpec") or {}).get("headService") or {}).get("metadata") or {}).get("name")
+    return str(told or given or f"{cluster['metadata']['name']}-head-svc")
+
+
+def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
+    """Say where a cluster's token lies."""
+    options = cluster["spec"].get("authOptions") or {}
+    if options.get("mode") != "token" or options.get("enableK8sTokenAuth"):
+        return AuthReference()
+    name = str(cluster["metadata"]["name"])
+    # KubeRay cuts longer names from the left, and lets none begin with '-' or a digit.
+    cut = name[-50:]
+    if not cut[0].isalpha():
+        cut = f"r{cut[1:]}"
+    return AuthReference(kind="secret", secret_name=options.get("secretName") or cut)
+
+
+def _one_cluster(rendered: list[Json], name: str) -> str:
+    clusters = [one for one in rendered if one.get("kind") == "RayCluster"]
+    if len(clusters) != 1:
+        raise ConfigurationError(
+            f"The chart makes {len(clusters)} RayClusters from these values; it has to make one.",
+            hint="Is it a chart of a Ray cluster? KubeRay's own is called ray-cluster, too.",
+        )
+    made = str(clusters[0]["metadata"]["name"])
+    if made != name:
+        raise ConfigurationError(
+            f"The chart calls the RayCluster {made!r}, and not {name!r} as its release.",
+            hint="A chart has to take the name from fullnameOverride, as KubeRay's does.",
+        )
+    return made
+
+
+def _pod_spec(cluster: Mapping[str, Any]) -> Json:
+    """Give what of a spec makes the operator replace pods when it changes (its own rule)."""
+    spec: Json = copy.deepcopy(dict(cluster["spec"]))
+    spec.pop("upgradeStrategy", None)
+    groups = [spec.get("headGroupSpec") or {}, *(spec.get("workerGroupSpecs") or [])]
+    for group in groups:
+        pod = (group.get("template") or {}).get("spec") or {}
+        for key in ("tolerations", "schedulingGates"):
+            pod.pop(key, None)
+        for key in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
+            group.pop(key, None)
+    return spec
+
+
+def _digest(chart: str, values: Mapping[str, Any]) -> str:
+    text = json.dumps([chart, values], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _helm_release_of(cluster: Json | None) -> str | None:
+    annotations = ((cluster or {}).get("metadata") or {}).get("annotations") or {}
+    name = annotations.get("meta.helm.sh/release-name")
+    return str(name) if name else None
