@@ -94,8 +94,12 @@ class JobOutcome:
                 **data,
             )
         if self.kind == "deadline":
+            own = f"Job {self.submission_id}"
+            told = self.message or ""
+            if not told.startswith(own):
+                told = f"{own} did not end before its deadline and was stopped. Ray says: {last_lines(told)}"
             return JobTimeoutError(
-                f"{self.message}{where}", hint="Give the job more time, or find out what holds it up.", **data
+                f"{told}{where}", hint="Give the job more time, or find out what holds it up.", **data
             )
         if self.status == "STOPPED":
             return JobStoppedError(

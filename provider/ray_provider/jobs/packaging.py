@@ -1,0 +1,224 @@
+"""Bring a runtime environment to the cluster: local folders and files are uploaded and replaced by their URIs.
+
+Ray is not imported: what is done here is what Ray's own client does before it submits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from ray_provider.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.archive import Package
+    from ray_provider.jobs.client import RayJobsClient
+
+_REMOTE = frozenset({"gcs", "http", "https", "s3", "gs", "azure", "abfss", "file", "local"})
+_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
+
+
+def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
+    """Tell whether a runtime environment names something on this machine, or something that Ray's server won't take.
+
+    :param runtime_env: as the user gave it.
+    """
+    if not runtime_env:
+        return False
+    if _is_local(runtime_env.get("working_dir")):
+        return True
+    modules = runtime_env.get("py_modules")
+    if modules is not None and (not isinstance(modules, list | tuple) or any(_is_local(each) for each in modules)):
+        return True
+    if any(isinstance(runtime_env.get(field), str | Path) for field in ("pip", "uv")):
+        return True
+    return _is_conda_file(runtime_env.get("conda"))
+
+
+async def package_runtime_env(client: RayJobsClient, runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Upload what a runtime environment names on this machine, and give a new one that names the uploads.
+
+    What the cluster has already is not uploaded again. The caller's mapping is left as it is. All is checked before
+    the first upload.
+
+    :param client: an open client.
+    :param runtime_env: as the user gave it.
+    :raises ConfigurationError: a field can't work; its name is in the message.
+    """
+    if not isinstance(runtime_env, Mapping):
+        raise ConfigurationError(
+            f"runtime_env has to be a mapping, but is a {type(runtime_env).__name__}.", field="runtime_env"
+        )
+    result = dict(runtime_env)
+    excludes = _excludes(runtime_env)
+    for field in ("pip", "uv"):
+        if isinstance(runtime_env.get(field), str | Path):
+            result[field] = await asyncio.to_thread(_read_requirements, field, Path(runtime_env[field]))
+    if _is_conda_file(runtime_env.get("conda")):
+        result["conda"] = await asyncio.to_thread(_read_conda, Path(runtime_env["conda"]))
+
+    uploads: list[_Upload] = []
+    if (working_dir := runtime_env.get("working_dir")) is not None:
+        upload = await asyncio.to_thread(_plan_working_dir, working_dir, excludes)
+        result["working_dir"] = upload.uri if isinstance(upload, _Upload) else upload
+        uploads += [upload] if isinstance(upload, _Upload) else []
+    if (modules := runtime_env.get("py_modules")) is not None:
+        if not isinstance(modules, list | tuple):
+            raise ConfigurationError(
+                f'runtime_env["py_modules"] has to be a list, but is a {type(modules).__name__}.',
+                hint='For example "py_modules": ["./my_package"].',
+                field="runtime_env.py_modules",
+            )
+        uris = []
+        for number, module in enumerate(modules):
+            upload = await asyncio.to_thread(_plan_module, module, number, excludes)
+            uris.append(upload.uri if isinstance(upload, _Upload) else upload)
+            uploads += [upload] if isinstance(upload, _Upload) else []
+        result["py_modules"] = uris
+    for each in uploads:
+        await each.send(client)
+    return result
+
+
+class _Upload:
+    """Something on this machine, and the name under which the cluster gets it."""
+
+    def __init__(self, uri: str, *, file: Path | None = None, package: Package | None = None) -> None:
+        self.uri = uri
+        self._file = file
+        self._package = package
+
+    async def send(self, client: RayJobsClient) -> None:
+        if await client.package_exists(self.uri):
+            return
+        if self._file is not None:
+            await client.upload_package(self.uri, self._file)
+        elif self._package is not None:
+            with tempfile.TemporaryDirectory(prefix="ray-package-") as folder:
+                target = Path(folder) / self._package.name
+                await asyncio.to_thread(self._package.write, target)
+                await client.upload_package(self.uri, target)
+
+
+def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
+    from ray_provider.jobs.archive import default_excludes, hash_file, pack_folder
+
+    field = 'runtime_env["working_dir"]'
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(
+            f"{field} has to be a path or a URI, but is a {type(value).__name__}.", field="runtime_env.working_dir"
+        )
+    if not _is_local(value):
+        return str(value)
+    path = Path(value).expanduser()
+    if path.is_dir():
+        package = pack_folder(path, field, [*default_excludes(), *excludes], with_parent=False)
+        return _Upload(package.uri, package=package)
+    extension = next((each for each in _ARCHIVES if path.name.endswith(each)), None)
+    if path.is_file() and extension:
+        kept = ".tar.gz" if extension == ".tgz" else extension
+        return _Upload(f"gcs://_ray_pkg_{hash_file(path)}{kept}", file=path)
+    what = "is a file" if path.is_file() else "does not exist"
+    raise ConfigurationError(
+        f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",
+        hint=f"Give a folder there, an archive ({', '.join(_ARCHIVES)}), or a URI such as s3://bucket/code.zip. "
+        "A relative path counts from the task's working directory: an absolute one is safer.",
+        field="runtime_env.working_dir",
+    )
+
+
+def _plan_module(value: Any, number: int, excludes: Sequence[str]) -> _Upload | str:
+    from ray_provider.jobs.archive import hash_file, pack_file, pack_folder
+
+    field = f'runtime_env["py_modules"][{number}]'
+    if isinstance(value, ModuleType):
+        value = _folder_of(value, field)
+    if not isinstance(value, str | Path):
+        raise ConfigurationError(
+            f"{field} has to be a path, a URI or an imported module, but is a {type(value).__name__}.",
+            field=f"runtime_env.py_modules.{number}",
+        )
+    if not _is_local(value):
+        return str(value)
+    path = Path(value).expanduser()
+    if path.is_dir():
+        package = pack_folder(path, field, excludes, with_parent=True)
+        return _Upload(package.uri, package=package)
+    if path.is_file() and path.suffix == ".py":
+        package = pack_file(path, field)
+        return _Upload(package.uri, package=package)
+    if path.is_file() and path.suffix == ".whl":
+        return _Upload(f"gcs://{path.name}", file=path)
+    if path.is_file() and path.suffix == ".zip":
+        return _Upload(f"gcs://_ray_pkg_{hash_file(path)}.zip", file=path)
+    what = "is neither a folder nor a .py, .whl or .zip file" if path.exists() else "does not exist"
+    raise ConfigurationError(
+        f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",
+        hint="Give the folder of a package, a .py file, a wheel, or a URI.",
+        field=f"runtime_env.py_modules.{number}",
+    )
+
+
+def _folder_of(module: ModuleType, field: str) -> str:
+    paths = list(getattr(module, "__path__", [])) or [module.__file__]
+    if len(paths) != 1 or paths[0] is None:
+        raise ConfigurationError(
+            f"{field}: the module {module.__name__} does not lie in one place: {paths}.",
+            hint="Give the path of its folder.",
+            field="runtime_env.py_modules",
+        )
+    return str(paths[0])
+
+
+def _excludes(runtime_env: Mapping[str, Any]) -> list[str]:
+    excludes = runtime_env.get("excludes")
+    if excludes is None:
+        return []
+    if not isinstance(excludes, list | tuple) or not all(isinstance(each, str) for each in excludes):
+        raise ConfigurationError(
+            'runtime_env["excludes"] has to be a list of patterns.',
+            hint='For example "excludes": ["data/", "*.ckpt"].',
+            field="runtime_env.excludes",
+        )
+    return list(excludes)
+
+
+def _is_local(value: Any) -> bool:
+    if value is None:
+        return False
+    return not (isinstance(value, str) and "://" in value and urlsplit(value).scheme.lower() in _REMOTE)
+
+
+def _is_conda_file(value: Any) -> bool:
+    return isinstance(value, str | Path) and Path(value).suffix in {".yml", ".yaml"}
+
+
+def _read_requirements(field: str, path: Path) -> list[str]:
+    """Read the requirements that a text in ``pip`` or ``uv`` names: Ray's server has not got the file."""
+    try:
+        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(
+            f'runtime_env["{field}"] names the requirements file {str(path)!r}, which can\'t be read: {error}.',
+            hint=f'Give a file on the machine that runs the task, or a list such as "{field}": ["emoji==2.0"].',
+            field=f"runtime_env.{field}",
+        ) from error
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _read_conda(path: Path) -> Any:
+    import yaml
+
+    try:
+        return yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(
+            f'runtime_env["conda"] names the file {str(path)!r}, which can\'t be read: {error}.',
+            hint="Give a file on the machine that runs the task, a mapping, or the name of an environment.",
+            field="runtime_env.conda",
+        ) from error

@@ -1,0 +1,199 @@
+"""A real Ray head for tests: its own ports, folder and process group, on loopback; nothing of it stays behind."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+
+from ray_provider.jobs.endpoint import RayEndpoint
+
+_START_SECONDS = 120
+_STOP_SECONDS = 5
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody has, all different."""
+    sockets = [socket.socket() for _ in range(count)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+class RayHead:
+    """``ray start --head --block``, as a context manager.
+
+    :param token: turn token authentication on, with this token.
+    :param num_cpus: what the head offers.
+    :param env: more environment variables for Ray.
+    :param dashboard_port: keep a port over a restart.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str | None = None,
+        num_cpus: int = 4,
+        env: dict[str, str] | None = None,
+        dashboard_port: int | None = None,
+    ) -> None:
+        self.token = token
+        self.num_cpus = num_cpus
+        self.extra_env = env or {}
+        ports = free_ports(9)
+        self.port = dashboard_port or ports[0]
+        self._ports = ports[1:]
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started: list[psutil.Process] = []
+        self.folder = Path("/nonexistent")
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def endpoint(self) -> RayEndpoint:
+        return RayEndpoint(url=self.url, token=self.token)
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def __enter__(self) -> RayHead:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        # Ray makes Unix sockets in it, whose paths may have 107 characters.
+        self.folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
+        gcs, agent_http, agent_grpc, metrics, node_manager, object_manager, client, runtime_env = self._ports
+        options = {
+            "port": gcs,
+            "node-ip-address": "127.0.0.1",
+            "dashboard-host": "127.0.0.1",
+            "dashboard-port": self.port,
+            "dashboard-agent-listen-port": agent_http,
+            "dashboard-agent-grpc-port": agent_grpc,
+            "metrics-export-port": metrics,
+            "node-manager-port": node_manager,
+            "object-manager-port": object_manager,
+            "ray-client-server-port": client,
+            "runtime-env-agent-port": runtime_env,
+            "min-worker-port": 0,
+            "max-worker-port": 0,
+            "num-cpus": self.num_cpus,
+            "num-gpus": 0,
+            "object-store-memory": 100_000_000,
+            "temp-dir": self.folder,
+            "include-dashboard": "true",
+        }
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
+        environment |= {
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "token" if self.token else "disabled",
+            # Entry points say "python": that of the tests.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
+            "HOME": str(self.folder),
+        }
+        if self.token:
+            environment["RAY_AUTH_TOKEN"] = self.token
+        environment |= self.extra_env
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        self._log = (self.folder / "start.log").open("wb")
+        self._process = subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            if self._process.poll() is not None:
+                raise RuntimeError(f"ray start ended with {self._process.returncode}:\n{self.output()}")
+            with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
+                if self._get("/api/version") and self._agent_is_up():
+                    return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"ray start did not answer in {_START_SECONDS} s:\n{self.output()}")
+            time.sleep(0.1)
+
+    def _agent_is_up(self) -> bool:
+        with socket.socket() as probe:
+            probe.settimeout(0.5)
+            return probe.connect_ex(("127.0.0.1", self._ports[1])) == 0
+
+    def _get(self, path: str) -> dict:
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(urllib.request.Request(self.url + path, headers=headers), timeout=3) as answer:
+            return json.load(answer)
+
+    def output(self) -> str:
+        """What ``ray start`` printed."""
+        return (self.folder / "start.log").read_text(errors="replace")[-3000:]
+
+    def processes(self) -> list[psutil.Process]:
+        """All that belongs to this head: remembered, since orphans can't be found by their parent any more."""
+        if self._process is not None:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                root = psutil.Process(self._process.pid)
+                self._started = list({*self._started, root, *root.children(recursive=True)})
+        return [each for each in self._started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+
+    def kill(self) -> None:
+        """End it as a crash would: SIGKILL to everything at once."""
+        for each in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """End exactly this head: SIGTERM to ``ray start``, then SIGKILL to what is left of it."""
+        if self._process is None:
+            return
+        mine = self.processes()
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_STOP_SECONDS)
+        _, alive = psutil.wait_procs(mine, timeout=5)
+        for each in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
+        _, left = psutil.wait_procs(alive, timeout=10)
+        self._process.wait()
+        self._process = None
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        assert not left, f"left of the Ray head: {left}"
