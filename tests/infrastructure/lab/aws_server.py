@@ -72,7 +72,7 @@ class AwsServer:
     @property
     def env(self) -> dict[str, str]:
         """What a program needs in its environment to talk to this AWS and no other."""
-        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "3", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
 
     def client(self, service: str) -> Any:
         """Give a boto3 client of this AWS."""

@@ -35,7 +35,7 @@ class Collection:
         self.key, self.plural, self.id_of, self.fill, self.ids = key, plural, id_of, fill, ids
         self.items: dict[tuple[str, str], dict[str, Any]] = {}
 
-    def __call__(self, request: Any, full_url: str, headers: Any) -> Response:
+    def handle(self, request: Any, full_url: str, headers: Any) -> Response:
         parts = _path(full_url)
         cluster, rest = parts[1], "/".join(parts[3:])
         now = time.time()
@@ -155,14 +155,14 @@ def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
     cluster = "{0}/clusters/(?P<name>[^/]+)"
     urls.url_paths.update(
         {
-            f"{cluster}/addons$": addons,
-            f"{cluster}/addons/(?P<addon>[^/]+)$": addons,
-            f"{cluster}/addons/(?P<addon>[^/]+)/update$": addons,
-            f"{cluster}/access-entries$": entries,
+            f"{cluster}/addons$": addons.handle,
+            f"{cluster}/addons/(?P<addon>[^/]+)$": addons.handle,
+            f"{cluster}/addons/(?P<addon>[^/]+)/update$": addons.handle,
+            f"{cluster}/access-entries$": entries.handle,
             f"{cluster}/access-entries/(?P<principal>.+)/access-policies$": policies,
             f"{cluster}/access-entries/(?P<principal>.+)/access-policies/(?P<policy>.+)$": policies,
-            f"{cluster}/access-entries/(?P<principal>.+)$": entries,
-            f"{cluster}/pod-identity-associations$": associations,
-            f"{cluster}/pod-identity-associations/(?P<association>[^/]+)$": associations,
+            f"{cluster}/access-entries/(?P<principal>.+)$": entries.handle,
+            f"{cluster}/pod-identity-associations$": associations.handle,
+            f"{cluster}/pod-identity-associations/(?P<association>[^/]+)$": associations.handle,
         }
     )
