@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
-import hashlib
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,11 +11,12 @@ from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.charts import find_chart
 from ray_provider.clusters.dry_run import check_objects, missing_namespace
 from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
-from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.helm import Helm, Release, open_helm
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.helm import Helm, HelmOptions, Release, open_helm
 from ray_provider.clusters.kube import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.kuberay import ensure_operator, probe, require_operator
 from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_labels, same_owner
+from ray_provider.clusters.raycluster import auth_of, digest, head_service, helm_release_of, one_cluster, pod_spec
 from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
 from ray_provider.clusters.removal import cluster_labels, delete_cluster
 from ray_provider.clusters.spec import KubernetesClusterSpec, chart_values
@@ -81,7 +79,7 @@ async def set_up_cluster(
     try:
         return await wait_ready(access, applied.handle, readiness, stale_pods=applied.stale_pods, how=spec.how, say=say)
     except BaseException as error:
-        await take_back(access, applied.handle, error, keep=keep_on_failure, spec=spec, say=say)
+        await take_back(access, applied.handle, error, keep=keep_on_failure, helm=spec.helm, say=say)
         raise
 
 
@@ -91,7 +89,7 @@ async def take_back(
     error: BaseException,
     *,
     keep: bool,
-    spec: KubernetesClusterSpec | None = None,
+    helm: HelmOptions | None = None,
     say: Say = _quiet,
 ) -> None:
     """Remove what a task made that failed, unless it found it there. Goes on when it is cancelled."""
@@ -110,7 +108,7 @@ async def take_back(
             release=handle.release,
             owner=handle.owner,
             timeout=_CLEANUP_SECONDS,
-            helm=spec.helm if spec else None,
+            helm=helm,
             say=say,
         )
     )
@@ -181,11 +179,11 @@ class _Setup:
         for note in notes:
             self._say(note)
         rendered = await self._helm.render(chart, spec.name, self._namespace, values, is_upgrade=existing is not None)
-        name = _one_cluster(rendered, spec.name)
+        name = one_cluster(rendered, spec.name)
         await check_objects(self._kube, self._namespace, rendered, kuberay)
-        digest = _digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
+        mark = digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
         before = await self._cluster(name)
-        if existing is not None and existing.status == "deployed" and digest in existing.description and before:
+        if existing is not None and existing.status == "deployed" and mark in existing.description and before:
             self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
             return Applied(await self._handle(before, created=ours), changed=False)
         pods = await self._pods(name) if before else []
@@ -196,7 +194,7 @@ class _Setup:
         )
         created = existing is None or ours
         try:
-            await self._helm.upgrade(spec.name, self._namespace, chart, values, description=f"airflow-ray {digest}")
+            await self._helm.upgrade(spec.name, self._namespace, chart, values, description=f"airflow-ray {mark}")
             after = await self._cluster(name)
             if after is None:
                 raise ClusterError(f"The RayCluster {self._namespace}/{name} was deleted while it was set up.")
@@ -205,7 +203,7 @@ class _Setup:
             half = ClusterHandle(
                 "kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=not existing
             )
-            await take_back(self._access, half, error, keep=keep_on_failure, spec=spec, say=self._say)
+            await take_back(self._access, half, error, keep=keep_on_failure, helm=spec.helm, say=self._say)
             raise
         stale = self._stale(before, after, pods, kuberay)
         return Applied(await self._handle(after, created=created), stale_pods=stale)
@@ -257,7 +255,7 @@ class _Setup:
         spec = self._spec
         cluster = await self._cluster(spec.name)
         if existing is None:
-            manager = _helm_release_of(cluster)
+            manager = helm_release_of(cluster)
             if cluster is None or manager == spec.name:  # of a release that a killed Helm left and that was mended
                 return None
             if spec.update_if_exists:
@@ -281,7 +279,8 @@ class _Setup:
         if not spec.update_if_exists:
             if cluster is None:
                 raise ClusterError(
-                    f"The Helm release {self._namespace}/{spec.name} is there ({existing.status}), its RayCluster is not.",
+                    f"The Helm release {self._namespace}/{spec.name} is there ({existing.status}), "
+                    "but its RayCluster is not.",
                     hint="update_if_exists=True makes it anew; or delete the release.",
                 )
             self._say(
@@ -314,7 +313,7 @@ class _Setup:
 
     def _stale(self, before: Json | None, after: Json, pods: list[Json], kuberay: KubeRay) -> tuple[str, ...]:
         """Find out which pods the operator is about to replace."""
-        if before is None or _pod_spec(before) == _pod_spec(after):
+        if before is None or pod_spec(before) == pod_spec(after):
             return ()
         strategy = ((after["spec"].get("upgradeStrategy") or {}).get("type")) or "None"
         if strategy != "Recreate":
@@ -421,64 +420,3 @@ async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, ho
                         name=handle.name,
                     ) from error
             await asyncio.sleep(_DASHBOARD_PAUSE)
-
-
-def head_service(cluster: Mapping[str, Any]) -> str:
-    """Give the name of a cluster's head service."""
-    told = ((cluster.get("status") or {}).get("head") or {}).get("serviceName")
-    given = (((cluster["spec"].get("headGroupSpec") or {}).get("headService") or {}).get("metadata") or {}).get("name")
-    return str(told or given or f"{cluster['metadata']['name']}-head-svc")
-
-
-def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
-    """Say where a cluster's token lies."""
-    options = cluster["spec"].get("authOptions") or {}
-    if options.get("mode") != "token" or options.get("enableK8sTokenAuth"):
-        return AuthReference()
-    name = str(cluster["metadata"]["name"])
-    # KubeRay cuts longer names from the left, and lets none begin with '-' or a digit.
-    cut = name[-50:]
-    if not cut[0].isalpha():
-        cut = f"r{cut[1:]}"
-    return AuthReference(kind="secret", secret_name=options.get("secretName") or cut)
-
-
-def _one_cluster(rendered: list[Json], name: str) -> str:
-    clusters = [one for one in rendered if one.get("kind") == "RayCluster"]
-    if len(clusters) != 1:
-        raise ConfigurationError(
-            f"The chart makes {len(clusters)} RayClusters from these values; it has to make one.",
-            hint="Is it a chart of a Ray cluster? KubeRay's own is called ray-cluster, too.",
-        )
-    made = str(clusters[0]["metadata"]["name"])
-    if made != name:
-        raise ConfigurationError(
-            f"The chart calls the RayCluster {made!r}, and not {name!r} as its release.",
-            hint="A chart has to take the name from fullnameOverride, as KubeRay's does.",
-        )
-    return made
-
-
-def _pod_spec(cluster: Mapping[str, Any]) -> Json:
-    """Give what of a spec makes the operator replace pods when it changes (its own rule)."""
-    spec: Json = copy.deepcopy(dict(cluster["spec"]))
-    spec.pop("upgradeStrategy", None)
-    groups = [spec.get("headGroupSpec") or {}, *(spec.get("workerGroupSpecs") or [])]
-    for group in groups:
-        pod = (group.get("template") or {}).get("spec") or {}
-        for key in ("tolerations", "schedulingGates"):
-            pod.pop(key, None)
-        for key in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
-            group.pop(key, None)
-    return spec
-
-
-def _digest(chart: str, values: Mapping[str, Any]) -> str:
-    text = json.dumps([chart, values], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
-
-
-def _helm_release_of(cluster: Json | None) -> str | None:
-    annotations = ((cluster or {}).get("metadata") or {}).get("annotations") or {}
-    name = annotations.get("meta.helm.sh/release-name")
-    return str(name) if name else None

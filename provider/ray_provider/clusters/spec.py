@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -73,7 +73,7 @@ def make_spec(
     name: str | None = None,
     namespace: str | None = None,
     values: ValuesInput = None,
-    profile: str | None = None,
+    profile: str | Sequence[str] | None = None,
     infrastructure_values: ValuesInput = None,
     ray_cluster_yaml: str | Path | Mapping[str, Any] | None = None,
     chart: str | Path = BUNDLED,
@@ -100,7 +100,7 @@ def make_spec(
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task.
     :param name: of the release and the RayCluster; else the manifest's, else one that is unique for the run.
     :param values: for the chart: a dict, YAML text, a path, or a list of those.
-    :param profile: one of the provider's profiles, below ``values``.
+    :param profile: one or several of the provider's profiles, below ``values``.
     :param infrastructure_values: Terraform's ``ray_helm_values``, between the two.
     :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text or dict.
     :param kuberay_version: of the operator's chart, if it is to be installed.
@@ -139,9 +139,10 @@ def make_spec(
                 f"The task says namespace {namespace!r}, and its manifest {manifest.namespace!r}.",
                 hint="Leave one of them out.",
             )
+    profiles = [profile] if isinstance(profile, str) else list(profile or ())
     given = read_values(values, folders=folders, render=render)
     merged = merge(
-        read_values(find_profile(profile)) if profile else {},
+        *(read_values(find_profile(one)) for one in profiles),
         read_values(infrastructure_values, what="infrastructure_values", folders=folders),
         given,
     )

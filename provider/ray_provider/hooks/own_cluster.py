@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.clusters.handle import ClusterHandle
 
 if TYPE_CHECKING:
     from ray_provider.hooks.ray import RayHook
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +27,8 @@ class OwnCluster:
     :param kuberay_version: of the KubeRay operator, if it has to be installed.
     :param update_if_exists: change a cluster of that name that is there.
     :param gpu_device_plugin_yaml: path or URL of a device plugin's DaemonSet.
+    :param folders: where relative paths begin.
+    :param render: renders templates in the manifest's file.
     """
 
     name: str
@@ -31,6 +37,8 @@ class OwnCluster:
     kuberay_version: str = "1.0.0"
     update_if_exists: bool = True
     gpu_device_plugin_yaml: str = ""
+    folders: tuple[Path, ...] = ()
+    render: Callable[[str], str] | None = None
 
 
 async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
@@ -44,16 +52,21 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         from ray_provider.clusters.local import LocalClusterSpec, start_local
 
         return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)))
-    from ray_provider.clusters.manifest import set_up_manifest
+    from ray_provider.clusters.fetch import fetch_text
+    from ray_provider.clusters.setup import set_up_cluster
+    from ray_provider.clusters.spec import make_spec
 
-    return await set_up_manifest(
-        await hook.akubernetes_access(),
-        wanted.ray_cluster_yaml,
+    spec = make_spec(
         owner=dict(wanted.owner),
+        ray_cluster_yaml=wanted.ray_cluster_yaml,
         update_if_exists=wanted.update_if_exists,
-        kuberay_version=wanted.kuberay_version,
-        gpu_device_plugin_yaml=wanted.gpu_device_plugin_yaml,
+        how=config.access,
+        gpu_device_plugin_yaml=wanted.gpu_device_plugin_yaml or None,
+        folders=wanted.folders,
+        render=wanted.render,
+        fetch=fetch_text,
     )
+    return await set_up_cluster(await hook.akubernetes_access(), spec, say=_say)
 
 
 async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
@@ -66,9 +79,20 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
         from ray_provider.clusters.local import delete_local
 
         return await delete_local(handle.name)
-    from ray_provider.clusters.manifest import delete_cluster
+    from ray_provider.clusters.removal import delete_cluster
 
-    return await delete_cluster(await hook.akubernetes_access(), handle)
+    return await delete_cluster(
+        await hook.akubernetes_access(),
+        name=handle.name,
+        namespace=str(handle.namespace),
+        release=handle.release,
+        owner=handle.owner or None,
+        say=_say,
+    )
+
+
+def _say(line: str) -> None:
+    log.info("%s", line)
 
 
 def belongs_to(handle: ClusterHandle, owner: Mapping[str, Any]) -> bool:

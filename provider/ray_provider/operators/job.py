@@ -14,6 +14,7 @@ from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
 from ray_provider.operators import arguments, attempts, task_memory
+from ray_provider.operators.cluster_common import folders_of
 from ray_provider.operators.job_run import JobRun
 from ray_provider.operators.task_memory import TaskMemory
 from ray_provider.triggers.job import RayJobTrigger
@@ -397,4 +398,6 @@ class SubmitRayJob(BaseOperator):
             kuberay_version=self.kuberay_version,
             update_if_exists=self.update_if_exists,
             gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",
+            folders=folders_of(context),
+            render=lambda text: str(self.render_template(text, context)),
         )

@@ -1,0 +1,40 @@
+"""Text behind a URL: a manifest that a task names so."""
+
+from __future__ import annotations
+
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from ray_provider.exceptions import ConfigurationError, RayConnectionError
+
+_MOST_BYTES = 4 * 1024 * 1024
+_SECONDS = 30.0
+
+
+def fetch_text(url: str) -> str:
+    """Get the text behind an ``http`` or ``https`` URL. Blocking.
+
+    :raises ConfigurationError: there is none, or it is no text of a usable size.
+    :raises RayConnectionError: nothing answers.
+    """
+    shown = url.split("?", 1)[0]
+    if not url.startswith(("http://", "https://")):
+        raise ConfigurationError(f"{shown} is no http or https URL.")
+    try:
+        request = Request(url, headers={"User-Agent": "airflow-ray"})  # noqa: S310 - checked above
+        with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - checked above
+            content = answer.read(_MOST_BYTES + 1)
+    except URLError as error:
+        status = getattr(error, "code", None)
+        if status is not None and status < 500:
+            raise ConfigurationError(f"{shown} can't be read: HTTP {status}.", hint="Check the URL.") from error
+        raise RayConnectionError(
+            f"{shown} can't be read: {error.reason}.", hint="Put the file beside the DAG."
+        ) from error
+    if len(content) > _MOST_BYTES:
+        raise ConfigurationError(f"{shown} is larger than {_MOST_BYTES // 2**20} MiB: that is no manifest.")
+    try:
+        text: str = content.decode()
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{shown} is no text.") from error
+    return text

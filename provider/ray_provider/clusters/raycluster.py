@@ -1,0 +1,81 @@
+"""What is read from RayCluster objects."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ray_provider.clusters.handle import AuthReference
+from ray_provider.exceptions import ConfigurationError
+
+Json = dict[str, Any]
+
+
+def head_service(cluster: Mapping[str, Any]) -> str:
+    """Give the name of a cluster's head service."""
+    told = ((cluster.get("status") or {}).get("head") or {}).get("serviceName")
+    given = (((cluster["spec"].get("headGroupSpec") or {}).get("headService") or {}).get("metadata") or {}).get("name")
+    return str(told or given or f"{cluster['metadata']['name']}-head-svc")
+
+
+def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
+    """Say where a cluster's token lies."""
+    options = cluster["spec"].get("authOptions") or {}
+    if options.get("mode") != "token" or options.get("enableK8sTokenAuth"):
+        return AuthReference()
+    name = str(cluster["metadata"]["name"])
+    # KubeRay cuts longer names from the left, and lets none begin with '-' or a digit.
+    cut = name[-50:]
+    if not cut[0].isalpha():
+        cut = f"r{cut[1:]}"
+    return AuthReference(kind="secret", secret_name=options.get("secretName") or cut)
+
+
+def one_cluster(rendered: list[Json], name: str) -> str:
+    """Find the one RayCluster that a chart makes.
+
+    :raises ConfigurationError: it makes none, several, or one of another name.
+    """
+    clusters = [one for one in rendered if one.get("kind") == "RayCluster"]
+    if len(clusters) != 1:
+        raise ConfigurationError(
+            f"The chart makes {len(clusters)} RayClusters from these values; it has to make one.",
+            hint="Is it a chart of a Ray cluster? KubeRay's own is called ray-cluster, too.",
+        )
+    made = str(clusters[0]["metadata"]["name"])
+    if made != name:
+        raise ConfigurationError(
+            f"The chart calls the RayCluster {made!r}, and not {name!r} as its release.",
+            hint="A chart has to take the name from fullnameOverride, as KubeRay's does.",
+        )
+    return made
+
+
+def pod_spec(cluster: Mapping[str, Any]) -> Json:
+    """Give what of a spec makes the operator replace pods when it changes (its own rule)."""
+    spec: Json = copy.deepcopy(dict(cluster["spec"]))
+    spec.pop("upgradeStrategy", None)
+    groups = [spec.get("headGroupSpec") or {}, *(spec.get("workerGroupSpecs") or [])]
+    for group in groups:
+        pod = (group.get("template") or {}).get("spec") or {}
+        for key in ("tolerations", "schedulingGates"):
+            pod.pop(key, None)
+        for key in ("replicas", "minReplicas", "maxReplicas", "scaleStrategy"):
+            group.pop(key, None)
+    return spec
+
+
+def digest(chart: str, values: Mapping[str, Any]) -> str:
+    """Give what changes when a chart or its values do."""
+    text = json.dumps([chart, values], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def helm_release_of(cluster: Json | None) -> str | None:
+    """Tell which Helm release a RayCluster says that it belongs to."""
+    annotations = ((cluster or {}).get("metadata") or {}).get("annotations") or {}
+    name = annotations.get("meta.helm.sh/release-name")
+    return str(name) if name else None

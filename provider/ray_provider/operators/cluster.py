@@ -1,0 +1,332 @@
+"""Set a Ray cluster up, and delete it: on Kubernetes as a Helm release, or on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar, cast
+
+from ray_provider import exceptions
+from ray_provider._compat import conf
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
+from ray_provider.hooks.ray import RayHook
+from ray_provider.operators.cluster_common import ClusterOperator, folders_of
+from ray_provider.operators.cluster_delete import DeleteRayCluster
+from ray_provider.operators.cluster_run import ClusterRun
+from ray_provider.operators.task_memory import identity
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.clusters.endpoints import How
+    from ray_provider.clusters.readiness import ReadinessOptions
+    from ray_provider.clusters.spec import KubernetesClusterSpec
+
+#: XCom with the dashboard's URL, as astro-provider-ray names it.
+DASHBOARD_XCOM_KEY = "dashboard"
+#: What Airflow resumes a task with whose trigger failed or timed out.
+_FAIL = "__fail__"
+#: How long after its deferral a task may come back at the earliest: see the trigger's ``not_before``.
+_SETTLE_SECONDS = 6.0
+_BACKSTOP_SECONDS = 120.0
+#: XCom of a deferred set-up: what it made, for the case that its trigger fails.
+_HANDLE_XCOM_KEY = "ray_cluster"
+
+__all__ = ["DASHBOARD_XCOM_KEY", "DeleteRayCluster", "SetupRayCluster"]
+
+
+class SetupRayCluster(ClusterOperator):
+    """Sets a Ray cluster up, and returns its handle (plain data, without a secret) for the tasks after it.
+
+    On Kubernetes the cluster is a Helm release: of the provider's own chart ``ray-cluster``, of another one, or made
+    from a ready manifest (``ray_cluster_yaml``). The task waits until head and workers are ready and the dashboard
+    answers, and fails with the cause as soon as that can't happen any more; what it made goes again then, and also when
+    the task is killed. A retry goes on with what an earlier try made. Pushes the dashboard's URL as XCom ``dashboard``.
+
+    :param conn_id: connection of type ``ray``.
+    :param ray_cluster_yaml: manifest of a RayCluster: a path, a URL, YAML text or a dict. Further documents in it are
+        installed and deleted with it. Templates in it are rendered.
+    :param kuberay_version: version of the operator's chart, if ``kuberay_operator`` has it installed.
+    :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays when
+        the cluster goes: others may use it.
+    :param update_if_exists: change a cluster of that name that is there. Otherwise it is used as it is.
+    :param name: of the release and the cluster; else the manifest's, else one that is unique for the run.
+    :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
+    :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
+    :param profile: one of the provider's profiles or a list of them: cpu, gpu-eks, gpu-gke, tpu, spot, autoscaling, …
+    :param infrastructure_values: Terraform's output ``ray_helm_values``; above the profile, below ``values``.
+    :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
+    :param chart_repo: URL of a chart repository.
+    :param chart_version: version of the chart.
+    :param strict: refuse values that the chart does not know.
+    :param create_namespace: make the namespace if it is missing. It stays when the cluster goes.
+    :param kuberay_operator: ``require`` (an error if it is missing), ``install`` (then install it), ``upgrade`` (also
+        if it is older than ``kuberay_version``). It is shared: never downgraded, and never removed with a cluster.
+    :param operator_chart: path or ``oci://`` URL of the operator's chart, or its name in ``operator_chart_repo``.
+    :param operator_chart_repo: URL of its repository; KubeRay's unless given.
+    :param operator_values: for it.
+    :param operator_namespace: where it goes: ``kuberay-system`` unless given.
+    :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
+    :param access: how the dashboard is reached (``proxy``, ``service``, ``url``); else as the connection says.
+    :param wait_for_workers: true: all workers that are wanted; false: only the head; or a number of them.
+    :param timeout_seconds: until it is ready.
+    :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.
+    :param keep_on_failure: leave a cluster that does not become ready for inspection.
+    :param backend: ``kubernetes`` or ``local``; else as the connection says.
+    :param local: arguments for the local backend (``num_cpus``, ``num_gpus``, ``resources``, …).
+    :param deferrable: wait in the triggerer.
+    """
+
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "ray_cluster_yaml",
+        "kuberay_version",
+        "gpu_device_plugin_yaml",
+        "name",
+        "namespace",
+        "values",
+        "profile",
+        "infrastructure_values",
+        "chart",
+        "chart_repo",
+        "chart_version",
+        "kuberay_operator",
+        "operator_chart",
+        "operator_chart_repo",
+        "operator_values",
+        "operator_namespace",
+        "access",
+        "backend",
+        "local",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"values": "yaml", "ray_cluster_yaml": "yaml"}
+    ui_color = "#d6f0ff"
+
+    def __init__(
+        self,
+        conn_id: str = RayHook.default_conn_name,
+        ray_cluster_yaml: str | dict[str, Any] | None = None,
+        kuberay_version: str | None = None,
+        gpu_device_plugin_yaml: str | dict[str, Any] = "",
+        update_if_exists: bool = False,
+        *,
+        name: str | None = None,
+        namespace: str | None = None,
+        values: Any = None,
+        profile: str | list[str] | None = None,
+        infrastructure_values: Any = None,
+        chart: str = "ray-cluster",
+        chart_repo: str | None = None,
+        chart_version: str | None = None,
+        strict: bool = False,
+        create_namespace: bool = False,
+        kuberay_operator: str = "require",
+        operator_chart: str | None = None,
+        operator_chart_repo: str | None = None,
+        operator_values: Any = None,
+        operator_namespace: str | None = None,
+        helm_path: str | None = None,
+        access: str | None = None,
+        wait_for_workers: bool | int = True,
+        timeout_seconds: float = 900,
+        scheduling_timeout_seconds: float = 300,
+        keep_on_failure: bool = False,
+        backend: str | None = None,
+        local: dict[str, Any] | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.ray_cluster_yaml = ray_cluster_yaml
+        self.kuberay_version = kuberay_version
+        self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
+        self.update_if_exists = update_if_exists
+        self.name = name
+        self.namespace = namespace
+        self.values = values
+        self.profile = profile
+        self.infrastructure_values = infrastructure_values
+        self.chart = chart
+        self.chart_repo = chart_repo
+        self.chart_version = chart_version
+        self.strict = strict
+        self.create_namespace = create_namespace
+        self.kuberay_operator = kuberay_operator
+        self.operator_chart = operator_chart
+        self.operator_chart_repo = operator_chart_repo
+        self.operator_values = operator_values
+        self.operator_namespace = operator_namespace
+        self.helm_path = helm_path
+        self.access = access
+        self.wait_for_workers = wait_for_workers
+        self.timeout_seconds = timeout_seconds
+        self.scheduling_timeout_seconds = scheduling_timeout_seconds
+        self.keep_on_failure = keep_on_failure
+        self.backend = backend
+        self.local = local
+        self.deferrable = deferrable
+
+    # -- what Airflow calls --------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Set the cluster up.
+
+        :param context: of the task.
+        :return: its handle, as data.
+        """
+        try:
+            run = self.new_run()
+            if self.backend_of(run) == "local":
+                return self._done(context, run.start_local(self._local_spec(context)))
+            spec = self._spec(context, run)
+            if not self.deferrable:
+                return self._done(context, run.set_up(spec, self._readiness(), keep_on_failure=self.keep_on_failure))
+            return self._defer(context, run, spec)
+        except RayProviderError as error:
+            raise self.for_airflow(error) from error
+
+    def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
+        """Go on after the trigger fired.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :return: the cluster's handle, as data.
+        """
+        handle = ClusterHandle.from_dict(event["cluster"])
+        if event["status"] == "ready":
+            return self._done(context, handle)
+        told = event["error"]
+        kind = getattr(exceptions, told.get("kind", ""), ClusterError)
+        error: RayProviderError = kind(told["message"], hint=told.get("hint"))
+        self._take_back(handle, error)
+        raise self.for_airflow(error)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the cluster: take it back."""
+        if next_method == _FAIL:
+            handle = self._handle_of(context)
+            if handle is not None:
+                reason = str((next_kwargs or {}).get("error", "the trigger failed"))
+                self._take_back(handle, ClusterError(reason))
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    def _defer(self, context: Context, run: ClusterRun, spec: KubernetesClusterSpec) -> dict[str, Any]:
+        from ray_provider.triggers.cluster import RayClusterTrigger
+
+        applied = run.apply(spec, keep_on_failure=self.keep_on_failure)
+        readiness = self._readiness()
+        now = time.time()
+        deadline = now + readiness.timeout_seconds
+        if self.execution_timeout is not None:
+            # Airflow does not enforce it while a task is deferred.
+            started = getattr(context["ti"], "start_date", None)
+            until = (started.timestamp() if started else now) + self.execution_timeout.total_seconds()
+            deadline = min(deadline, until)
+        context["ti"].xcom_push(key=_HANDLE_XCOM_KEY, value=applied.handle.to_dict())
+        self.log.info("Waiting in the triggerer until Ray cluster %s is ready.", applied.handle.name)
+        self.defer(
+            trigger=RayClusterTrigger(
+                conn_id=self.conn_id,
+                cluster=applied.handle.to_dict(),
+                readiness=readiness.to_dict(),
+                deadline=deadline,
+                stale_pods=list(applied.stale_pods),
+                access=self.access,
+                helm_path=self.helm_path,
+                keep=self.keep_on_failure,
+                not_before=now + _SETTLE_SECONDS,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+        )
+        raise AssertionError  # pragma: no cover - defer raises
+
+    def _done(self, context: Context, handle: ClusterHandle) -> dict[str, Any]:
+        context["ti"].xcom_push(key=DASHBOARD_XCOM_KEY, value=handle.address)
+        self.log.info("Dashboard: %s", handle.address)
+        return handle.to_dict()
+
+    def _take_back(self, handle: ClusterHandle, error: RayProviderError) -> None:
+        run = self.new_run()
+        try:
+            run.take_back(handle, error, keep=self.keep_on_failure, helm_path=self.helm_path)
+        except RayProviderError:
+            # The first error is the one to be raised.
+            self.log.exception("Ray cluster %s could not be removed.", handle.name)
+
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _spec(self, context: Context, run: ClusterRun) -> KubernetesClusterSpec:
+        from ray_provider.clusters.fetch import fetch_text
+        from ray_provider.clusters.helm import HelmOptions
+        from ray_provider.clusters.spec import make_spec
+
+        return make_spec(
+            owner=identity(context),
+            name=self.name or None,
+            namespace=self.namespace or None,
+            values=self.values,
+            profile=self.profile or None,
+            infrastructure_values=self.infrastructure_values,
+            ray_cluster_yaml=self.ray_cluster_yaml or None,
+            chart=self.chart,
+            chart_repo=self.chart_repo or None,
+            chart_version=self.chart_version or None,
+            strict=self.strict,
+            update_if_exists=self.update_if_exists,
+            create_namespace=self.create_namespace,
+            kuberay_operator=self.kuberay_operator,
+            kuberay_version=self.kuberay_version or None,
+            operator_chart=self.operator_chart or None,
+            operator_chart_repo=self.operator_chart_repo or None,
+            operator_values=self.operator_values,
+            operator_namespace=self.operator_namespace or None,
+            helm=HelmOptions(path=self.helm_path),
+            how=cast("How", self.access or run.hook.config.access),
+            gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or None,
+            folders=folders_of(context),
+            render=lambda text: str(self.render_template(text, context)),
+            fetch=fetch_text,
+        )
+
+    def _readiness(self) -> ReadinessOptions:
+        from ray_provider.clusters.readiness import ReadinessOptions
+
+        if self.timeout_seconds <= 0 or self.scheduling_timeout_seconds <= 0:
+            raise ConfigurationError("`timeout_seconds` and `scheduling_timeout_seconds` have to be more than 0.")
+        return ReadinessOptions(
+            timeout_seconds=float(self.timeout_seconds),
+            wait_for_workers=self.wait_for_workers,
+            scheduling_seconds=float(self.scheduling_timeout_seconds),
+        )
+
+    def _local_spec(self, context: Context) -> Any:
+        from ray_provider.clusters.local import LocalClusterSpec
+        from ray_provider.clusters.manifests import read_manifest
+        from ray_provider.clusters.naming import unique_name
+
+        owner = identity(context)
+        name = self.name
+        if not name and self.ray_cluster_yaml:
+            name = read_manifest(
+                self.ray_cluster_yaml,
+                folders=folders_of(context),
+                render=lambda text: str(self.render_template(text, context)),
+            ).name
+        try:
+            return LocalClusterSpec(name=name or unique_name(owner), owner=owner, **(self.local or {}))
+        except TypeError as error:
+            raise ConfigurationError(
+                f"`local` has an argument that the local backend does not know: {error}."
+            ) from error
+
+    @staticmethod
+    def _handle_of(context: Context) -> ClusterHandle | None:
+        ti = context["ti"]
+        told = ti.xcom_pull(task_ids=ti.task_id, key=_HANDLE_XCOM_KEY, map_indexes=identity(context)["map_index"])
+        return ClusterHandle.from_dict(told) if isinstance(told, Mapping) else None

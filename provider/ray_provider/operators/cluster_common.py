@@ -1,0 +1,65 @@
+"""What the operators that make and delete Ray clusters have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_provider._compat import AirflowFailException, BaseOperator
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.ray import RayHook
+from ray_provider.operators.cluster_run import ClusterRun
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+BACKENDS = ("kubernetes", "local")
+
+
+class ClusterOperator(BaseOperator):
+    """What both have in common."""
+
+    conn_id: str
+    backend: str | None
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._run: ClusterRun | None = None
+
+    @property
+    def hook(self) -> RayHook:
+        """The connection's hook."""
+        return RayHook(self.conn_id)
+
+    def on_kill(self) -> None:
+        """End what is going on; what the task made so far goes again."""
+        if self._run is not None:
+            self._run.kill()
+
+    def new_run(self) -> ClusterRun:
+        """Begin what can be killed."""
+        self._run = ClusterRun(self.hook, self.log)
+        return self._run
+
+    def backend_of(self, run: ClusterRun) -> str:
+        """Tell where clusters are: as the task says, else as the connection does."""
+        backend = self.backend or run.hook.config.backend
+        if backend not in BACKENDS:
+            raise ConfigurationError(f"`backend` is {backend!r}: it must be one of {', '.join(BACKENDS)}.")
+        return backend
+
+    @staticmethod
+    def for_airflow(error: RayProviderError) -> Exception:
+        """Don't burn retries on what another try can't change."""
+        return error if error.retryable else AirflowFailException(with_notes(error))
+
+
+def folders_of(context: Context) -> tuple[Path, ...]:
+    """Give the folder of the DAG's file: relative paths begin there."""
+    location = getattr(context.get("dag"), "fileloc", None)
+    return (Path(location).parent,) if location else ()
+
+
+def with_notes(error: BaseException) -> str:
+    """Give an error's text with what was added to it later."""
+    return "\n".join([str(error), *getattr(error, "__notes__", [])])

@@ -1,0 +1,148 @@
+"""Delete a Ray cluster: all of it, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.ray import RayHook
+from ray_provider.operators.cluster_common import ClusterOperator, folders_of
+from ray_provider.operators.cluster_run import ClusterRun
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class DeleteRayCluster(ClusterOperator):
+    """Deletes a Ray cluster, and waits until nothing of it is left: release, pods, services, secrets.
+
+    No error where there is none. Never deletes what is another's: by a handle only what the task that returned it made;
+    by name what the name says. The KubeRay operator stays. Use it as a teardown:
+    ``DeleteRayCluster(cluster=setup.output, ...).as_teardown(setups=setup)``.
+
+    :param conn_id: connection of type ``ray``.
+    :param ray_cluster_yaml: manifest whose cluster is to go: its name and namespace count.
+    :param gpu_device_plugin_yaml: kept for astro-provider-ray's sake: a device plugin is shared, and stays.
+    :param cluster: the handle that ``SetupRayCluster`` returned.
+    :param name: of the release or the cluster, where there is no handle.
+    :param namespace: Kubernetes namespace, with ``name``.
+    :param timeout_seconds: until all has to be gone.
+    :param helm_path: Helm's executable.
+    :param backend: ``kubernetes`` or ``local``; else the handle's, or as the connection says.
+    """
+
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "ray_cluster_yaml",
+        "gpu_device_plugin_yaml",
+        "cluster",
+        "name",
+        "namespace",
+        "backend",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {"cluster": "json", "ray_cluster_yaml": "yaml"}
+    ui_color = "#d6f0ff"
+
+    def __init__(
+        self,
+        conn_id: str = RayHook.default_conn_name,
+        ray_cluster_yaml: str | dict[str, Any] | None = None,
+        gpu_device_plugin_yaml: str = "",
+        *,
+        cluster: Any = None,
+        name: str | None = None,
+        namespace: str | None = None,
+        timeout_seconds: float = 300,
+        helm_path: str | None = None,
+        backend: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.ray_cluster_yaml = ray_cluster_yaml
+        self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
+        self.cluster = cluster
+        self.name = name
+        self.namespace = namespace
+        self.timeout_seconds = timeout_seconds
+        self.helm_path = helm_path
+        self.backend = backend
+
+    def execute(self, context: Context) -> bool:
+        """Delete the cluster.
+
+        :param context: of the task.
+        :return: whether there was one.
+        """
+        try:
+            if self.gpu_device_plugin_yaml:
+                self.log.info("The GPU device plugin stays: others may use it.")
+            return self._delete(context)
+        except RayProviderError as error:
+            raise self.for_airflow(error) from error
+
+    def _delete(self, context: Context) -> bool:
+        run = self.new_run()
+        if self.cluster:
+            return self._delete_handle(run)
+        if self.name or self.ray_cluster_yaml:
+            name, namespace = self._named(context)
+            if self.backend_of(run) == "local":
+                return run.delete_local(name)
+            return self._delete_named(run, name, namespace)
+        raise ConfigurationError(
+            "No cluster is named (or the task that was to set it up returned nothing).",
+            hint="Give cluster=setup.output, or name=..., or ray_cluster_yaml=...",
+        )
+
+    def _delete_handle(self, run: ClusterRun) -> bool:
+        if not isinstance(self.cluster, Mapping):
+            raise ConfigurationError(
+                f"`cluster` is a {type(self.cluster).__name__}, not the handle that SetupRayCluster returns.",
+                hint="Pass its return value: cluster=setup.output.",
+            )
+        handle = ClusterHandle.from_dict(self.cluster)
+        if not handle.created:
+            self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
+            return False
+        if handle.backend == "local":
+            return run.delete_local(handle.name)
+        return run.delete(
+            name=handle.name,
+            namespace=handle.namespace,
+            release=handle.release,
+            owner=handle.owner or None,
+            timeout=float(self.timeout_seconds),
+            helm_path=self.helm_path,
+        )
+
+    def _delete_named(self, run: ClusterRun, name: str, namespace: str | None) -> bool:
+        return run.delete(
+            name=name,
+            namespace=namespace,
+            release=name,
+            owner=None,
+            timeout=float(self.timeout_seconds),
+            helm_path=self.helm_path,
+        )
+
+    def _named(self, context: Context) -> tuple[str, str | None]:
+        if not self.ray_cluster_yaml:
+            return str(self.name), self.namespace
+        from ray_provider.clusters.fetch import fetch_text
+        from ray_provider.clusters.manifests import read_manifest
+
+        manifest = read_manifest(
+            self.ray_cluster_yaml,
+            folders=folders_of(context),
+            render=lambda text: str(self.render_template(text, context)),
+            fetch=fetch_text,
+        )
+        if self.name and self.name != manifest.name:
+            raise ConfigurationError(
+                f"The task names the cluster {self.name!r}, and its manifest {manifest.name!r}.",
+                hint="Leave one of them out.",
+            )
+        return manifest.name, self.namespace or manifest.namespace

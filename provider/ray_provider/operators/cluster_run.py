@@ -1,0 +1,156 @@
+"""Steps of a task that makes or deletes a Ray cluster, each of which can be killed at any time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from ray_provider.exceptions import ClusterError
+from ray_provider.operators.background import Background
+
+if TYPE_CHECKING:
+    from ray_provider.clusters.handle import ClusterHandle
+    from ray_provider.clusters.local import LocalClusterSpec
+    from ray_provider.clusters.readiness import ReadinessOptions
+    from ray_provider.clusters.setup import Applied
+    from ray_provider.clusters.spec import KubernetesClusterSpec
+    from ray_provider.hooks.ray import RayHook
+    from ray_provider.triggers.watching import Log
+
+T = TypeVar("T")
+
+#: Airflow 3 sends SIGKILL 5 s after SIGTERM: what a signal handler waits for has to be done before.
+_HANDLER_SECONDS = 4.5
+#: After an exception in the main thread (``execution_timeout``) there is more time.
+_GRACE_SECONDS = 120.0
+
+
+class ClusterRun:
+    """Runs coroutines beside the task's main thread. A kill cancels them, and they take back what they made.
+
+    :param hook: of the connection.
+    :param log: the task's.
+    """
+
+    def __init__(self, hook: RayHook, log: Log) -> None:
+        self.hook = hook
+        self.log = log
+        self.killed = False
+        self._background: Background[Any] | None = None
+
+    def say(self, line: str) -> None:
+        """Log a line of progress."""
+        if line.startswith("WARNING: "):
+            self.log.warning("%s", line.removeprefix("WARNING: "))
+        else:
+            self.log.info("%s", line)
+
+    # -- Kubernetes ----------------------------------------------------------------------------------------------------
+
+    def set_up(
+        self, spec: KubernetesClusterSpec, readiness: ReadinessOptions, *, keep_on_failure: bool
+    ) -> ClusterHandle:
+        """Make a cluster and wait until it is ready."""
+        from ray_provider.clusters.setup import set_up_cluster
+
+        async def step() -> ClusterHandle:
+            access = await self.hook.akubernetes_access()
+            return await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
+
+        return self.run(step)
+
+    def apply(self, spec: KubernetesClusterSpec, *, keep_on_failure: bool) -> Applied:
+        """Make a cluster, and don't wait."""
+        from ray_provider.clusters.setup import apply_cluster
+
+        async def step() -> Applied:
+            access = await self.hook.akubernetes_access()
+            return await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
+
+        return self.run(step)
+
+    def take_back(self, handle: ClusterHandle, error: BaseException, *, keep: bool, helm_path: str | None) -> None:
+        """Remove what the task made and that did not become ready."""
+        from ray_provider.clusters.helm import HelmOptions
+        from ray_provider.clusters.setup import take_back
+
+        async def step() -> None:
+            access = await self.hook.akubernetes_access()
+            await take_back(access, handle, error, keep=keep, helm=HelmOptions(path=helm_path), say=self.say)
+
+        self.run(step)
+
+    def delete(
+        self,
+        *,
+        name: str,
+        namespace: str | None,
+        release: str | None,
+        owner: Mapping[str, Any] | None,
+        timeout: float,
+        helm_path: str | None,
+    ) -> bool:
+        """Delete a cluster, and wait until nothing of it is left."""
+        from ray_provider.clusters.helm import HelmOptions
+        from ray_provider.clusters.removal import delete_cluster
+
+        async def step() -> bool:
+            access = await self.hook.akubernetes_access()
+            where = await asyncio.to_thread(access.namespace_or_default, namespace)
+            return await delete_cluster(
+                access,
+                name=name,
+                namespace=where,
+                release=release,
+                owner=owner,
+                timeout=timeout,
+                helm=HelmOptions(path=helm_path),
+                say=self.say,
+            )
+
+        return self.run(step)
+
+    # -- this machine --------------------------------------------------------------------------------------------------
+
+    def start_local(self, spec: LocalClusterSpec) -> ClusterHandle:
+        """Start a Ray on this machine."""
+        from ray_provider.clusters.local import start_local
+
+        return self.run(lambda: start_local(spec))
+
+    def delete_local(self, name: str) -> bool:
+        """End a Ray on this machine."""
+        from ray_provider.clusters.local import delete_local
+
+        return self.run(lambda: delete_local(name))
+
+    # -- machinery -----------------------------------------------------------------------------------------------------
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine to its end.
+
+        :raises ClusterError: the task was killed meanwhile.
+        """
+        if self.killed:
+            raise self._killed_error()
+        background: Background[T] = Background(make, grace=_GRACE_SECONDS)
+        self._background = background
+        try:
+            return background.run()
+        except asyncio.CancelledError:
+            raise self._killed_error() from None
+        finally:
+            self._background = None
+
+    def kill(self) -> None:
+        """End what is going on. Called by ``on_kill``: in a signal handler, in the middle of the main thread."""
+        self.killed = True
+        background = self._background
+        if background is not None and not background.done:
+            background.cancel()
+            background.wait(_HANDLER_SECONDS)
+
+    @staticmethod
+    def _killed_error() -> ClusterError:
+        return ClusterError("The task was ended from outside.", cause="killed")

@@ -1,0 +1,212 @@
+"""The trigger that watches a Ray cluster become ready while its task is deferred."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider import _compat
+from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.ray import RayHook
+
+if TYPE_CHECKING:
+    from ray_provider.clusters.handle import ClusterHandle
+
+#: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
+_SETTLE_SECONDS = 30.0
+#: States in which a person, or Airflow, has ended the task for good. A cleared task comes back, and finds its cluster.
+_ENDED = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
+_RUNNING: set[asyncio.Task[Any]] = set()
+
+
+class RayClusterTrigger(BaseTrigger):
+    """Watches a Ray cluster on Kubernetes until it is ready, or can't become so. Fires once.
+
+    It never deletes the cluster because a triggerer is restarted or moved; it does when a user ends the task, if the
+    task made the cluster.
+
+    :param conn_id: connection of type ``ray``.
+    :param cluster: the handle of the cluster.
+    :param readiness: what is waited for, and how long (fields of ``ReadinessOptions``).
+    :param stale_pods: uids of pods that have to be gone first, after an update.
+    :param deadline: when (seconds since 1970) waiting ends.
+    :param access: how the dashboard is reached; unless given, as the connection says.
+    :param helm_path: Helm's executable, for the deletion.
+    :param keep: leave the cluster when the task is ended.
+    :param not_before: don't fire before this time (seconds since 1970).
+    """
+
+    _DEFAULTS: ClassVar[Mapping[str, Any]] = {
+        "stale_pods": [],
+        "access": None,
+        "helm_path": None,
+        "keep": False,
+        "not_before": None,
+    }
+
+    def __init__(
+        self,
+        conn_id: str,
+        cluster: Mapping[str, Any],
+        readiness: Mapping[str, Any],
+        deadline: float,
+        *,
+        stale_pods: Sequence[str] = (),
+        access: str | None = None,
+        helm_path: str | None = None,
+        keep: bool = False,
+        not_before: float | None = None,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.conn_id = conn_id
+        self.cluster = dict(cluster)
+        self.readiness = dict(readiness)
+        self.deadline = deadline
+        self.stale_pods = list(stale_pods)
+        self.access = access
+        self.helm_path = helm_path
+        self.keep = keep
+        self.not_before = not_before
+        self.hook = RayHook(conn_id)
+        self._fired = False
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Give what the trigger is built from again: no secret, and no argument that has its default value."""
+        changed = {
+            name: getattr(self, name) for name, default in self._DEFAULTS.items() if getattr(self, name) != default
+        }
+        return "ray_provider.triggers.RayClusterTrigger", {
+            "conn_id": self.conn_id,
+            "cluster": self.cluster,
+            "readiness": self.readiness,
+            "deadline": self.deadline,
+            **changed,
+        }
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Watch the cluster.
+
+        :yield: one event: ``status`` (``ready`` or ``failed``), ``cluster`` and, of a failure, ``error``.
+        """
+        try:
+            ready = await self._watch()
+            event: dict[str, Any] = {"status": "ready", "cluster": ready.to_dict()}
+        except RayProviderError as error:
+            event = {
+                "status": "failed",
+                "cluster": self.cluster,
+                "error": {
+                    "kind": type(error).__name__,
+                    "message": error.message,
+                    "hint": error.hint,
+                    "retryable": error.retryable,
+                },
+            }
+        if self.not_before is not None:
+            # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
+            await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        self._fired = True
+        yield TriggerEvent(event)  # type: ignore[no-untyped-call]
+
+    async def _watch(self) -> ClusterHandle:
+        from ray_provider.clusters.handle import ClusterHandle
+        from ray_provider.clusters.readiness import ReadinessOptions
+        from ray_provider.clusters.setup import wait_ready
+
+        access, how = await self._reach()
+        return await wait_ready(
+            access,
+            ClusterHandle.from_dict(self.cluster),
+            ReadinessOptions(**self.readiness),
+            stale_pods=tuple(self.stale_pods),
+            how=self.access or how,
+            deadline=self.deadline,
+            say=lambda line: self.log.info("%s", line),
+        )
+
+    async def _reach(self) -> tuple[Any, Any]:
+        """Read the connection; patiently, as whom it is asked from may not be up yet."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + _SETTLE_SECONDS
+        pause = 0.5
+        while True:
+            try:
+                return await self.hook.akubernetes_access(), (await self.hook.aconfig()).access
+            except ConfigurationError:
+                raise
+            except Exception as error:
+                if loop.time() + pause > until:
+                    raise
+                self.log.warning("Can't read connection %s yet, trying again: %s", self.conn_id, error)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 10.0)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def on_kill(self) -> None:
+        """Delete what the task made: a user ended it. Airflow (3.3) calls this, and waits for about a second only."""
+        await self._in_background()
+
+    async def cleanup(self) -> None:
+        """Delete nothing on an ordinary exit. Before Airflow 3.3 this is the only sign of a kill."""
+        if self._fired or _compat.trigger_has_on_kill() or TriggerTask.of(self) is None:
+            return
+        await self._in_background()
+
+    async def _in_background(self) -> None:
+        if self.keep or not self.cluster.get("created", True):
+            return
+        work = asyncio.create_task(self._delete())
+        _RUNNING.add(work)
+        work.add_done_callback(_RUNNING.discard)
+        await asyncio.shield(work)
+
+    async def _delete(self) -> None:
+        from ray_provider.clusters.handle import ClusterHandle
+        from ray_provider.clusters.helm import HelmOptions
+        from ray_provider.clusters.removal import delete_cluster
+
+        handle = ClusterHandle.from_dict(self.cluster)
+        try:
+            if not await self._was_ended():
+                return
+            self.log.info("The task was ended: deleting Ray cluster %s/%s.", handle.namespace, handle.name)
+            access, _ = await self._reach()
+            await delete_cluster(
+                access,
+                name=handle.name,
+                namespace=str(handle.namespace),
+                release=handle.release,
+                owner=handle.owner,
+                helm=HelmOptions(path=self.helm_path),
+                say=lambda line: self.log.info("%s", line),
+            )
+        except Exception:
+            # Nobody waits for this any more: the log is the one place where it can be told.
+            self.log.exception(
+                "Ray cluster %s/%s could not be deleted. It is still there.", handle.namespace, handle.name
+            )
+
+    async def _was_ended(self) -> bool:
+        """Tell a task that was ended from one that is cleared, or watched on by another triggerer: those need it."""
+        task = TriggerTask.of(self)
+        if task is None:
+            return True
+        state = None
+        for pause in (0.2, 1.0, 2.0, 5.0):
+            try:
+                state = await _compat.core_state_of(task)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+                self.log.warning("Can't ask Airflow about the task yet: %s", error)
+            else:
+                # A cleared task has no state for a moment; a deleted run never has one again.
+                if state is not None:
+                    break
+            await asyncio.sleep(pause)
+        if state in _ENDED or state is None:
+            return True
+        self.log.info("The task is %s: its Ray cluster is left to it.", state)
+        return False
