@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from ray_provider.functions.results import read_reference
+
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import TaskDecorator
 
-__all__ = ["ray", "ray_task"]
+__all__ = ["ray", "ray_task", "read_reference"]
 
 
 def ray_task(
@@ -24,7 +26,8 @@ def ray_task(
     :param config: arguments of :class:`~ray_provider.operators.SubmitRayJob` as a dictionary, or a callable that makes
         them when the task runs; it may ask for ``context``. With an ``entrypoint`` in it, that is run and the function
         is not.
-    :param kwargs: arguments of ``SubmitRayJob`` and of any operator. They win over ``config``.
+    :param kwargs: arguments of ``SubmitRayJob`` and of any operator, and ``allow_pickle_results``, ``max_result_bytes``
+        and ``result_path``. They win over ``config``.
     """
     from airflow.providers.common.compat.sdk import task_decorator_factory
 

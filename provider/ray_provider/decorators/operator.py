@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
+from ray_provider._compat import AirflowFailException, AirflowSkipException
 from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
 from ray_provider.operators.job import SubmitRayJob
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from ray_provider.functions.payload import PackedCall
     from ray_provider.functions.results import FunctionResult
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.models import JobSpec
@@ -34,21 +39,33 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
 
     :param python_callable: the function.
     :param config: arguments of ``SubmitRayJob``, or a callable that makes them when the task runs.
+    :param allow_pickle_results: take a pickle where JSON can't say the return value. Reading one runs whatever code the
+        cluster put into it.
+    :param max_result_bytes: the largest return value (bytes) that goes through XCom.
+    :param result_path: object storage (an fsspec URL that cluster and workers reach) for pandas and Arrow tables and
+        for values of more than 256 KiB; the task then returns a reference for
+        :func:`ray_provider.decorators.read_reference`.
     """
 
     custom_operator_name = "@task.ray"
-    template_fields: Sequence[str] = (*SubmitRayJob.template_fields, "op_args", "op_kwargs")
+    template_fields: Sequence[str] = (*SubmitRayJob.template_fields, "op_args", "op_kwargs", "result_path")
 
     def __init__(
         self,
         *,
         python_callable: Callable[..., Any],
         config: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+        allow_pickle_results: bool = False,
+        max_result_bytes: int = 16 * 1024 * 1024,
+        result_path: str | None = None,
         **kwargs: Any,
     ) -> None:
         from ray_provider.functions.payload import ENTRYPOINT
 
         self.config = config
+        self.allow_pickle_results = allow_pickle_results
+        self.max_result_bytes = max_result_bytes
+        self.result_path = result_path
         self._given = frozenset(kwargs)
         settings = {} if config is None or callable(config) else _checked(config)
         # The function's own job reserves a CPU for itself, as astro-provider-ray's did.
@@ -76,26 +93,25 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         known = {**self.op_kwargs, "context": context}
         return make(**{name: known[name] for name in wanted if name in known})
 
-    def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:  # noqa: ARG002
+    def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:
         """Upload the function, and have the job run it."""
         if not self.runs_function:
             return spec
-        from ray_provider.functions.payload import pack
+        from ray_provider.functions.payload import ResultSettings, pack
         from ray_provider.functions.results import result_file
 
-        packed = pack(self.python_callable, list(self.op_args), self.op_kwargs)
-
-        async def upload(client: RayJobsClient) -> None:
-            if await client.package_exists(packed.uri):
-                return
-            with tempfile.TemporaryDirectory(prefix="ray_") as folder:
-                path = Path(folder) / "call.zip"
-                path.write_bytes(packed.content)
-                await client.upload_package(packed.uri, path)
-
-        run.run(upload)
-        variables = dict(spec.runtime_env.get("env_vars") or {})
-        variables["AIRFLOW_RAY_RESULT_FILE"] = result_file(str(spec.submission_id))
+        settings = ResultSettings(
+            allow_pickle=self.allow_pickle_results,
+            max_result_bytes=self.max_result_bytes,
+            result_path=self.result_path,
+        )
+        packed = pack(self.python_callable, tuple(self.op_args), self.op_kwargs, settings=settings)
+        run.run(lambda client: _send(client, packed))
+        variables = {
+            **_context_variables(context),
+            **(spec.runtime_env.get("env_vars") or {}),
+            "AIRFLOW_RAY_RESULT_FILE": result_file(str(spec.submission_id)),
+        }
         modules = [*(spec.runtime_env.get("py_modules") or []), packed.uri]
         return replace(spec, runtime_env={**spec.runtime_env, "env_vars": variables, "py_modules": modules})
 
@@ -103,22 +119,31 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         """Read what the function returned."""
         if not self.runs_function:
             return super().result(context, run, outcome)
-        return self._fetch(run, outcome).value
+        found = self._fetch(run, outcome)
+        if found.error is not None:  # the one error with which a job succeeds: the function wants to be skipped
+            raise AirflowSkipException(found.error["message"])
+        return found.value
 
-    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: JobError) -> Exception:  # noqa: ARG002
+    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: JobError) -> Exception:
         """Read what the function raised, if it came that far."""
-        if self.runs_function and outcome.kind == "final" and outcome.status == "FAILED":
-            try:
-                found = self._fetch(run, outcome)
-            except (JobError, RayApiError) as missing:
-                self.log.info("The function left no result: %s", missing)
-                return error
-            if found.error is not None:
-                return found.exception(submission_id=outcome.submission_id, url=str(outcome.submission_id))
-        return error
+        if not self.runs_function or outcome.kind != "final" or outcome.status != "FAILED":
+            return super().failure(context, run, outcome, error)
+        try:
+            found = self._fetch(run, outcome)
+        except (JobError, RayApiError) as missing:
+            self.log.info("The function left no result: its process was ended from outside or by itself (%s)", missing)
+            return error
+        if found.error is None:
+            return error
+        where = run.endpoint.display_url if run.endpoint else "the cluster"
+        raised = found.exception(submission_id=outcome.submission_id, url=where)
+        if found.meaning == "fail":
+            failed = AirflowFailException(str(raised))
+            failed.__cause__ = raised
+            return failed
+        return raised
 
-    @staticmethod
-    def _fetch(run: JobRun, outcome: JobOutcome) -> FunctionResult:
+    def _fetch(self, run: JobRun, outcome: JobOutcome) -> FunctionResult:
         from ray_provider.functions.results import decode, result_file
 
         async def read(client: RayJobsClient) -> bytes:
@@ -130,7 +155,50 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
                 )
             return await client.read_log_file(details.driver_node_id, result_file(outcome.submission_id))
 
-        return decode(run.run(read), allow_pickle=False)
+        return decode(run.run(read), allow_pickle=self.allow_pickle_results)
+
+
+async def _send(client: RayJobsClient, packed: PackedCall) -> None:
+    """Upload a call, unless the cluster has it, or can't run it."""
+    await _compare_pythons(client)
+    if await client.package_exists(packed.uri):
+        return
+    with tempfile.TemporaryDirectory(prefix="ray_") as folder:
+        path = Path(folder) / "call.zip"
+        await asyncio.to_thread(path.write_bytes, packed.content)
+        await client.upload_package(packed.uri, path)
+
+
+async def _compare_pythons(client: RayJobsClient) -> None:
+    """Refuse a cluster with another minor version of Python: a pickled function does not survive it.
+
+    A cluster that does not say (its version of Ray is too old) is asked by the function's own runner, a little later.
+    """
+    from ray_provider.functions.results import python_mismatch
+
+    try:
+        answer = await client.transport.json("GET", "/api/v0/cluster_metadata")
+    except RayApiError as error:
+        if error.status != HTTPStatus.NOT_FOUND:
+            raise
+        return
+    version = str((answer.get("data") or {}).get("pythonVersion") or "") if isinstance(answer, dict) else ""
+    theirs = version.split(".")[:2]
+    ours = [str(part) for part in sys.version_info[:2]]
+    if version and theirs != ours:
+        raise python_mismatch(theirs, ours)
+
+
+def _context_variables(context: Context) -> dict[str, str]:
+    """Tell the function who it is, by the names that Airflow gives in a worker."""
+    instance: Any = context["ti"]
+    return {
+        "AIRFLOW_CTX_DAG_ID": str(instance.dag_id),
+        "AIRFLOW_CTX_TASK_ID": str(instance.task_id),
+        "AIRFLOW_CTX_DAG_RUN_ID": str(instance.run_id),
+        "AIRFLOW_CTX_TRY_NUMBER": str(instance.try_number),
+        "AIRFLOW_CTX_MAP_INDEX": str(getattr(instance, "map_index", -1)),
+    }
 
 
 def _checked(config: Any) -> dict[str, Any]:
