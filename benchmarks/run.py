@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.support.ray_head import RayHead
-
 from benchmarks import imports
+from tests.support.ray_head import RayHead
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

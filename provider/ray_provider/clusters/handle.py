@@ -74,5 +74,5 @@ class ClusterHandle:
                 hint="Pass SetupRayCluster's return value, e.g. `cluster=setup.output`.",
             ) from error
         if handle.backend not in {"local", "kubernetes"}:
-            raise ConfigurationError(f"The Ray cluster's backend is {handle.backend!r}: it must be local or kubernetes.")
+            raise ConfigurationError(f"The cluster's backend is {handle.backend!r}: it must be local or kubernetes.")
         return handle

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
 from ray_provider._compat import AirflowFailException, AirflowSkipException
-from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
+from ray_provider.exceptions import ConfigurationError, JobError, RayApiError, RayProviderError
 from ray_provider.operators.job import SubmitRayJob
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             raise AirflowSkipException(found.error["message"])
         return found.value
 
-    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: JobError) -> Exception:
+    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: RayProviderError) -> Exception:
         """Read what the function raised, if it came that far."""
         if not self.runs_function or outcome.kind != "final" or outcome.status != "FAILED":
             return super().failure(context, run, outcome, error)

@@ -9,7 +9,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf
-from ray_provider.exceptions import ConfigurationError, JobError, RayProviderError
+from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
@@ -217,7 +217,7 @@ class SubmitRayJob(BaseOperator):
         """
         return outcome.submission_id
 
-    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: JobError) -> Exception:  # noqa: ARG002
+    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: RayProviderError) -> Exception:
         """Give the exception for a job that did not succeed. The cluster is still there.
 
         :param error: what would be raised otherwise.

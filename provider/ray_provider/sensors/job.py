@@ -94,9 +94,16 @@ class RayJobSensor(BaseSensorOperator):
                 )
             self.log.info("Job %s: %s", self.submission_id, details.status)
             if details.is_final and not details.is_success:
-                from ray_provider.jobs.watcher import JobOutcome
+                from ray_provider.jobs.outcome import JobOutcome
 
-                JobOutcome.from_details(details).raise_for_status()
+                JobOutcome(
+                    submission_id=self.submission_id,
+                    kind="final",
+                    status=details.status,
+                    message=details.message,
+                    error_type=details.error_type,
+                    driver_exit_code=details.driver_exit_code,
+                ).raise_for_status()
             return details.is_success
         except RayProviderError as error:
             if error.retryable:
@@ -110,7 +117,7 @@ class RayJobSensor(BaseSensorOperator):
         :param event: the trigger's.
         :raises JobError: the job did not succeed.
         """
-        from ray_provider.jobs.watcher import JobOutcome
+        from ray_provider.jobs.outcome import JobOutcome
 
         if "outcome" in event:
             JobOutcome.from_dict(event["outcome"]).raise_for_status()
