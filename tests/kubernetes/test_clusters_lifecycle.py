@@ -1,0 +1,300 @@
+"""Ray clusters on a real Kubernetes: made, used, changed, told apart and deleted."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kube import Kube
+from ray_provider.exceptions import ClusterError, ConfigurationError, RayApiError
+from ray_provider.jobs.client import RayJobsClient
+from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, ON_TWO_NODES, Scene, operator_runs, values
+from tests.support.kubernetes import Kubernetes
+
+pytestmark = pytest.mark.timeout(300)
+
+ROLE = Path("helm/roles/provider-role.yaml")
+
+
+class ReadyTime(threading.Thread):
+    """Notes when kubectl, which watches too, sees that KubeRay calls a cluster ready."""
+
+    def __init__(self, kubernetes: Kubernetes, namespace: str, name: str) -> None:
+        super().__init__(daemon=True)
+        self.at: float | None = None
+        self._process = subprocess.Popen(
+            [kubernetes.kubectl_path, "get", "rayclusters", "-n", namespace, "-o", "json", "--watch"],
+            env=kubernetes.env(),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self.name_of_cluster = name
+        self.start()
+
+    def run(self) -> None:
+        decoder, text = json.JSONDecoder(), ""
+        assert self._process.stdout is not None
+        while piece := self._process.stdout.readline():
+            text += piece
+            try:
+                found, end = decoder.raw_decode(text)
+            except ValueError:
+                continue
+            text = text[end:].lstrip()
+            conditions = {c["type"]: c["status"] for c in (found.get("status") or {}).get("conditions", [])}
+            if conditions.get("RayClusterProvisioned") == "True" and conditions.get("HeadPodReady") == "True":
+                self.at = time.time()
+                return
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes, namespace, helm, monkeypatch):
+    # With Helm 3 as a service account that has the provider's Role and no other right.
+    kubeconfig = kubernetes.service_account_kubeconfig(namespace, ROLE) if helm == "helm3" else None
+    scene = Scene(kubernetes, namespace, helm=getattr(kubernetes, helm), kubeconfig=kubeconfig)
+    spec = scene.spec(HEAD_AND_WORKER)
+    ready_time = ReadyTime(kubernetes, namespace, spec.name)
+    requests: list[tuple[float, str]] = []
+    send = Kube._send
+
+    async def counted(self, method, path, *further):
+        requests.append((time.time(), f"{method} {path}"))
+        return await send(self, method, path, *further)
+
+    monkeypatch.setattr(Kube, "_send", counted)
+    try:
+        handle = await scene.set_up(spec)
+        ready = time.time()
+    finally:
+        ready_time.join(5)
+        ready_time.end()
+    assert ready_time.at is not None
+    # The dashboard has been asked in this time, too.
+    assert ready - ready_time.at <= 1.0
+    # A list and a watch of four things, and now and then why a pod does not start: no polling.
+    began = next(at for at, line in scene.lines if "Installing" in line)
+    asked = [what for at, what in requests if at > began]
+    assert len(asked) <= 20, asked
+
+    assert handle.created
+    assert handle.release == handle.name == spec.name
+    assert "token" not in json.dumps(handle.to_dict()).replace("auth_token", "")
+    assert (handle.auth.kind, handle.auth.secret_name) == ("secret", spec.name)
+    labels = scene.cluster(handle.name)["metadata"]["labels"]
+    assert labels["airflow-ray/dag_id"] == "dag"
+    assert "ran on 2 nodes" in await scene.job(handle, ON_TWO_NODES)
+
+    # An unchanged one is a no-op that says so.
+    scene.lines.clear()
+    again = await scene.set_up(spec)
+    assert "nothing to change" in scene.text
+    assert again == handle
+    assert json.loads(kubernetes.helm("history", spec.name, "-n", namespace, "-o", "json"))[-1]["revision"] == 1
+
+    assert await scene.delete(handle) is True
+    assert scene.left(handle.name) == []
+    assert await scene.delete(handle) is False
+    assert operator_runs(kubernetes)
+
+
+async def test_the_dashboard_wants_the_token(kubernetes, namespace):
+    scene = Scene(kubernetes, namespace)
+    handle = await scene.set_up(scene.spec(HEAD_ONLY))
+    endpoint = await kubernetes_endpoint(scene.access, handle)
+    assert endpoint.token
+    assert endpoint.token not in repr(endpoint)
+    from dataclasses import replace
+
+    for token in (None, "wrong"):
+        async with RayJobsClient(replace(endpoint, token=token)) as client:
+            with pytest.raises(RayApiError):
+                await client.list_jobs()
+
+    # The other ways in: what the handle says, and a service's name from inside.
+    inside = await kubernetes_endpoint(scene.access, handle, how="service")
+    assert inside.url == f"http://{handle.service}.{namespace}.svc:8265"
+    await scene.delete(handle)
+
+
+async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
+    scene = Scene(kubernetes, namespace, helm=kubernetes.helm4)
+    first = await scene.set_up(scene.spec(HEAD_AND_WORKER, name="ray-lasting"))
+    before = {pod["metadata"]["uid"] for pod in scene.pods(first.name)}
+    tag = kubernetes.ray_image_again.rpartition(":")[2]
+    changed = values(HEAD_AND_WORKER, image__tag=tag, worker__resources__requests__memory="600Mi")
+
+    # Another run: without update_if_exists it uses what is there.
+    scene.lines.clear()
+    found = await scene.set_up(scene.spec(changed, name="ray-lasting"))
+    assert found.created is False
+    assert "is used as it is" in scene.text
+    assert {pod["metadata"]["uid"] for pod in scene.pods(first.name)} == before
+
+    scene.lines.clear()
+    update = scene.spec(changed, name="ray-lasting", update_if_exists=True)
+    second = await scene.set_up(update)
+    assert second.created is False
+    assert "pods are replaced" in scene.text
+    pods = scene.pods(first.name)
+    assert not before & {pod["metadata"]["uid"] for pod in pods}
+    assert len(pods) == 2
+    assert all(pod["spec"]["containers"][0]["image"].endswith(tag) for pod in pods)
+    requests = [pod["spec"]["containers"][0]["resources"]["requests"]["memory"] for pod in pods]
+    assert "600Mi" in requests
+    assert all(status["ready"] for pod in pods for status in pod["status"]["containerStatuses"])
+
+    scene.lines.clear()
+    await scene.set_up(update)
+    assert "nothing to change" in scene.text
+
+    # It still belongs to the first run, and the handle of the second does not delete it.
+    with pytest.raises(ClusterError, match="left alone"):
+        await scene.delete(second)
+    assert await scene.delete(first) is True
+    assert scene.left(first.name) == []
+
+
+@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+async def test_an_update_leaves_the_autoscalers_replicas_alone(kubernetes, namespace, helm):
+    scene = Scene(kubernetes, namespace, helm=getattr(kubernetes, helm))
+    autoscaled = values(
+        HEAD_AND_WORKER,
+        head__enableInTreeAutoscaling=True,
+        head__autoscalerOptions={
+            "version": "v2",
+            "idleTimeoutSeconds": 600,
+            "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
+        },
+        worker__replicas=0,
+        worker__minReplicas=0,
+        worker__maxReplicas=3,
+    )
+    handle = await scene.set_up(scene.spec(autoscaled, name="ray-scaled"), wait_for_workers=False)
+    # As the autoscaler does it, in its own name.
+    kubernetes.kubectl(
+        *("patch", "raycluster", handle.name, "-n", namespace, "--type=json", "--field-manager=ray-autoscaler", "-p"),
+        json.dumps([{"op": "replace", "path": "/spec/workerGroupSpecs/0/replicas", "value": 2}]),
+    )
+    changed = values(autoscaled, annotations={"example.com/note": "changed"}, worker__maxReplicas=4)
+    await scene.set_up(scene.spec(changed, name="ray-scaled", update_if_exists=True), wait_for_workers=False)
+    spec = scene.cluster(handle.name)["spec"]["workerGroupSpecs"][0]
+    assert (spec["replicas"], spec["maxReplicas"]) == (2, 4)
+    await scene.delete(handle)
+
+
+async def test_two_runs_at_once_do_not_meet(kubernetes, namespace):
+    scenes = [Scene(kubernetes, namespace), Scene(kubernetes, namespace, helm=kubernetes.helm4)]
+    handles = await asyncio.gather(*(scene.set_up(scene.spec(HEAD_ONLY)) for scene in scenes))
+    assert handles[0].name != handles[1].name
+    assert await scenes[0].delete(handles[0]) is True
+    assert scenes[0].left(handles[0].name) == []
+    assert "hello" in await scenes[1].job(handles[1], "echo hello")
+    # One's handle with the other's name deletes nothing.
+    with pytest.raises(ClusterError, match="left alone"):
+        await scenes[0].delete(handles[1], owner=handles[0].owner)
+    assert await scenes[1].delete(handles[1]) is True
+
+
+MANIFEST = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {greeting: hello}
+---
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata:
+  name: from-manifest
+  labels: {team: data}
+spec:
+  rayVersion: "2.60.0"
+  headGroupSpec:
+    serviceType: ClusterIP
+    rayStartParams: {num-cpus: "1", object-store-memory: "100000000"}
+    template:
+      spec:
+        containers:
+          - name: ray-head
+            image: rayproject/ray:2.60.0
+            envFrom: [{configMapRef: {name: settings}}]
+            resources: {requests: {cpu: 200m, memory: 1Gi}, limits: {cpu: "2", memory: 2Gi}}
+"""
+
+
+async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes, namespace, tmp_path):
+    scene = Scene(kubernetes, namespace)
+    path = tmp_path / "cluster.yaml"
+    path.write_text(MANIFEST)
+    spec = scene.spec(ray_cluster_yaml=str(path))
+    handle = await scene.set_up(spec)
+    assert (handle.name, handle.auth.kind) == ("from-manifest", "secret")
+    assert "token authentication is switched on" in scene.text
+    assert scene.cluster("from-manifest")["metadata"]["labels"]["team"] == "data"
+    assert "hello" in await scene.job(handle, "printenv greeting")
+    assert kubernetes.exists("configmap", "settings", "-n", namespace)
+    # By its name alone, as a DAG does that has no handle.
+    assert await scene.delete(handle, owner=None) is True
+    assert scene.left("from-manifest") == []
+    assert not kubernetes.exists("configmap", "settings", "-n", namespace)
+
+
+async def test_a_cluster_that_helm_did_not_make_is_used_and_deleted_by_name(kubernetes, namespace):
+    scene = Scene(kubernetes, namespace)
+    kubernetes.apply(MANIFEST, namespace)
+    with pytest.raises(ConfigurationError, match="was not made by Helm"):
+        await scene.set_up(scene.spec(ray_cluster_yaml=MANIFEST, update_if_exists=True))
+    handle = await scene.set_up(scene.spec(ray_cluster_yaml=MANIFEST))
+    assert (handle.created, handle.release, handle.auth.kind) == (False, None, "none")
+    assert await scene.delete(handle, release=handle.name, owner=None) is True
+    assert not kubernetes.exists("raycluster", "from-manifest", "-n", namespace)
+
+
+async def test_the_operator_is_asked_for_and_installed_only_when_told(kubernetes, namespace):
+    scene = Scene(kubernetes, namespace)
+    chart = str(kubernetes.operator_chart)
+    with kubernetes.without_operator():
+        with pytest.raises(ConfigurationError, match="not installed") as caught:
+            await scene.set_up(scene.spec(HEAD_ONLY))
+        assert "helm install kuberay-operator" in str(caught.value)
+        handle = await scene.set_up(scene.spec(HEAD_ONLY, kuberay_operator="install", operator_chart=chart))
+        assert "KubeRay operator is available" in scene.text
+        await scene.delete(handle)
+        assert operator_runs(kubernetes)
+        scene.lines.clear()
+        spec = scene.spec(HEAD_ONLY, kuberay_operator="upgrade", operator_chart=chart)
+        handle = await scene.set_up(spec)
+        assert "left as it is" in scene.text
+        await scene.delete(handle)
+
+
+async def test_access_by_content_and_by_token(kubernetes, namespace):
+    import yaml
+
+    from ray_provider.clusters.kube import open_kube
+
+    content = yaml.safe_load(kubernetes.kubeconfig.read_text())
+    token = kubernetes.token(namespace, "default")
+
+    async def provider(refused: bool) -> str:
+        return token
+
+    for access in (
+        KubernetesAccess(kubeconfig=content),
+        KubernetesAccess(server=kubernetes.server, ca_data=kubernetes.ca_certificate, token_provider=provider),
+    ):
+        async with open_kube(access) as kube:
+            assert (await kube.get("/version"))["gitVersion"].startswith("v1.")
+        assert "BEGIN" not in repr(access)
+        assert token not in repr(access)

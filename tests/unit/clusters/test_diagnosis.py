@@ -1,0 +1,139 @@
+"""What keeps a cluster from becoming ready, told from objects as Kubernetes gives them."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_provider.clusters.diagnosis import cluster_findings, event_findings, pod_findings, summary
+
+
+def pod(node_type="head", *, status=None, **container):
+    spec = {
+        "containers": [
+            {
+                "name": "ray",
+                "image": "img:1",
+                "resources": {"requests": {"cpu": "2", "memory": "4Gi"}, "limits": {"memory": "4Gi"}},
+            }
+        ]
+    }
+    made = {"metadata": {"name": "p", "uid": "u", "labels": {"ray.io/node-type": node_type}}, "spec": spec}
+    made["status"] = status or {
+        "phase": "Running",
+        "containerStatuses": [{"name": "ray", "image": "img:1", **container}],
+    }
+    return made
+
+
+def waiting(reason, message="", **further):
+    return {"state": {"waiting": {"reason": reason, "message": message}}, **further}
+
+
+def ended(reason, code, restarts=0, *, last=False, **further):
+    terminated = {"terminated": {"reason": reason, "exitCode": code}}
+    return {("lastState" if last else "state"): terminated, "restartCount": restarts, **further}
+
+
+@pytest.mark.parametrize(
+    ("container", "cause", "patience", "words"),
+    [
+        (
+            waiting("ImagePullBackOff", 'rpc error: "img:1": not found'),
+            "image",
+            "short",
+            "the image 'img:1' of head pod p",
+        ),
+        (waiting("ErrImagePull", "dial tcp: lookup r: no such host"), "image", "image", "no such host"),
+        (waiting("InvalidImageName", "couldn't parse"), "image", "short", "InvalidImageName"),
+        (
+            waiting("CreateContainerConfigError", 'secret "x" not found'),
+            "container config",
+            "short",
+            'secret "x" not found',
+        ),
+        (ended("OOMKilled", 137, 0), "OOMKilled", "short", "its limit is 4Gi"),
+        ({**waiting("CrashLoopBackOff"), **ended("OOMKilled", 137, 2, last=True)}, "OOMKilled", "now", "2 restarts"),
+        ({**waiting("CrashLoopBackOff"), **ended("Error", 2, 3, last=True)}, "crash", "now", "exit status 2"),
+        (ended("Error", 1, 0), "crash", "short", "ends again and again"),
+    ],
+)
+def test_containers(container, cause, patience, words):
+    (finding,) = pod_findings(pod(**container))
+    assert (finding.cause, finding.patience) == (cause, patience)
+    assert words in finding.text
+    assert finding.hint
+
+
+@pytest.mark.parametrize(
+    "container",
+    [
+        {"state": {"running": {}}},
+        waiting("ContainerCreating"),
+        waiting("PodInitializing"),
+        ended("Completed", 0),
+        {"state": {"running": {}}, **ended("Error", 1, 1, last=True)},
+    ],
+)
+def test_what_is_no_fault(container):
+    assert pod_findings(pod(**container)) == []
+
+
+def test_an_unschedulable_pod_tells_what_it_asks_for():
+    message = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    (finding,) = pod_findings(pod("worker", status={"phase": "Pending", "conditions": [scheduled]}))
+    assert "worker pod p can't be placed on a node (it asks for cpu 2, memory 4Gi): 0/3 nodes" in finding.text
+    assert (finding.cause, finding.patience) == ("unschedulable", "scheduling")
+
+
+def test_a_pod_that_is_going_is_no_fault():
+    going = pod(**ended("Error", 1))
+    going["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert pod_findings(going) == []
+
+
+def test_an_evicted_pod():
+    (finding,) = pod_findings(pod(status={"phase": "Failed", "reason": "Evicted", "message": "low on memory"}))
+    assert finding.cause == "Evicted"
+    assert "low on memory" in finding.text
+
+
+def cluster(*conditions, generation=1, observed=1, **status):
+    return {
+        "metadata": {"name": "c", "generation": generation},
+        "status": {"observedGeneration": observed, "conditions": list(conditions), **status},
+    }
+
+
+def event(reason, message, kind="Warning"):
+    return {"metadata": {"uid": reason}, "type": kind, "reason": reason, "message": message}
+
+
+def test_the_cluster_itself():
+    (finding,) = cluster_findings(cluster(), [event("InvalidRayClusterSpec", "The RayCluster spec is invalid: x")])
+    assert (finding.cause, finding.patience) == ("invalid spec", "now")
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreateHeadPod",
+        "message": "pods x: exceeded quota: q",
+    }
+    (finding,) = cluster_findings(cluster(failure), [])
+    assert finding.cause == "quota"
+    assert "FailedCreateHeadPod" in finding.text
+    assert cluster_findings(cluster(), [event("CreatedHeadPod", "made", "Normal")]) == []
+
+
+def test_events_of_a_pod_that_does_not_start():
+    events = [event("FailedMount", 'secret "tls" not found'), event("BackOff", "b"), event("Pulled", "p", "Normal")]
+    (finding,) = event_findings(pod(), events)
+    assert 'does not start (FailedMount): secret "tls" not found' in finding.text
+
+
+def test_summary():
+    assert summary(None, []) == "the RayCluster is not there yet"
+    assert "take notice" in summary(cluster(generation=2), [])
+    text = summary(cluster(desiredWorkerReplicas=2, readyWorkerReplicas=1), [pod(**waiting("ContainerCreating"))])
+    assert text == "head ContainerCreating, 1 of 2 workers ready"
+    ready = {"type": "HeadPodReady", "status": "True"}
+    assert summary(cluster(ready, desiredWorkerReplicas=1), [pod()]) == "head ready, 0 of 1 worker ready"

@@ -1,0 +1,337 @@
+"""Watches and waits against a small API server that behaves as Kubernetes': history that is lost, restarts, refusals."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import web
+
+from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider.clusters.handle import AuthReference, ClusterHandle
+from ray_provider.clusters.kube import open_kube, path_of
+from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
+
+CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
+
+
+class ApiServer:
+    """Lists and watches, from a log of events in memory."""
+
+    def __init__(self):
+        self.objects: dict[str, dict[str, dict]] = {}
+        self.version = 10
+        self.oldest = 0
+        self.log: list[tuple[int, str, dict]] = []
+        self.changed = asyncio.Condition()
+        self.requests: list[str] = []
+        self.forbidden: set[str] = set()
+        self.token = "good"
+        self.port = 0
+        self.stopping = False
+        self._runner = None
+
+    async def start(self):
+        app = web.Application()
+        app.router.add_route("*", "/{tail:.*}", self.answer)
+        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, "127.0.0.1", self.port)
+        await site.start()
+        self.port = site._server.sockets[0].getsockname()[1]
+
+    async def stop(self):
+        async with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+        await self._runner.cleanup()
+        self.stopping = False
+
+    async def put(self, path, name, obj, kind=None):
+        async with self.changed:
+            there = name in self.objects.setdefault(path, {})
+            self.version += 1
+            obj = {
+                **obj,
+                "metadata": {
+                    "name": name,
+                    "uid": name,
+                    **obj.get("metadata", {}),
+                    "resourceVersion": str(self.version),
+                },
+            }
+            self.objects[path][name] = obj
+            self.log.append((self.version, kind or ("MODIFIED" if there else "ADDED"), {"path": path, "object": obj}))
+            self.changed.notify_all()
+
+    async def remove(self, path, name):
+        obj = self.objects[path][name]
+        await self.put(path, name, obj, "DELETED")
+        del self.objects[path][name]
+
+    async def answer(self, request):
+        path = request.path
+        self.requests.append(f"{'watch' if request.query.get('watch') else request.method} {path}")
+        if request.headers.get("Authorization") != f"Bearer {self.token}":
+            return self.status(401, "Unauthorized")
+        if path in self.forbidden:
+            return self.status(
+                403, f'x is forbidden: User "u" cannot list resource "{path.rpartition("/")[2]}" in API group ""'
+            )
+        if request.query.get("watch"):
+            return await self.watch(request)
+        if path in self.objects:
+            items = list(self.objects[path].values())
+            return web.json_response(
+                {"kind": "XList", "metadata": {"resourceVersion": str(self.version)}, "items": items}
+            )
+        folder, _, name = path.rpartition("/")
+        if name in self.objects.get(folder, {}):
+            return web.json_response(self.objects[folder][name])
+        if path.endswith("s"):
+            return web.json_response({"kind": "XList", "metadata": {"resourceVersion": str(self.version)}, "items": []})
+        return self.status(404, "not found")
+
+    async def watch(self, request):
+        since = int(request.query["resourceVersion"])
+        response = web.StreamResponse()
+        await response.prepare(request)
+        if since < self.oldest:
+            gone = {
+                "type": "ERROR",
+                "object": {"kind": "Status", "code": 410, "reason": "Expired", "message": "too old"},
+            }
+            await response.write(json.dumps(gone).encode() + b"\n")
+            return response
+        while not self.stopping:
+            for version, kind, entry in list(self.log):
+                if version > since and entry["path"] == request.path:
+                    since = version
+                    await response.write(json.dumps({"type": kind, "object": entry["object"]}).encode() + b"\n")
+            async with self.changed:
+                if not self.stopping:
+                    await self.changed.wait()
+        return response
+
+    @staticmethod
+    def status(code, message):
+        return web.json_response({"kind": "Status", "code": code, "message": message}, status=code)
+
+
+@asynccontextmanager
+async def running():
+    server = ApiServer()
+    await server.start()
+    try:
+        yield server, KubernetesAccess(kubeconfig=kubeconfig(server))
+    finally:
+        await server.stop()
+
+
+def kubeconfig(server):
+    return {
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{server.port}"}}],
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"token": "good"}}],
+    }
+
+
+async def collect(kube, path, into):
+    async for event in kube.watch(path, patience=5):
+        into.append((event.type, [item["metadata"]["name"] for item in event.items] or event.object.get("v")))
+
+
+async def until(test, seconds=5.0):
+    deadline = time.monotonic() + seconds
+    while not test():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_watch_goes_on_after_a_restart_and_after_lost_history():
+    async with running() as (server, access), open_kube(access) as kube:
+        path = path_of("pods", "n")
+        await server.put(path, "a", {"v": 1})
+        seen = []
+        task = asyncio.create_task(collect(kube, path, seen))
+        await until(lambda: seen == [("SYNC", ["a"])])
+        await server.put(path, "a", {"v": 2})
+        await until(lambda: seen[-1] == ("MODIFIED", 2))
+        await server.stop()
+        await server.put(path, "a", {"v": 3})
+        await asyncio.sleep(0.3)
+        await server.start()
+        # What changed meanwhile is told; nothing is told twice.
+        await until(lambda: seen[-1] == ("MODIFIED", 3))
+        assert len(seen) == 3
+        await server.stop()
+        await server.put(path, "b", {"v": 4})
+        server.oldest = server.version + 1
+        await server.start()
+        await until(lambda: seen[-1] == ("SYNC", ["a", "b"]))
+        task.cancel()
+
+
+async def test_a_watch_gives_up_on_a_server_that_stays_away_and_on_a_refusal():
+    async with running() as (server, access), open_kube(access) as kube:
+        server.forbidden.add(path_of("secrets", "n"))
+        with pytest.raises(KubernetesAccessError, match="u may not list secrets"):
+            await collect(kube, path_of("secrets", "n"), [])
+        server.token = "other"
+        with pytest.raises(KubernetesAccessError, match="401"):
+            await collect(kube, path_of("pods", "n"), [])
+        await server.stop()
+        with pytest.raises(KubernetesError, match="can't be reached"):
+            async for _ in kube.watch(path_of("pods", "n"), patience=0.3):
+                pass
+        await server.start()
+
+
+def cluster(*, generation=1, observed=1, head=True, provisioned=True, ready=1, desired=1):
+    def condition(kind, yes):
+        return {"type": kind, "status": "True" if yes else "False"}
+
+    return {
+        "kind": "RayCluster",
+        "metadata": {"generation": generation},
+        "spec": {},
+        "status": {
+            "observedGeneration": observed,
+            "readyWorkerReplicas": ready,
+            "desiredWorkerReplicas": desired,
+            "conditions": [condition("HeadPodReady", head), condition("RayClusterProvisioned", provisioned)],
+        },
+    }
+
+
+def watch_of(kube, lines=None, stale=(), **options):
+    said = lines if lines is not None else []
+    return ReadinessWatch(
+        kube, "n", "c", ReadinessOptions(**{"timeout_seconds": 5, **options}), say=said.append, stale_pods=stale
+    )
+
+
+async def test_ready_is_known_at_once_and_without_polling():
+    async with running() as (server, access), open_kube(access) as kube:
+        await server.put(CLUSTERS, "c", {"metadata": {"generation": 1}, "spec": {}})
+        lines = []
+        task = asyncio.create_task(watch_of(kube, lines).wait())
+        await until(lambda: len(server.requests) >= 8)
+        await server.put(CLUSTERS, "c", cluster(head=False, provisioned=False, ready=0))
+        await server.put(CLUSTERS, "c", cluster(provisioned=False, ready=0))
+        # The condition stays true once it was: what counts is how many are ready.
+        await server.put(CLUSTERS, "c", cluster(ready=1, desired=2))
+        await asyncio.sleep(0.5)
+        assert not task.done()
+        began = time.monotonic()
+        await server.put(CLUSTERS, "c", cluster(ready=2, desired=2))
+        assert (await task)["status"]["readyWorkerReplicas"] == 2
+        assert time.monotonic() - began < 0.3
+        assert len(server.requests) == 8, server.requests
+        assert lines[0].endswith("waiting for the KubeRay operator to take notice.")
+        assert len(lines) == len(set(lines))
+
+
+@pytest.mark.parametrize(
+    ("state", "options"),
+    [
+        (cluster(ready=0, provisioned=False), {"wait_for_workers": False}),
+        (cluster(ready=1, desired=3, provisioned=False), {"wait_for_workers": 1}),
+        ({**cluster(), "status": {"observedGeneration": 1, "state": "ready"}}, {}),
+    ],
+)
+async def test_how_much_has_to_be_ready(state, options):
+    async with running() as (server, access), open_kube(access) as kube:
+        await server.put(CLUSTERS, "c", state)
+        await watch_of(kube, **options).wait()
+
+
+async def test_an_update_waits_for_the_notice_and_for_the_end_of_old_pods():
+    async with running() as (server, access), open_kube(access) as kube:
+        pods = path_of("pods", "n")
+        await server.put(pods, "old", {"metadata": {"labels": {}}, "status": {}})
+        await server.put(CLUSTERS, "c", cluster(generation=2, observed=1))
+        task = asyncio.create_task(watch_of(kube, stale=["old"]).wait())
+        await server.put(CLUSTERS, "c", cluster(generation=2, observed=2))
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        await server.remove(pods, "old")
+        await task
+
+
+async def test_a_cluster_that_is_deleted_meanwhile_is_told():
+    async with running() as (server, access), open_kube(access) as kube:
+        await server.put(CLUSTERS, "c", cluster(head=False))
+        task = asyncio.create_task(watch_of(kube).wait())
+        await until(lambda: len(server.requests) >= 8)
+        await server.remove(CLUSTERS, "c")
+        with pytest.raises(ClusterFailedError, match="was deleted while we waited"):
+            await task
+
+
+async def test_a_fault_that_passes_by_itself_is_waited_for_and_one_that_stays_is_not():
+    def pod(reason):
+        state = {"waiting": {"reason": reason, "message": "no such host"}} if reason else {"running": {}}
+        return {
+            "metadata": {"labels": {"ray.io/node-type": "head"}},
+            "spec": {"containers": [{"name": "ray", "image": "i"}]},
+            "status": {"phase": "Pending", "containerStatuses": [{"name": "ray", "image": "i", "state": state}]},
+        }
+
+    async with running() as (server, access), open_kube(access) as kube:
+        pods = path_of("pods", "n")
+        await server.put(CLUSTERS, "c", cluster(head=False))
+        await server.put(pods, "p", pod("ErrImagePull"))
+        task = asyncio.create_task(watch_of(kube, image_seconds=1.0).wait())
+        await asyncio.sleep(0.5)
+        await server.put(pods, "p", pod(None))
+        await asyncio.sleep(0.8)
+        assert not task.done()
+        await server.put(pods, "p", pod("ImagePullBackOff"))
+        began = time.monotonic()
+        with pytest.raises(ClusterFailedError, match="the image 'i' of head pod p can't be pulled"):
+            await task
+        assert 0.8 < time.monotonic() - began < 2.5
+
+
+async def test_what_may_not_be_watched_is_done_without():
+    async with running() as (server, access), open_kube(access) as kube:
+        server.forbidden |= {path_of("events", "n"), "/apis/apps/v1/deployments"}
+        await server.put(CLUSTERS, "c", {"metadata": {"generation": 1}, "spec": {}})
+        with pytest.raises(ClusterFailedError, match="no KubeRay operator has taken notice"):
+            await watch_of(kube, operator_seconds=0.4).wait()
+        with pytest.raises(ClusterTimeoutError, match="What is missing: the operator's notice"):
+            await watch_of(kube, timeout_seconds=0.4).wait()
+
+
+HANDLE = ClusterHandle(
+    "kubernetes", "c", "http://own/address", "n", "c", "c-head-svc", AuthReference("secret", secret_name="c")
+)
+
+
+async def test_the_endpoint_has_rays_token_and_our_credentials_apart():
+    async with running() as (server, access):
+        await server.put(path_of("secrets", "n"), "c", {"data": {"auth_token": base64.b64encode(b"rays\n").decode()}})
+        endpoint = await kubernetes_endpoint(access, HANDLE)
+        assert endpoint.url == f"http://127.0.0.1:{server.port}/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
+        assert endpoint.token == "rays"
+        assert await endpoint.auth(False) == {"Authorization": "Bearer good"}
+        assert "rays" not in repr(endpoint)
+        assert (await kubernetes_endpoint(access, HANDLE, how="service")).url == "http://c-head-svc.n.svc:8265"
+        assert (await kubernetes_endpoint(access, HANDLE, how="url")).url == "http://own/address"
+
+
+async def test_a_token_that_can_not_be_read_is_told():
+    async with running() as (server, access):
+        with pytest.raises(KubernetesError, match="is no Secret in its namespace"):
+            await kubernetes_endpoint(access, HANDLE)
+        server.token = "renewed"
+        with pytest.raises(KubernetesAccessError, match="401"):
+            await kubernetes_endpoint(access, HANDLE)
