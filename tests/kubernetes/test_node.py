@@ -131,8 +131,9 @@ def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
         try:
             return call("/api/version")["ray_version"]
         except urllib.error.HTTPError as error:
-            assert error.code in (500, 502, 503, 504)
-            return ""
+            if error.code < 500:
+                raise
+            return ""  # the head's service has no endpoint yet
 
     assert until(version, 30, "answer of the dashboard") == kubernetes.ray_version
     code = (
@@ -299,6 +300,28 @@ def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
     until(lambda: not processes_in(node.name), 5, "end of the node's processes")
     assert node.name in control.reap_stale()
     assert traces(node.name) == []
+
+
+def test_a_node_that_stands_is_used_from_another_network(second_node: control.NodeHandle, tmp_path: Path) -> None:
+    program = (
+        "from tests.support.kubernetes import kubernetes\n"
+        "with kubernetes() as k: print(k.from_outside, k.get('nodes')['items'][0]['metadata']['name'])\n"
+    )
+    env = {
+        **os.environ,
+        "AIRFLOW_RAY_TEST_KUBECONFIG": str(second_node.kubeconfig),
+        "AIRFLOW_RAY_TEST_OPERATOR": "none",
+    }
+    inner = 'ip link set lo up && exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--net", "bash", "-c", inner, sys.executable, program],
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.split() == ["True", "k8snode"], done.stderr
 
 
 def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node: control.NodeHandle) -> None:

@@ -2,7 +2,8 @@
 
 Taken in this order: the one of a kubeconfig named in ``AIRFLOW_RAY_TEST_KUBECONFIG`` (a node that ``make kubernetes-up``
 started, or any cluster on which tests may do as they like), ``kind`` where Docker works, else a node of our own
-(:mod:`tests.kubernetes.node`), which lives as long as this process.
+(:mod:`tests.kubernetes.node`), which lives as long as this process. A cluster that was given gets KubeRay's operator if
+it has none, unless ``AIRFLOW_RAY_TEST_OPERATOR`` is ``none``.
 """
 
 from __future__ import annotations
@@ -137,19 +138,29 @@ class Kubernetes:
     def remove_namespace(self, name: str) -> None:
         """Remove a namespace and wait until it is gone."""
         kinds = [kind for kind in RAY_KINDS if self.exists("crd", f"{kind}.ray.io")]
+        inside = ",".join([*kinds, "pods"])
+        # First what is in it: the namespace controller looks again only after a pod's whole grace period. Pods get no
+        # time to say farewell, since nobody waits for what they would say.
         if kinds:
             self.kubectl("delete", ",".join(kinds), "--all", "-n", name, "--wait=false")
-        # Pods get no time to say farewell: nobody waits for what they would say.
-        self.kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--wait=false")
-        self.kubectl("delete", "namespace", name, "--wait=false")
+        self.kubectl("delete", "deployments,statefulsets,jobs", "--all", "-n", name, "--wait=false")
+
+        def emptied() -> bool:
+            found = self.kubectl("get", inside, "-n", name, "-o", "name").split()
+            if pods := [each for each in found if each.startswith("pod/")]:
+                self.kubectl("delete", *pods, "-n", name, "--grace-period=1", "--wait=false", "--ignore-not-found")
+            return not found
+
         try:
-            until(lambda: not self.exists("namespace", name), 40, f"end of namespace {name}")
+            until(emptied, 30, f"end of what is in namespace {name}", every=0.5)
         except TimeoutError:
-            for kind in kinds:
-                for found in self.kubectl("get", kind, "-n", name, "-o", "name").split():
+            for found in self.kubectl("get", inside, "-n", name, "-o", "name").split():
+                if found.startswith("pod/"):
+                    self.kubectl("delete", found, "-n", name, "--force", "--grace-period=0", "--ignore-not-found")
+                else:
                     self.kubectl("patch", found, "-n", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
-            self.kubectl("delete", "pods", "--all", "-n", name, "--force", "--grace-period=0")
-            until(lambda: not self.exists("namespace", name), 60, f"end of namespace {name}")
+        self.kubectl("delete", "namespace", name, "--wait=false")
+        until(lambda: not self.exists("namespace", name), 60, f"end of namespace {name}")
 
     def service_account_kubeconfig(
         self, namespace: str, manifest: str | Path, *, name: str = "provider", seconds: int = 3600
@@ -473,7 +484,8 @@ def _given(path: Path, scratch: Path) -> Iterator[Kubernetes]:
                 path.touch(0o600)
                 path.write_text(text)
         found = Kubernetes(path, scratch, version, handle, outside)
-        if not found.exists("deployments", OPERATOR_RELEASE, "-n", OPERATOR_NAMESPACE):
+        wanted = os.environ.get("AIRFLOW_RAY_TEST_OPERATOR") != "none"
+        if wanted and not found.exists("deployment", OPERATOR_RELEASE, "-n", OPERATOR_NAMESPACE):
             found.install_operator()
         yield found
 

@@ -32,6 +32,7 @@ from tests.kubernetes.node.relay import NodeNetwork, forward_from_node, forward_
 HERE = Path(__file__).resolve().parent
 NODE_IP = "10.0.0.1"
 NODE_NAME = "k8snode"
+_STOP_SECONDS = 2
 
 
 class NodeError(RuntimeError):
@@ -104,7 +105,8 @@ class Supervisor:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(child, signum)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(process.wait(), 10)
+                # An API server with watchers would go on for a minute.
+                await asyncio.wait_for(process.wait(), _STOP_SECONDS)
                 return
 
     async def until(self, what: str, seconds: float, test: Callable[[], Awaitable[bool]], *, part: str = "") -> None:
