@@ -14,7 +14,7 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm import HelmOptions
 from ray_provider.clusters.readiness import ReadinessOptions
 from ray_provider.clusters.removal import delete_cluster
-from ray_provider.clusters.setup import set_up_cluster
+from ray_provider.clusters.setup import Applied, apply_cluster, set_up_cluster
 from ray_provider.clusters.spec import KubernetesClusterSpec, make_spec
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
@@ -92,6 +92,10 @@ class Scene:
     ) -> ClusterHandle:
         options = ReadinessOptions(**{"timeout_seconds": 120.0, **readiness})
         return await set_up_cluster(self.access, spec, options, keep_on_failure=keep_on_failure, say=self.say)
+
+    async def apply(self, spec: KubernetesClusterSpec) -> Applied:
+        """Make a cluster, and don't wait for it."""
+        return await apply_cluster(self.access, spec, say=self.say)
 
     async def delete(self, handle: ClusterHandle, **further: Any) -> bool:
         options: dict[str, Any] = {

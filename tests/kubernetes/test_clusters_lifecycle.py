@@ -7,12 +7,15 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import Kube
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
@@ -22,6 +25,13 @@ from tests.support.kubernetes import Kubernetes
 pytestmark = pytest.mark.timeout(300)
 
 ROLE = Path("helm/roles/provider-role.yaml")
+
+
+@pytest.fixture(scope="module")
+def namespace(kubernetes: Kubernetes) -> Iterator[str]:
+    """One for all tests here: each leaves it empty, and says so."""
+    with kubernetes.namespace("clusters") as name:
+        yield name
 
 
 class ReadyTime(threading.Thread):
@@ -57,6 +67,8 @@ class ReadyTime(threading.Thread):
     def end(self) -> None:
         self._process.kill()
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
 
 
 @pytest.mark.parametrize("helm", ["helm3", "helm4"])
@@ -95,6 +107,7 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
     labels = scene.cluster(handle.name)["metadata"]["labels"]
     assert labels["airflow-ray/dag_id"] == "dag"
     assert "ran on 2 nodes" in await scene.job(handle, ON_TWO_NODES)
+    await check_that_the_token_is_wanted(scene, handle)
 
     # An unchanged one is a no-op that says so.
     scene.lines.clear()
@@ -109,23 +122,17 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
     assert operator_runs(kubernetes)
 
 
-async def test_the_dashboard_wants_the_token(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    handle = await scene.set_up(scene.spec(HEAD_ONLY))
+async def check_that_the_token_is_wanted(scene: Scene, handle: ClusterHandle) -> None:
     endpoint = await kubernetes_endpoint(scene.access, handle)
     assert endpoint.token
     assert endpoint.token not in repr(endpoint)
-    from dataclasses import replace
-
     for token in (None, "wrong"):
         async with RayJobsClient(replace(endpoint, token=token)) as client:
             with pytest.raises(RayApiError):
                 await client.list_jobs()
-
-    # The other ways in: what the handle says, and a service's name from inside.
+    # The other way in: a service's name, from inside.
     inside = await kubernetes_endpoint(scene.access, handle, how="service")
-    assert inside.url == f"http://{handle.service}.{namespace}.svc:8265"
-    await scene.delete(handle)
+    assert inside.url == f"http://{handle.service}.{scene.namespace}.svc:8265"
 
 
 async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
@@ -181,14 +188,14 @@ async def test_an_update_leaves_the_autoscalers_replicas_alone(kubernetes, names
         worker__minReplicas=0,
         worker__maxReplicas=3,
     )
-    handle = await scene.set_up(scene.spec(autoscaled, name="ray-scaled"), wait_for_workers=False)
+    handle = (await scene.apply(scene.spec(autoscaled, name="ray-scaled"))).handle
     # As the autoscaler does it, in its own name.
     kubernetes.kubectl(
         *("patch", "raycluster", handle.name, "-n", namespace, "--type=json", "--field-manager=ray-autoscaler", "-p"),
         json.dumps([{"op": "replace", "path": "/spec/workerGroupSpecs/0/replicas", "value": 2}]),
     )
     changed = values(autoscaled, annotations={"example.com/note": "changed"}, worker__maxReplicas=4)
-    await scene.set_up(scene.spec(changed, name="ray-scaled", update_if_exists=True), wait_for_workers=False)
+    assert (await scene.apply(scene.spec(changed, name="ray-scaled", update_if_exists=True))).changed
     spec = scene.cluster(handle.name)["spec"]["workerGroupSpecs"][0]
     assert (spec["replicas"], spec["maxReplicas"]) == (2, 4)
     await scene.delete(handle)
@@ -254,8 +261,8 @@ async def test_a_cluster_that_helm_did_not_make_is_used_and_deleted_by_name(kube
     scene = Scene(kubernetes, namespace)
     kubernetes.apply(MANIFEST, namespace)
     with pytest.raises(ConfigurationError, match="was not made by Helm"):
-        await scene.set_up(scene.spec(ray_cluster_yaml=MANIFEST, update_if_exists=True))
-    handle = await scene.set_up(scene.spec(ray_cluster_yaml=MANIFEST))
+        await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST, update_if_exists=True))
+    handle = (await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST))).handle
     assert (handle.created, handle.release, handle.auth.kind) == (False, None, "none")
     assert await scene.delete(handle, release=handle.name, owner=None) is True
     assert not kubernetes.exists("raycluster", "from-manifest", "-n", namespace)
@@ -266,15 +273,15 @@ async def test_the_operator_is_asked_for_and_installed_only_when_told(kubernetes
     chart = str(kubernetes.operator_chart)
     with kubernetes.without_operator():
         with pytest.raises(ConfigurationError, match="not installed") as caught:
-            await scene.set_up(scene.spec(HEAD_ONLY))
+            await scene.apply(scene.spec(HEAD_ONLY))
         assert "helm install kuberay-operator" in str(caught.value)
-        handle = await scene.set_up(scene.spec(HEAD_ONLY, kuberay_operator="install", operator_chart=chart))
+        handle = (await scene.apply(scene.spec(HEAD_ONLY, kuberay_operator="install", operator_chart=chart))).handle
         assert "KubeRay operator is available" in scene.text
         await scene.delete(handle)
         assert operator_runs(kubernetes)
         scene.lines.clear()
         spec = scene.spec(HEAD_ONLY, kuberay_operator="upgrade", operator_chart=chart)
-        handle = await scene.set_up(spec)
+        handle = (await scene.apply(spec)).handle
         assert "left as it is" in scene.text
         await scene.delete(handle)
 

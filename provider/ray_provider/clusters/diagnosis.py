@@ -151,7 +151,7 @@ def _container(pod: Json, container: Json) -> Finding | None:
         return Finding(
             cause="OOMKilled",
             text=f"the container {name!r} of {who} was killed for memory (OOMKilled"
-            f"{f', its limit is {limit}' if limit else ''}{f', {restarts} restarts' if restarts else ''})",
+            f"{f', its limit is {limit}' if limit else ''}{f', {_times(restarts)}' if restarts else ''})",
             hint="Give it more memory: a Ray head needs 2 GiB at the least, better 4 GiB, and some more for each job.",
             patience=NOW if restarts >= 2 or never or reason == "CrashLoopBackOff" else SHORT,
             subject=subject,
@@ -162,8 +162,8 @@ def _container(pod: Json, container: Json) -> Finding | None:
         return Finding(
             cause="crash",
             text=f"the container {name!r} of {who} ends again and again (exit status {ended.get('exitCode')}, "
-            f"{ended.get('reason') or 'no reason given'}, {restarts} restarts)",
-            hint="Its last lines are below; `ray start` ends at once when a parameter or the image does not fit.",
+            f"{ended.get('reason') or 'no reason given'}, {_times(restarts)})",
+            hint="Its last lines tell why; `ray start` ends at once when a parameter or the image does not fit.",
             patience=NOW if restarts >= 2 else SHORT,
             subject=subject,
             container=name,
@@ -193,7 +193,7 @@ def cluster_findings(cluster: Json, events: Iterable[Json]) -> list[Finding]:
             )
     failure = condition(cluster, "ReplicaFailure")
     if failure and failure.get("status") == "True":
-        message = str(failure.get("message") or failure.get("reason") or "").strip().rstrip(".")
+        message = str(failure.get("message") or "").removeprefix(str(failure.get("reason"))).strip().rstrip(".")
         quota = "exceeded quota" in message
         found.append(
             Finding(
@@ -285,6 +285,10 @@ def _phase(pod: Json) -> str:
     if (condition(pod, "PodScheduled") or {}).get("status") == "False":
         return "waiting for a node"
     return {"Running": "starting", "Pending": "starting its container"}.get(str(status.get("phase")), "starting")
+
+
+def _times(restarts: int) -> str:
+    return f"{restarts} restart{'' if restarts == 1 else 's'}"
 
 
 def _image_of(pod: Json, container: str) -> str:

@@ -69,7 +69,7 @@ def _schema(said: str, data: dict[str, Any]) -> RayProviderError:
 def _rendering(said: str, data: dict[str, Any]) -> RayProviderError:
     own = _REFUSED.search(said)
     if own:
-        say = " ".join(own["say"].split()).rstrip(".")
+        say = " ".join(own["say"].split()).removesuffix("Use --debug flag to render out invalid YAML").rstrip(" .")
         return ConfigurationError(f"The chart refuses `{own['field']}`: {say}.", cause="values", **data)
     failed = _FAIL.search(said)
     say = " ".join((failed["say"] if failed else last_line(said)).split())
@@ -197,7 +197,7 @@ _CAUSES: tuple[_Cause, ...] = (
             re.search(
                 r"chart \"[^\"]+\".* not found|repo .* not found|failed to download|not a valid chart|"
                 r"path \"[^\"]+\" not found|is not a valid chart repository|chart\.yaml file is missing|"
-                r"failed to fetch|no chart version found|chart metadata is missing|non-absolute urls",
+                r"failed to fetch|no chart version found|validation: chart\.|chart metadata is missing|non-absolute urls",
                 text,
             )
         ),

@@ -253,6 +253,8 @@ class ReadinessWatch:
         keys = {(finding.cause, finding.subject) for finding in findings}
         self._first_seen = {key: self._first_seen.get(key, now) for key in keys}
         pause = self._deadline - now
+        if self._unnoticed_since is not None:
+            pause = min(pause, *(self._unnoticed_since + limit - now for limit in self._notice_limits()))
         for finding in findings:
             left = self._first_seen[finding.cause, finding.subject] + self._options.patience(finding.patience) - now
             if left <= 0:
@@ -280,8 +282,15 @@ class ReadinessWatch:
             known = f"its Deployment {operator.namespace}/{operator.name} is scaled to zero"
         elif operator is not None and operator.available == 0:
             known = f"its Deployment {operator.namespace}/{operator.name} has no pod that runs"
-        if lasted >= self._options.operator_seconds or (known and lasted >= self._options.short_seconds):
+        if lasted >= (min(self._notice_limits()) if known else self._options.operator_seconds):
             yield diagnosis.no_operator(f"{self._namespace}/{self._name}", lasted, known)
+
+    def _notice_limits(self) -> tuple[float, ...]:
+        """Give how long the operator may take: less, if it is known not to run."""
+        operator = self.view.operator
+        limits = (self._options.operator_seconds,)
+        stopped = operator is not None and (operator.replicas == 0 or operator.available == 0)
+        return (*limits, self._options.short_seconds) if stopped else limits
 
     async def _stuck(self, now: float) -> list[Finding]:
         """Look at the events of pods that have a node and do not start: only there it stands why."""
