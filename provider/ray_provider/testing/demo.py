@@ -1,0 +1,141 @@
+"""``make demo``: a real Airflow runs the quickstart on a Ray of its own, and shows what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from ray_provider.testing.client import AirflowApiError, AirflowClient
+from ray_provider.testing.stack import AirflowStack
+
+DAG_ID = "ray_quickstart"
+JOB = "delays"
+TASKS = ("setup", "delays", "delete")
+FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
+_LOOK_SECONDS = 0.5
+
+
+class _Stopped(Exception):  # noqa: N818 - not an error: somebody wants to stop
+    """Ctrl-C or SIGTERM."""
+
+
+class Demo:
+    """Runs the quickstart and tells about it.
+
+    :param dags: folder of the example DAGs.
+    :param image: where the job leaves its picture.
+    """
+
+    def __init__(self, dags: Path, image: Path) -> None:
+        self.dags = dags
+        self.image = image
+        self._began = time.monotonic()
+        self._shown = 0
+
+    def say(self, text: str) -> None:
+        """Print a line with the time since the start."""
+        sys.stdout.write(f"{time.monotonic() - self._began:6.1f} s  {text}\n")
+        sys.stdout.flush()
+
+    @contextlib.contextmanager
+    def airflow(self) -> Iterator[AirflowStack]:
+        """Start Airflow with a connection to the local backend; stop it, and what it left, in all cases."""
+        home = Path(tempfile.mkdtemp(prefix="airflow-ray-demo-"))
+        # The local backend's Ray has to lie in this demonstration's own folder: nobody else's is touched.
+        rays = Path(tempfile.mkdtemp(prefix="ray-demo-"))
+        env = {"RAY_EXAMPLE_IMAGE": str(self.image), "AIRFLOW_RAY_LOCAL_HOME": str(rays)}
+        stack = AirflowStack(home, dags_folder=self.dags, env=env)
+        self.say("starting Airflow: scheduler, DAG processor, triggerer, API server")
+        try:
+            with stack:
+                self.say(f"Airflow is up: {stack.url}")
+                stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
+                yield stack
+        finally:
+            self._end_clusters(rays)
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(rays, ignore_errors=True)
+            self.say("everything is stopped")
+
+    def run(self, client: AirflowClient) -> bool:
+        """Run the DAG. Gives whether it succeeded."""
+        run_id = client.trigger_run(DAG_ID)
+        self.say(f"DAG {DAG_ID}: {' >> '.join(TASKS)}")
+        states: dict[str, Any] = {}
+        while True:
+            for instance in client.task_instances(DAG_ID, run_id):
+                name, state = instance["task_id"], instance["state"]
+                if state and states.get(name) != state:
+                    states[name] = state
+                    self.say(f"{name}: {state}")
+            if states.get(JOB) in FINAL | {"running", "deferred"}:
+                self._show_log(client, run_id)
+            state = client.run(DAG_ID, run_id)["state"]
+            if state in FINAL:
+                break
+            time.sleep(_LOOK_SECONDS)
+        if state != "success":
+            self._explain(client, run_id, states)
+        return bool(state == "success")
+
+    def _show_log(self, client: AirflowClient, run_id: str) -> None:
+        with contextlib.suppress(AirflowApiError):  # the log's first line is not there yet
+            lines = client.log_text(DAG_ID, run_id, JOB).splitlines()
+            for line in lines[self._shown :]:
+                sys.stdout.write(f"          | {line}\n")
+            sys.stdout.flush()
+            self._shown = max(self._shown, len(lines))
+
+    def _explain(self, client: AirflowClient, run_id: str, states: dict[str, Any]) -> None:
+        for name, state in states.items():
+            if state == "failed" and name != JOB:
+                sys.stdout.write(f"\n{name} failed:\n{client.log_text(DAG_ID, run_id, name)}\n")
+
+    @staticmethod
+    def _end_clusters(rays: Path) -> None:
+        """End a Ray that the DAG did not come to delete (Ctrl-C)."""
+        import asyncio
+        import os
+
+        from ray_provider.clusters.local import delete_local
+
+        os.environ["AIRFLOW_RAY_LOCAL_HOME"] = str(rays)
+        for folder in sorted(path for path in rays.iterdir() if path.is_dir()):
+            asyncio.run(delete_local(folder.name))
+
+
+def _on_signal(_number: int, _frame: FrameType | None) -> None:
+    raise _Stopped
+
+
+def run_demo(*, dags: Path, image: Path, keep_web: bool = False) -> int:
+    """Run the demonstration.
+
+    :param dags: folder of the example DAGs.
+    :param image: where the job leaves its picture.
+    :param keep_web: leave the web interface up until Ctrl-C instead of running the DAG.
+    :return: the process's exit status.
+    """
+    demo = Demo(dags, image)
+    signal.signal(signal.SIGINT, _on_signal)
+    signal.signal(signal.SIGTERM, _on_signal)
+    try:
+        with demo.airflow() as stack:
+            if keep_web:
+                demo.say(f"open {stack.url} (every visitor is an administrator); Ctrl-C stops it")
+                threading.Event().wait()
+            good = demo.run(stack.client)
+    except _Stopped:
+        demo.say("stopped")
+        return 0 if keep_web else 130
+    demo.say(f"done; the picture: {image}" if good else "the DAG failed")
+    return 0 if good and image.exists() else 1
