@@ -12,12 +12,17 @@ import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 ROOT = Path(__file__).resolve().parents[3]
 REGION = "us-east-1"
 #: Not a secret: moto takes any.
-CREDENTIALS = {"AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST", "AWS_SECRET_ACCESS_KEY": "test", "AWS_REGION": REGION, "AWS_DEFAULT_REGION": REGION}
+CREDENTIALS = {
+    "AWS_ACCESS_KEY_ID": "AKIATESTTESTTESTTEST",
+    "AWS_SECRET_ACCESS_KEY": "test",
+    "AWS_REGION": REGION,
+    "AWS_DEFAULT_REGION": REGION,
+}
 
 
 class AwsServer:
@@ -28,7 +33,9 @@ class AwsServer:
     :param log: where the server's requests are written.
     """
 
-    def __init__(self, *, cluster_endpoint: str | None = None, cluster_ca_data: str | None = None, log: Path | None = None) -> None:
+    def __init__(
+        self, *, cluster_endpoint: str | None = None, cluster_ca_data: str | None = None, log: Path | None = None
+    ) -> None:
         self._arguments = [
             *(["--cluster-endpoint", cluster_endpoint] if cluster_endpoint else []),
             *(["--cluster-ca-data", cluster_ca_data] if cluster_ca_data else []),
@@ -37,14 +44,24 @@ class AwsServer:
         self.process: subprocess.Popen[str] | None = None
         self.url = ""
 
-    def __enter__(self) -> AwsServer:
+    def __enter__(self) -> Self:
         env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "TF_"))}
-        env |= {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull, **CREDENTIALS}
+        env |= {
+            "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+            **CREDENTIALS,
+        }
         errors = self._log.open("w") if self._log else subprocess.DEVNULL
         try:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.infrastructure.lab.aws_server", *self._arguments],
-                cwd=ROOT, env=env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True,
+                cwd=ROOT,
+                env=env,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
             )
         finally:
             if self._log and not isinstance(errors, int):
@@ -56,7 +73,9 @@ class AwsServer:
             raise RuntimeError(f"the emulated AWS did not start: it ended with {self.process.returncode}")
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self.process is None:
             return
         assert self.process.stdin is not None
@@ -72,7 +91,14 @@ class AwsServer:
     @property
     def env(self) -> dict[str, str]:
         """What a program needs in its environment to talk to this AWS and no other."""
-        return {**CREDENTIALS, "AWS_ENDPOINT_URL": self.url, "AWS_EC2_METADATA_DISABLED": "true", "AWS_MAX_ATTEMPTS": "3", "AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}
+        return {
+            **CREDENTIALS,
+            "AWS_ENDPOINT_URL": self.url,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_MAX_ATTEMPTS": "3",
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        }
 
     def client(self, service: str) -> Any:
         """Give a boto3 client of this AWS."""

@@ -31,7 +31,14 @@ def _path(full_url: str) -> list[str]:
 class Collection:
     """One kind of thing that belongs to a cluster: created, described, listed, updated and deleted by its id."""
 
-    def __init__(self, key: str, plural: str, id_of: Callable[[dict[str, Any]], str], fill: Callable[[str, str, dict[str, Any]], dict[str, Any]], ids: str) -> None:
+    def __init__(
+        self,
+        key: str,
+        plural: str,
+        id_of: Callable[[dict[str, Any]], str],
+        fill: Callable[[str, str, dict[str, Any]], dict[str, Any]],
+        ids: str,
+    ) -> None:
         self.key, self.plural, self.id_of, self.fill, self.ids = key, plural, id_of, fill, ids
         self.items: dict[tuple[str, str], dict[str, Any]] = {}
 
@@ -42,7 +49,10 @@ class Collection:
         body = json.loads(request.get_data() or b"{}") if request.method in ("POST", "PUT") else {}
         if not rest:
             if request.method == "GET":
-                return _answer(200, {self.plural: [self._listed(item) for (owner, _), item in self.items.items() if owner == cluster]})
+                return _answer(
+                    200,
+                    {self.plural: [self._listed(item) for (owner, _), item in self.items.items() if owner == cluster]},
+                )
             name = self.id_of(body)
             item = {**body, "clusterName": cluster, "createdAt": now, "modifiedAt": now, "tags": body.get("tags") or {}}
             item.update(self.fill(cluster, name, body))
@@ -58,7 +68,19 @@ class Collection:
         if request.method == "POST":
             item.update({**body, "modifiedAt": now})
             if rest.endswith("/update"):
-                return _answer(200, {"update": {"id": str(uuid.uuid4()), "status": "Successful", "type": "AddonUpdate", "createdAt": now, "params": [], "errors": []}})
+                return _answer(
+                    200,
+                    {
+                        "update": {
+                            "id": str(uuid.uuid4()),
+                            "status": "Successful",
+                            "type": "AddonUpdate",
+                            "createdAt": now,
+                            "params": [],
+                            "errors": [],
+                        }
+                    },
+                )
         return _answer(200, {self.key: item})
 
     def _listed(self, item: dict[str, Any]) -> Any:
@@ -76,15 +98,40 @@ def _policies() -> Callable[[Any, str, Any], Response]:
         policies = store.setdefault((cluster, principal), {})
         if request.method == "POST":
             body, now = json.loads(request.get_data()), time.time()
-            entry = {"policyArn": body["policyArn"], "accessScope": body.get("accessScope"), "associatedAt": now, "modifiedAt": now}
+            entry = {
+                "policyArn": body["policyArn"],
+                "accessScope": body.get("accessScope"),
+                "associatedAt": now,
+                "modifiedAt": now,
+            }
             policies[body["policyArn"]] = entry
             return _answer(200, {"clusterName": cluster, "principalArn": principal, "associatedAccessPolicy": entry})
         if request.method == "DELETE":
             policies.pop(policy, None)
             return _answer(200, {})
-        return _answer(200, {"clusterName": cluster, "principalArn": principal, "associatedAccessPolicies": list(policies.values())})
+        return _answer(
+            200,
+            {"clusterName": cluster, "principalArn": principal, "associatedAccessPolicies": list(policies.values())},
+        )
 
     return handle
+
+
+def _update(request: Any, full_url: str, headers: Any) -> Response:
+    """Every update of this AWS is done at once."""
+    return _answer(
+        200,
+        {
+            "update": {
+                "id": _path(full_url)[-1],
+                "status": "Successful",
+                "type": "ConfigUpdate",
+                "createdAt": time.time(),
+                "params": [],
+                "errors": [],
+            }
+        },
+    )
 
 
 def _fill_addon(cluster: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
@@ -106,7 +153,10 @@ def _fill_entry(cluster: str, name: str, body: dict[str, Any]) -> dict[str, Any]
 
 
 def _fill_association(cluster: str, name: str, body: dict[str, Any]) -> dict[str, Any]:
-    return {"associationId": name, "associationArn": f"arn:aws:eks:us-east-1:123456789012:podidentityassociation/{cluster}/{name}"}
+    return {
+        "associationId": name,
+        "associationArn": f"arn:aws:eks:us-east-1:123456789012:podidentityassociation/{cluster}/{name}",
+    }
 
 
 def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
@@ -150,11 +200,14 @@ def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
 
     addons = Collection("addon", "addons", lambda body: body["addonName"], _fill_addon, "addonName")
     entries = Collection("accessEntry", "accessEntries", lambda body: body["principalArn"], _fill_entry, "principalArn")
-    associations = Collection("association", "associations", lambda body: f"a-{uuid.uuid4().hex[:17]}", _fill_association, "")
+    associations = Collection(
+        "association", "associations", lambda body: f"a-{uuid.uuid4().hex[:17]}", _fill_association, ""
+    )
     policies = _policies()
     cluster = "{0}/clusters/(?P<name>[^/]+)"
     urls.url_paths.update(
         {
+            f"{cluster}/updates/(?P<update>[^/]+)$": _update,
             f"{cluster}/addons$": addons.handle,
             f"{cluster}/addons/(?P<addon>[^/]+)$": addons.handle,
             f"{cluster}/addons/(?P<addon>[^/]+)/update$": addons.handle,

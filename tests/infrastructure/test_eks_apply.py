@@ -1,0 +1,290 @@
+"""The EKS module with the real AWS provider against an emulated AWS: made, planned again, changed, protected, destroyed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.infrastructure.lab.aws_server import AwsServer
+from tests.support.helm import CHART, tool
+from tests.support.terraform import Workspace, copy_tree, environment, need_aws_provider, need_terraform
+
+NAME = "raytest"
+GPU_POOL = {"machine_type": "g5.12xlarge", "capacity": "spot", "max": 2, "labels": {"team": "vision"}}
+VARIABLES: dict[str, Any] = {
+    "name": NAME,
+    "availability_zones": ["us-east-1a", "us-east-1b"],
+    "node_pools": {"cpu": {"machine_type": "m6i.2xlarge", "max": 4}, "a10g": GPU_POOL},
+    "service_accounts": {"ray": {"namespace": "ray", "name": "ray", "bucket_access": "write"}},
+    "ray_service_account": "ray",
+    "access_entries": {
+        "ops": {"principal_arn": "arn:aws:iam::123456789012:role/ops", "policy": "view", "namespaces": ["ray"]}
+    },
+}
+
+
+def configure(workspace: Workspace, **changes: Any) -> None:
+    (workspace.folder / "test.auto.tfvars.json").write_text(json.dumps(VARIABLES | changes))
+
+
+def leftovers(aws: AwsServer) -> dict[str, list[Any]]:
+    """What is there of the kinds that the module makes, moto's own default network aside."""
+    ec2, eks = aws.client("ec2"), aws.client("eks")
+    return {
+        "clusters": eks.list_clusters()["clusters"],
+        "vpcs": [vpc["VpcId"] for vpc in ec2.describe_vpcs()["Vpcs"] if not vpc["IsDefault"]],
+        "nat": [
+            gateway["NatGatewayId"]
+            for gateway in ec2.describe_nat_gateways()["NatGateways"]
+            if gateway["State"] != "deleted"
+        ],
+        "addresses": ec2.describe_addresses()["Addresses"],
+        "launch templates": ec2.describe_launch_templates()["LaunchTemplates"],
+        "roles": [role["RoleName"] for role in aws.client("iam").list_roles()["Roles"]],
+        "buckets": aws.client("s3").list_buckets()["Buckets"],
+        "log groups": aws.client("logs").describe_log_groups()["logGroups"],
+        "aliases": [
+            alias
+            for alias in aws.client("kms").list_aliases()["Aliases"]
+            if not alias["AliasName"].startswith("alias/aws/")
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServer]:
+    with AwsServer(log=tmp_path_factory.mktemp("aws") / "requests.log") as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory, aws: AwsServer) -> Workspace:
+    """The module as a root module of its own: no provider block, everything from the environment."""
+    program = need_terraform()
+    folder = tmp_path_factory.mktemp("eks")
+    env = environment(folder / "cli", program=program, mirrors=[need_aws_provider()], extra=aws.env)
+    workspace = Workspace(copy_tree(folder) / "modules" / "eks", program, env)
+    configure(workspace)
+    workspace.init()
+    workspace.apply()
+    return workspace
+
+
+def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
+    status, text = applied.plan()
+    assert status == 0, text
+    assert "No changes" in text
+
+
+def test_cluster_is_private_encrypted_and_logged(applied: Workspace, aws: AwsServer) -> None:
+    cluster = aws.client("eks").describe_cluster(name=NAME)["cluster"]
+    assert cluster["resourcesVpcConfig"]["endpointPublicAccess"] is False
+    assert cluster["resourcesVpcConfig"]["endpointPrivateAccess"] is True
+    assert len(cluster["resourcesVpcConfig"]["subnetIds"]) == 2
+    assert cluster["encryptionConfig"][0]["resources"] == ["secrets"]
+    enabled = [entry["types"] for entry in cluster["logging"]["clusterLogging"] if entry["enabled"]]
+    assert sorted(enabled[0]) == ["api", "audit", "authenticator", "controllerManager", "scheduler"]
+    assert cluster["accessConfig"]["authenticationMode"] == "API"
+    groups = {group["logGroupName"]: group for group in aws.client("logs").describe_log_groups()["logGroups"]}
+    for name in (f"/aws/eks/{NAME}/cluster", f"/aws/vpc/{NAME}/flow"):
+        assert groups[name]["retentionInDays"] == 365
+        assert ":key/" in groups[name]["kmsKeyId"]
+    assert aws.client("ec2").describe_flow_logs()["FlowLogs"][0]["TrafficType"] == "ALL"
+
+
+def test_nodes_have_no_public_address_and_leave_by_nat(applied: Workspace, aws: AwsServer) -> None:
+    ec2 = aws.client("ec2")
+    group = aws.client("eks").describe_nodegroup(clusterName=NAME, nodegroupName="cpu")["nodegroup"]
+    subnets = ec2.describe_subnets(SubnetIds=group["subnets"])["Subnets"]
+    assert {subnet["AvailabilityZone"] for subnet in subnets} == {"us-east-1a", "us-east-1b"}
+    assert not any(subnet["MapPublicIpOnLaunch"] for subnet in subnets)
+    for subnet in subnets:
+        (table,) = ec2.describe_route_tables(
+            Filters=[{"Name": "association.subnet-id", "Values": [subnet["SubnetId"]]}]
+        )["RouteTables"]
+        (default,) = [route for route in table["Routes"] if route.get("DestinationCidrBlock") == "0.0.0.0/0"]
+        assert default["NatGatewayId"]
+
+
+def test_gpu_pool_as_the_api_has_it(applied: Workspace, aws: AwsServer) -> None:
+    group = aws.client("eks").describe_nodegroup(clusterName=NAME, nodegroupName="a10g")["nodegroup"]
+    assert group["taints"] == [{"key": "nvidia.com/gpu", "value": "present", "effect": "NO_SCHEDULE"}]
+    assert group["labels"] == {"ray-pool": "a10g", "team": "vision"}
+    assert group["capacityType"] == "SPOT"
+    assert group["amiType"] == "AL2023_x86_64_NVIDIA"
+    assert group["instanceTypes"] == ["g5.12xlarge"]
+    assert group["scalingConfig"] == {"minSize": 0, "maxSize": 2, "desiredSize": 0}
+    versions = aws.client("ec2").describe_launch_template_versions(LaunchTemplateId=group["launchTemplate"]["id"])[
+        "LaunchTemplateVersions"
+    ]
+    data = versions[-1]["LaunchTemplateData"]
+    assert data["MetadataOptions"]["HttpTokens"] == "required"
+    assert data["MetadataOptions"]["HttpPutResponseHopLimit"] == 1
+    assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
+
+
+def test_identities_of_service_accounts(applied: Workspace, aws: AwsServer) -> None:
+    eks, iam = aws.client("eks"), aws.client("iam")
+    found = {
+        item["serviceAccount"]: item for item in eks.list_pod_identity_associations(clusterName=NAME)["associations"]
+    }
+    assert set(found) == {"ray", "cluster-autoscaler"}
+    outputs = applied.outputs()
+    role = outputs["service_accounts"]["ray"]["identity"].rpartition("/")[2]
+    trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
+    assert trust["Statement"][0]["Principal"] == {"Service": "pods.eks.amazonaws.com"}
+    policy = iam.get_role_policy(RoleName=role, PolicyName="bucket")["PolicyDocument"]
+    actions = {
+        action
+        for statement in policy["Statement"]
+        for action in ([statement["Action"]] if isinstance(statement["Action"], str) else statement["Action"])
+    }
+    assert {"s3:GetObject", "s3:PutObject", "s3:DeleteObject", "kms:Decrypt"} <= actions
+    resources = json.dumps([statement["Resource"] for statement in policy["Statement"]])
+    assert outputs["bucket_uri"].removeprefix("s3://") in resources
+    assert '"*"' not in resources
+
+
+def test_bucket_is_closed(applied: Workspace, aws: AwsServer) -> None:
+    s3, bucket = aws.client("s3"), applied.outputs()["bucket_uri"].removeprefix("s3://")
+    assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
+    rule = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
+    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
+    assert s3.get_bucket_versioning(Bucket=bucket)["Status"] == "Enabled"
+    assert "aws:SecureTransport" in s3.get_bucket_policy(Bucket=bucket)["Policy"]
+
+
+def test_access_entry_is_limited_to_its_namespace(applied: Workspace, aws: AwsServer) -> None:
+    answer = aws.client("eks").list_associated_access_policies(
+        clusterName=NAME, principalArn="arn:aws:iam::123456789012:role/ops"
+    )
+    (policy,) = answer["associatedAccessPolicies"]
+    assert policy["policyArn"].endswith("AmazonEKSViewPolicy")
+    assert policy["accessScope"] == {"type": "namespace", "namespaces": ["ray"]}
+
+
+def test_outputs_describe_the_pools(applied: Workspace) -> None:
+    outputs = applied.outputs()
+    assert outputs["cloud"] == "aws"
+    assert outputs["location"] == "us-east-1"
+    pool = outputs["node_pools"]["a10g"]
+    assert pool["accelerator"] == {"resource": "nvidia.com/gpu", "type": "A10G", "count": 4}
+    assert pool["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"}
+    ]
+    assert 40 <= pool["allocatable"]["cpu"] < 48
+    assert 160 <= pool["allocatable"]["memory_gib"] < 192
+    assert outputs["nvidia_device_plugin_required"] is True
+    assert outputs["ray_operator_managed"] is False
+
+
+def test_no_token_in_state_or_outputs(applied: Workspace) -> None:
+    text = (applied.folder / "terraform.tfstate").read_text()
+    assert "k8s-aws-v1." not in text
+    assert "kubeconfig" not in text.lower()
+    state = applied.state()
+    assert not [resource["type"] for resource in state["resources"] if resource["type"] == "aws_eks_cluster_auth"]
+    assert state["outputs"]["cluster_ca_certificate"]["sensitive"] is True
+
+
+@pytest.mark.parametrize("version", ["helm3", "helm4"])
+def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, version: str) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(applied.run("output", "-json", "ray_helm_values").stdout)
+    done = subprocess.run(
+        [str(tool(version)), "template", "ray", str(CHART), "--namespace", "ray", "-f", str(values)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    import yaml
+
+    (cluster,) = [
+        document for document in yaml.safe_load_all(done.stdout) if document and document["kind"] == "RayCluster"
+    ]
+    spec = cluster["spec"]
+    assert spec["enableInTreeAutoscaling"] is True
+    head = spec["headGroupSpec"]["template"]["spec"]
+    assert head["nodeSelector"] == {"ray-pool": "system"}
+    groups = {group["groupName"]: group for group in spec["workerGroupSpecs"]}
+    assert set(groups) == {"a10g", "cpu"}
+    gpu = groups["a10g"]
+    assert (gpu["minReplicas"], gpu["maxReplicas"]) == (0, 2)
+    pod = gpu["template"]["spec"]
+    assert pod["nodeSelector"] == {"ray-pool": "a10g"}
+    assert {"key": "nvidia.com/gpu", "operator": "Equal", "value": "present", "effect": "NoSchedule"} in pod[
+        "tolerations"
+    ]
+    assert int(pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == 4
+
+
+def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer) -> None:
+    pools = {
+        "cpu": {"machine_type": "m6i.2xlarge", "max": 8},
+        "a10g": GPU_POOL,
+        "h100": {
+            "machine_type": "p5.48xlarge",
+            "capacity": "reservation",
+            "reservation_id": "cr-0123456789abcdef0",
+            "max": 1,
+            "zones": ["us-east-1a"],
+        },
+    }
+    configure(applied, node_pools=pools)
+    status, text = applied.plan()
+    assert status == 2
+    assert "2 to add, 1 to change, 0 to destroy" in text
+    applied.apply()
+    eks = aws.client("eks")
+    assert set(eks.list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g", "h100"}
+    assert eks.describe_nodegroup(clusterName=NAME, nodegroupName="cpu")["nodegroup"]["scalingConfig"]["maxSize"] == 8
+    added = eks.describe_nodegroup(clusterName=NAME, nodegroupName="h100")["nodegroup"]
+    versions = aws.client("ec2").describe_launch_template_versions(LaunchTemplateId=added["launchTemplate"]["id"])[
+        "LaunchTemplateVersions"
+    ]
+    reservation = versions[-1]["LaunchTemplateData"]["CapacityReservationSpecification"]["CapacityReservationTarget"]
+    assert reservation["CapacityReservationId"] == "cr-0123456789abcdef0"
+    assert applied.outputs()["node_pools"]["h100"]["accelerator"]["count"] == 8
+    status, text = applied.plan()
+    assert status == 0, text
+
+
+def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(applied: Workspace) -> None:
+    serial = applied.state()["serial"]
+    for accelerator, field in (({"type": "H100"}, "accelerator.type"), ({"count": 8}, "accelerator.count")):
+        configure(applied, node_pools={"a10g": {**GPU_POOL, "accelerator": accelerator}})
+        done = applied.run("plan", "-input=false", "-no-color", check=False)
+        assert done.returncode == 1
+        assert f"pools.a10g.{field}" in " ".join(done.stderr.split())
+    assert applied.state()["serial"] == serial
+
+
+def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace, aws: AwsServer) -> None:
+    configure(applied, deletion_protection=True)
+    applied.apply()
+    done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
+    assert done.returncode == 1
+    assert "deletion_protection is on" in done.stdout + done.stderr
+    assert aws.client("eks").list_clusters()["clusters"] == [NAME]
+    assert set(aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g"}
+    configure(applied)
+    applied.apply()
+
+
+def test_destroy_leaves_nothing(applied: Workspace, aws: AwsServer) -> None:
+    applied.destroy()
+    assert applied.state()["resources"] == []
+    assert leftovers(aws) == dict.fromkeys(leftovers(aws), [])
+    keys = [
+        aws.client("kms").describe_key(KeyId=key["KeyId"])["KeyMetadata"]
+        for key in aws.client("kms").list_keys()["Keys"]
+    ]
+    assert not [key["KeyId"] for key in keys if key["KeyState"] == "Enabled" and key["KeyManager"] == "CUSTOMER"]
+    print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in applied.times))
