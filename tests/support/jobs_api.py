@@ -11,7 +11,7 @@ import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from aiohttp import web
 
@@ -110,7 +110,7 @@ class JobsApi:
         self.streams_open = 0
         self.websocket_close_after: list[int] = []
 
-    async def __aenter__(self) -> JobsApi:
+    async def __aenter__(self) -> Self:
         app = web.Application(middlewares=[self._front], client_max_size=200 * 1024**2)
         add = app.router.add_route
         p = self.prefix

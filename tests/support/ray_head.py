@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Self
 
 import psutil
 
@@ -76,7 +77,7 @@ class RayHead:
         assert self._process is not None
         return self._process.pid
 
-    def __enter__(self) -> RayHead:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

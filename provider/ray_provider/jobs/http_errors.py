@@ -163,7 +163,8 @@ def is_tls_error(error: BaseException) -> bool:
 
 
 def _certificate_error(error: BaseException) -> ssl.SSLCertVerificationError | None:
-    for candidate in (error, getattr(error, "certificate_error", None), error.__cause__, error.__context__):
+    # aiohttp's own error is one as well, but without the code: the one that it holds comes first.
+    for candidate in (getattr(error, "certificate_error", None), error.__cause__, error.__context__, error):
         if isinstance(candidate, ssl.SSLCertVerificationError):
             return candidate
     return None
@@ -215,6 +216,8 @@ def _explain(endpoint: RayEndpoint, error: BaseException) -> tuple[str | None, s
     said = str(error) or type(error).__name__
     if "refused" in said.lower() or isinstance(getattr(error, "os_error", error), ConnectionRefusedError):
         return "Is the Ray head running, and is the port right?", "nobody listens there (connection refused)."
+    if type(error).__name__ == "ServerDisconnectedError" and endpoint.url.startswith("http://"):
+        return "If the server speaks TLS, write the address with https://.", "the server closed the connection."
     return None, said
 
 

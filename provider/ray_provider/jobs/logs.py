@@ -70,6 +70,7 @@ class LogFollower:
         self._finished = asyncio.Event()
         self._drain = True
         self._websocket = False
+        self._finished_at = 0.0
         self._last_data = time.monotonic()
         self._last_given = time.monotonic()
 
@@ -93,6 +94,7 @@ class LogFollower:
         :param drain: false: there is nothing left to take, or nobody to take it from.
         """
         self._drain = drain
+        self._finished_at = time.monotonic()
         self._finished.set()
 
     async def batches(self) -> AsyncIterator[LogBatch]:
@@ -153,7 +155,7 @@ class LogFollower:
         if self._websocket or self._cutter.received <= SMALL_LOG_BYTES:
             return True
         # A long log is not read twice: the stream goes on until it is silent for longer than Ray's own pause.
-        return time.monotonic() - self._last_data > 2.5 * self.interval
+        return time.monotonic() - max(self._last_data, self._finished_at) > 1.5 * self.interval
 
     async def _pump(self, chunks: asyncio.Queue[bytes]) -> None:
         """Read the live stream into the queue, and open it again whenever it breaks."""

@@ -1,0 +1,415 @@
+"""The watcher: the status decides, silences are survived, what is lost is told apart from what is slow."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from ray_provider.exceptions import (
+    JobFailedError,
+    JobLostError,
+    JobStoppedError,
+    JobTimeoutError,
+    JobUnreachableError,
+    RayAuthenticationError,
+)
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.watcher import JobOutcome, JobWatcher, WatchOptions
+from tests.support.jobs_api import JobsApi
+from tests.unit.jobs.conftest import QUICK
+
+FAST = WatchOptions(poll_interval=0.05)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch):
+    quick = RetryPolicy(first_delay=0.02, max_delay=0.1)
+    monkeypatch.setattr("ray_provider.jobs.logs._BACKOFF", quick)
+    monkeypatch.setattr("ray_provider.jobs.polling._BACKOFF", quick)
+    monkeypatch.setattr("ray_provider.jobs.watcher._SILENCE_SECONDS", 0.1)
+
+
+class Watch:
+    """A watcher that runs in the background, and what it told."""
+
+    def __init__(self, client, submission_id="a", options=FAST, **changes):
+        from dataclasses import replace
+
+        self.lines: list[str] = []
+        self.progress: list[str] = []
+        self.watcher = JobWatcher(
+            client,
+            submission_id,
+            replace(options, **changes),
+            on_log=lambda batch: self.lines.extend(batch.text.split("\n")),
+            on_progress=self.progress.append,
+        )
+        self.task = asyncio.create_task(self.watcher.watch())
+
+    async def outcome(self, seconds=10) -> JobOutcome:
+        async with asyncio.timeout(seconds):
+            return await self.task
+
+
+async def test_success_with_its_log(api, client):
+    job = api.add("a")
+    watch = Watch(client)
+    await asyncio.sleep(0.1)
+    job.run(b"one\n")
+    await asyncio.sleep(0.2)
+    job.write("two\n")
+    job.end()
+    outcome = await watch.outcome()
+    assert outcome.is_success
+    assert outcome.error() is None
+    outcome.raise_for_status()
+    assert (outcome.kind, outcome.status, outcome.log_offset) == ("final", "SUCCEEDED", 8)
+    assert watch.lines == ["one", "two"]
+    assert watch.progress == ["Job a is PENDING", "Job a is RUNNING", "Job a is SUCCEEDED"]
+    assert JobOutcome.from_dict(outcome.to_dict()) == outcome
+    assert client.endpoint.display_url in outcome.url
+
+
+async def test_the_end_is_known_soon(api, client):
+    took = []
+    for number in range(5):
+        job = api.add(f"job-{number}")
+        job.run(b"x\n")
+        watch = Watch(client, f"job-{number}", WatchOptions())
+        await asyncio.sleep(0.3 + 0.11 * number)
+        job.end()
+        ended = time.monotonic()
+        await watch.outcome()
+        took.append(time.monotonic() - ended)
+    assert sorted(took)[2] < 0.5
+    assert max(took) < 1
+
+
+async def test_failure_is_explained(api, client):
+    job = api.add("a")
+    job.run(b"Traceback\nValueError: x\n")
+    job.end(
+        "FAILED",
+        message="Job entrypoint command failed with exit code 1, last available logs:\nTraceback\nValueError: x\n",
+        error_type="JOB_ENTRYPOINT_COMMAND_ERROR",
+        exit_code=1,
+    )
+    outcome = await Watch(client).outcome()
+    error = outcome.error()
+    assert isinstance(error, JobFailedError)
+    assert "exit code 1" in str(error)
+    assert "ValueError: x" in str(error)
+    assert "What to do" in str(error)
+    assert error.data["submission_id"] == "a"
+    assert error.data["driver_exit_code"] == 1
+    with pytest.raises(JobFailedError):
+        outcome.raise_for_status()
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "error_type", "says"),
+    [
+        (137, "JOB_ENTRYPOINT_COMMAND_ERROR", "137 (killed, probably out of memory)"),
+        (-9, "JOB_ENTRYPOINT_COMMAND_ERROR", "killed, probably out of memory"),
+        (127, "JOB_ENTRYPOINT_COMMAND_ERROR", "127 (command not found)"),
+        (139, "JOB_ENTRYPOINT_COMMAND_ERROR", "SIGSEGV"),
+        (143, "JOB_ENTRYPOINT_COMMAND_ERROR", "SIGTERM"),
+        (None, "RUNTIME_ENV_SETUP_FAILURE", "check runtime_env"),
+        (None, "JOB_SUPERVISOR_ACTOR_UNSCHEDULABLE", "No node of the cluster"),
+        (None, "JOB_SUPERVISOR_ACTOR_DIED", "spot node"),
+        (None, "JOB_SUPERVISOR_ACTOR_START_TIMEOUT", "RAY_JOB_START_TIMEOUT_SECONDS"),
+        (7, "SOMETHING_NEW", "exit code 7"),
+    ],
+)
+def test_exit_codes_and_error_types_say_what_to_do(exit_code, error_type, says):
+    outcome = JobOutcome("a", "final", "FAILED", "m", error_type, exit_code)
+    assert says in str(outcome.error())
+
+
+def test_a_long_message_is_cut_to_its_end():
+    message = "Job failed:\n" + "\n".join(f"line {n}" for n in range(3000))
+    text = str(JobOutcome("a", "final", "FAILED", message).error())
+    assert "Job failed:" in text
+    assert "line 2999" in text
+    assert len(text) < 6000
+
+
+async def test_stopped_is_no_success(api, client):
+    api.add("a").run()
+    watch = Watch(client)
+    await asyncio.sleep(0.2)
+    await client.stop("a")
+    outcome = await watch.outcome()
+    assert outcome.status == "STOPPED"
+    assert isinstance(outcome.error(), JobStoppedError)
+
+
+async def test_an_unknown_status_is_no_end(api, client):
+    job = api.add("a")
+    job.run()
+    job.status = "HIBERNATING"
+    watch = Watch(client)
+    await asyncio.sleep(0.3)
+    assert not watch.task.done()
+    job.end()
+    assert (await watch.outcome()).is_success
+
+
+@pytest.mark.parametrize("status", [500, 502, 503])
+async def test_a_dashboard_that_is_away_for_a_while(api, client, status):
+    job = api.add("a")
+    job.run(b"one\n")
+    watch = Watch(client)
+    await asyncio.sleep(0.3)
+    api.unavailable, api.unavailable_status = True, status
+    await asyncio.sleep(0.6)
+    job.write("two\n")
+    api.unavailable = False
+    await asyncio.sleep(0.3)
+    job.end()
+    assert (await watch.outcome()).is_success
+    assert watch.lines == ["one", "two"]
+    told = [line for line in watch.progress if "can't be asked" in line or "answers again" in line]
+    assert len(told) == 2, watch.progress
+    assert str(status) in told[0]
+
+
+async def test_a_dashboard_that_is_away_for_too_long(api, client):
+    api.add("a").run()
+    watch = Watch(client, max_unreachable_seconds=0.5)
+    await asyncio.sleep(0.2)
+    api.unavailable = True
+    outcome = await watch.outcome()
+    assert outcome.kind == "unreachable"
+    assert outcome.status == "RUNNING"
+    error = outcome.error()
+    assert isinstance(error, JobUnreachableError)
+    assert "may still run" in str(error)
+    assert "503" in str(error)
+
+
+async def test_one_blip_is_not_worth_a_line(api, client, monkeypatch):
+    monkeypatch.setattr("ray_provider.jobs.watcher._SILENCE_SECONDS", 2.0)
+    job = api.add("a")
+    job.run()
+    watch = Watch(client, fetch_logs=False)
+    await asyncio.sleep(0.2)
+    api.fail_next = [503]
+    await asyncio.sleep(0.3)
+    job.end()
+    await watch.outcome()
+    assert watch.progress == ["Job a is RUNNING", "Job a is SUCCEEDED"]
+
+
+async def test_a_head_that_restarted_is_told_apart(api, client):
+    api.add("a").run()
+    watch = Watch(client)
+    await asyncio.sleep(0.3)
+    api.unavailable = True
+    await asyncio.sleep(0.3)
+    api.restart()
+    api.unavailable = False
+    outcome = await watch.outcome()
+    assert outcome.kind == "lost"
+    assert "head restarted" in outcome.message
+    assert isinstance(outcome.error(), JobLostError)
+
+
+async def test_a_head_that_restarted_while_nobody_watched(api, client):
+    outcome = await Watch(client, session_name="session_0").outcome()
+    assert outcome.kind == "lost"
+    assert "head restarted" in outcome.message
+
+
+async def test_a_job_that_vanished(api, client):
+    api.add("a").run()
+    watch = Watch(client)
+    await asyncio.sleep(0.3)
+    del api.jobs["a"]
+    outcome = await watch.outcome()
+    assert outcome.kind == "lost"
+    assert "deleted" in outcome.message
+    assert "RUNNING when last seen" in outcome.message
+
+
+async def test_a_proxy_that_answers_404_for_a_while_loses_nothing(api, client):
+    job = api.add("a")
+    job.run()
+    watch = Watch(client, fetch_logs=False)
+    await asyncio.sleep(0.2)
+    api.unavailable, api.unavailable_status = True, 404
+    await asyncio.sleep(0.5)
+    api.unavailable = False
+    job.end()
+    assert (await watch.outcome()).is_success
+
+
+async def test_a_deadline_stops_the_job_and_takes_its_log(api, client):
+    job = api.add("a", stop_seconds=0.3)
+    job.run(b"working\n")
+    watch = Watch(client, deadline=time.time() + 0.4)
+    await asyncio.sleep(0.5)
+    job.write("bye\n")
+    outcome = await watch.outcome()
+    assert (outcome.kind, outcome.status) == ("deadline", "STOPPED")
+    assert watch.lines == ["working", "bye"]
+    assert isinstance(outcome.error(), JobTimeoutError)
+    assert not outcome.is_success
+
+
+async def test_a_deadline_that_had_passed(api, client):
+    api.add("a").run()
+    outcome = await Watch(client, deadline=time.time() - 100).outcome()
+    assert (outcome.kind, outcome.status) == ("deadline", "STOPPED")
+
+
+async def test_a_job_that_ends_just_before_its_deadline(api, client):
+    job = api.add("a")
+    job.run()
+    watch = Watch(client, poll_interval=5, deadline=time.time() + 0.5)
+    await asyncio.sleep(0.3)
+    job.end()
+    assert (await watch.outcome()).is_success
+
+
+async def test_a_deadline_while_nobody_answers(api, client, monkeypatch):
+    monkeypatch.setattr("ray_provider.jobs.watcher._STOP_SECONDS", 0.3)
+    api.add("a").run()
+    watch = Watch(client, deadline=time.time() + 0.5, log_drain_seconds=0.2)
+    await asyncio.sleep(0.3)
+    api.unavailable = True
+    outcome = await watch.outcome()
+    assert outcome.kind == "deadline"
+    assert "may still run" in outcome.message
+
+
+async def test_wrong_credentials_are_told_at_once_but_survived_later():
+    async with JobsApi(token="right") as api:
+        job = api.add("a")
+        job.run()
+        async with RayJobsClient(api.endpoint(token="wrong"), retry=QUICK) as client:
+            with pytest.raises(RayAuthenticationError):
+                await Watch(client).outcome()
+        async with RayJobsClient(api.endpoint(), retry=QUICK) as client:
+            watch = Watch(client)
+            await asyncio.sleep(0.3)
+            api.token = "renewed"
+            await asyncio.sleep(0.3)
+            api.token = "right"
+            job.end()
+            assert (await watch.outcome()).is_success
+
+
+async def test_a_logger_that_fails_does_not_decide(api, client):
+    job = api.add("a")
+    job.run(b"x\n")
+    progress = []
+
+    def broken(_batch):
+        raise OSError("disk full")
+
+    task = asyncio.create_task(JobWatcher(client, "a", FAST, on_log=broken, on_progress=progress.append).watch())
+    await asyncio.sleep(0.3)
+    job.end()
+    outcome = await task
+    assert outcome.is_success
+    assert "disk full" in outcome.log_incomplete
+    assert any("disk full" in line for line in progress)
+
+
+async def test_a_budget_is_told_of_honestly(api, client):
+    job = api.add("a")
+    job.run(b"x\n" * 500)
+    watch = Watch(client, log_max_lines=100)
+    await asyncio.sleep(0.3)
+    job.end()
+    outcome = await watch.outcome()
+    assert outcome.lines_left_out == 400
+    assert len(watch.lines) == 100
+    assert sum("400 lines left out" in line for line in watch.progress) == 1
+
+
+async def test_being_cancelled_stops_nothing_and_leaves_nothing(api, client):
+    api.add("a").run(b"x\n")
+    watch = Watch(client)
+    await asyncio.sleep(0.3)
+    watch.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await watch.task
+    await asyncio.sleep(0.05)
+    assert api.jobs["a"].status == "RUNNING"
+    assert api.streams_open == 0
+    from ray_provider.jobs.polling import _hubs
+
+    assert not _hubs[asyncio.get_running_loop()]
+
+
+async def test_an_interrupted_watch_goes_on_at_its_offset(api, client):
+    job = api.add("a")
+    job.run(b"one\ntwo\n")
+    first = Watch(client)
+    await asyncio.sleep(0.3)
+    first.task.cancel()
+    offset = first.watcher.log_offset
+    assert offset == 8
+    job.write("three\n")
+    second = Watch(client, log_offset=offset)
+    await asyncio.sleep(0.2)
+    job.end()
+    await second.outcome()
+    assert first.lines + second.lines == ["one", "two", "three"]
+
+
+async def test_many_watchers_share_one_poll(api, client):
+    jobs = [api.add(f"job-{number}") for number in range(60)]
+    for job in jobs:
+        job.run()
+    watches = [Watch(client, job.submission_id, WatchOptions(fetch_logs=False)) for job in jobs]
+    await asyncio.sleep(2.5)
+    api.requests.clear()
+    await asyncio.sleep(2.5)
+    assert 1 <= len(api.requests) <= 4, "a list a second for all"
+    for job in jobs:
+        job.end()
+    outcomes = await asyncio.gather(*(watch.outcome() for watch in watches))
+    assert all(outcome.is_success for outcome in outcomes)
+
+
+async def test_many_watchers_and_a_head_that_restarts(api, client):
+    watches = []
+    for number in range(40):
+        api.add(f"job-{number}").run()
+        watches.append(Watch(client, f"job-{number}", WatchOptions(fetch_logs=False)))
+    await asyncio.sleep(1.5)
+    api.restart()
+    outcomes = await asyncio.gather(*(watch.outcome(20) for watch in watches))
+    assert {outcome.kind for outcome in outcomes} == {"lost"}
+    assert all("head restarted" in outcome.message for outcome in outcomes)
+    assert api.count["GET /api/version"] <= 6
+
+
+async def test_a_missing_auth_provider_is_told_to_the_watchers(api):
+    calls = []
+
+    async def auth(_renew):
+        calls.append(1)
+        if len(calls) > 4:
+            raise LookupError("token service is away")
+        return {}
+
+    api.add("a").run()
+    async with RayJobsClient(api.endpoint(auth=auth), retry=QUICK) as client:
+        watch = Watch(client, fetch_logs=False, max_unreachable_seconds=0.5)
+        outcome = await watch.outcome()
+    assert outcome.kind == "unreachable"
+    assert "token service is away" in outcome.message
+
+
+def test_an_outcome_of_a_later_version_is_read():
+    data = JobOutcome("a", "final", "SUCCEEDED").to_dict() | {"new_field": 1}
+    assert JobOutcome.from_dict(data).is_success
+    with pytest.raises(ValueError, match="no outcome"):
+        JobOutcome.from_dict({"submission_id": "a", "kind": "strange"})
