@@ -1,0 +1,325 @@
+"""One run of a module: a private copy, its backend, a saved plan, its guards, its apply, its outputs."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.infrastructure.backend import Backend
+from ray_provider.infrastructure.binary import find_binary
+from ray_provider.infrastructure.declared import DeclaredVariable, check_variables, read_declared
+from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
+from ray_provider.infrastructure.errors import TerraformInterruptedError, VariableError
+from ray_provider.infrastructure.folder import private_folder, write_private_json
+from ray_provider.infrastructure.outputs import InfrastructureOutputs
+from ray_provider.infrastructure.plan import PlanSummary, check_same_module
+from ray_provider.infrastructure.process import PATIENCE_SECONDS
+from ray_provider.infrastructure.redaction import Redactor, sounds_secret
+from ray_provider.infrastructure.source import ModuleSource
+
+if TYPE_CHECKING:
+    from ray_provider.infrastructure.runner import TerraformRunner
+
+log = logging.getLogger(__name__)
+
+_WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,89}")
+_LOCK_TIMEOUT = re.compile(r"\d+(?:ms|s|m|h)")
+_PLAN = "run.tfplan"
+_VARIABLES = "run.tfvars.json"
+
+
+@dataclass(frozen=True, slots=True)
+class InfrastructureSpec:
+    """What to run.
+
+    :param module: a bundled module's name, an absolute path, or a git URL.
+    :param variables: of the module.
+    :param sensitive_variables: more variables; their values are masked wherever they would show. (So are those that the
+        module declares as sensitive.)
+    :param backend: where the state lies.
+    :param workspace: Terraform workspace; made if missing.
+    :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
+    :param env: environment variables for Terraform, e.g. credentials; all values are masked.
+    :param binary: path or name of ``terraform`` or ``tofu``.
+    :param lock_timeout: how long to wait for the state's lock.
+    :param parallelism: how many resources at a time.
+    :param patience: seconds after the first and second SIGINT.
+    """
+
+    module: str
+    backend: Mapping[str, Any]
+    variables: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    sensitive_variables: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    workspace: str | None = None
+    providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    binary: str | None = None
+    lock_timeout: str = "60s"
+    parallelism: int | None = None
+    patience: Sequence[float] = PATIENCE_SECONDS
+
+    def validate(self) -> None:
+        """Check what can be checked without the module.
+
+        :raises ConfigurationError: with the field's name.
+        """
+        ModuleSource.parse(self.module)
+        Backend.parse(self.backend)
+        for name in ("variables", "sensitive_variables", "providers", "env"):
+            value = getattr(self, name)
+            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+                raise ConfigurationError(f"{name}: it has to be a mapping with text as keys.", field=name)
+            try:
+                json.dumps(value)
+            except (TypeError, ValueError) as error:
+                # The error's text tells a type, not a value.
+                raise ConfigurationError(
+                    f"{name}: it has to be plain data ({type(error).__name__}).", field=name
+                ) from None
+        if both := sorted(set(self.variables) & set(self.sensitive_variables)):
+            raise VariableError(f"variables and sensitive_variables both give {', '.join(both)}.", variables=both)
+        if self.workspace is not None and not _WORKSPACE.fullmatch(str(self.workspace)):
+            raise ConfigurationError(f"workspace: {self.workspace!r} is not a name for a workspace.", field="workspace")
+        if not _LOCK_TIMEOUT.fullmatch(str(self.lock_timeout)):
+            raise ConfigurationError("lock_timeout: give it as 30s, 5m or 1h.", field="lock_timeout")
+        if self.parallelism is not None and (
+            isinstance(self.parallelism, bool) or not 1 <= int(self.parallelism) <= 256
+        ):
+            raise ConfigurationError("parallelism: it has to be between 1 and 256.", field="parallelism")
+
+
+class InfrastructureRun:
+    """A module, ready to be planned and applied. Use as a context manager: on leaving, its private files are removed.
+
+    :param spec: what to run.
+    :param write: gets each line of progress, without secrets.
+    """
+
+    def __init__(self, spec: InfrastructureSpec, *, write: Callable[[str], None] = log.info) -> None:
+        self.spec = spec
+        self.write = write
+        self.redactor = Redactor()
+        self._stack = ExitStack()
+        self._folder: Path | None = None
+        self._runner: TerraformRunner | None = None
+        self._interrupted = False
+        self._declared: dict[str, DeclaredVariable] = {}
+
+    def __enter__(self) -> Self:
+        self._remember_secrets()
+        self.spec.validate()
+        with ExitStack() as stack:
+            self._folder = stack.enter_context(private_folder())
+            self._prepare(self._folder)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    @property
+    def runner(self) -> TerraformRunner:
+        """Terraform in the copy of the module."""
+        if self._runner is None:
+            raise RuntimeError("the run is not entered")
+        return self._runner
+
+    @property
+    def declared(self) -> Mapping[str, DeclaredVariable]:
+        """What the module declares."""
+        return self._declared
+
+    def public_variables(self) -> dict[str, Any]:
+        """Give the variables that are not secret."""
+        return {name: value for name, value in self.spec.variables.items() if not self._is_secret(name)}
+
+    def interrupt(self) -> None:
+        """Stop: Terraform saves its state and releases the lock. Nothing more is started."""
+        self._interrupted = True
+        if self._runner is not None:
+            self._runner.interrupt()
+
+    def plan(self, *, destroy: bool = False, lock: bool = True, refresh: bool = True) -> PlanSummary:
+        """Make a plan, save it, and give what it would do.
+
+        :param destroy: the plan of a destroy.
+        :param lock: lock the state; not needed for only looking.
+        :raises InfrastructureError: it failed.
+        :raises BackendError: the state belongs to another module.
+        """
+        from python_terraform import IsFlagged, IsNotFlagged
+
+        saved = self._file(_PLAN)
+        self.runner.plan(
+            out=str(saved),
+            var_file=str(self._file(_VARIABLES)),
+            destroy=IsFlagged if destroy else IsNotFlagged,
+            refresh=None if refresh else False,
+            lock=None if lock else False,
+            raise_on_error=True,
+        )
+        data = json.loads(self._read("show", str(saved)))
+        check_same_module(data, ModuleSource.parse(self.spec.module).public)
+        return PlanSummary.from_json(data, destroy=destroy)
+
+    def apply(self) -> None:
+        """Apply the saved plan, and exactly that.
+
+        :raises InfrastructureError: it failed; what was made is in the state.
+        """
+        self.runner.apply(str(self._file(_PLAN)), var=self._ephemeral(), raise_on_error=True)
+
+    def outputs(self) -> InfrastructureOutputs:
+        """Give the outputs in the state."""
+        outputs = InfrastructureOutputs.from_json(json.loads(self._read("output")))
+        self.redactor.add(outputs.sensitive)
+        return outputs
+
+    def resources(self) -> list[str]:
+        """Give the addresses of what is in the state; empty if there is none."""
+        exit_code, out, err = self.runner.cmd("state list")
+        if exit_code == 0:
+            return [
+                line for line in out.splitlines() if line and line.partition(".")[0] != "data" and ".data." not in line
+            ]
+        if "No state file was found" in err:
+            return []
+        self.runner.cmd("state list", raise_on_error=True)
+        return []
+
+    # ------------------------------------------------------------------ preparing
+    def _prepare(self, folder: Path) -> None:
+        from ray_provider.infrastructure.runner import TerraformRunner
+
+        spec = self.spec
+        binary = find_binary(spec.binary, os.environ | dict(spec.env))
+        source = ModuleSource.parse(spec.module)
+        backend = Backend.parse(spec.backend)
+        self.write(
+            f"{binary.label}, module {source.public}, state in {backend.label}, workspace {spec.workspace or 'default'}"
+        )
+        env = build_environment(spec.env)
+        root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
+        self._declared = read_declared(root)
+        variables = {**spec.variables, **spec.sensitive_variables}
+        for name, value in variables.items():
+            if self._is_secret(name):
+                self.redactor.add(value)
+        elsewhere = {name.removeprefix("TF_VAR_"): value for name, value in env.items() if name.startswith("TF_VAR_")}
+        for name, value in elsewhere.items():
+            if self._is_secret(name):
+                self.redactor.add(value)
+        check_variables(self._declared, variables, elsewhere=elsewhere | _names_in_files(root))
+        write_private_json(folder / _VARIABLES, variables)
+        backend.prepare()
+        backend.write(root)
+        self._write_providers(root)
+        cache = default_plugin_cache(env)
+        extra = dict(spec.env)
+        if cache is not None:
+            extra |= {"TF_PLUGIN_CACHE_DIR": str(cache), "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
+        self._runner = TerraformRunner(
+            root,
+            terraform_bin_path=binary.path,
+            env=extra,
+            write=self.write,
+            redactor=self.redactor,
+            lock_timeout=spec.lock_timeout,
+            patience=spec.patience,
+            parallelism=spec.parallelism,
+            folder=folder,
+            apply_variables=self._ephemeral(),
+        )
+        if self._interrupted:
+            raise TerraformInterruptedError("The run was stopped before Terraform was started.", killed=False)
+        with _one_at_a_time(cache):
+            self._runner.init(raise_on_error=True)
+        if spec.workspace and spec.workspace != "default":
+            from python_terraform import IsFlagged
+
+            self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
+
+    def _write_providers(self, root: Path) -> None:
+        """Write the providers' configuration; where the module has such blocks itself, on top of them."""
+        if not self.spec.providers:
+            return
+        text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in root.glob("*.tf"))
+        for name, config in self.spec.providers.items():
+            there = re.search(rf'^\s*provider\s+"{re.escape(name)}"', text, re.MULTILINE) is not None
+            suffix = "_override.tf.json" if there else ".tf.json"
+            write_private_json(root / f"zz_airflow_ray_provider_{name}{suffix}", {"provider": {name: config}})
+
+    def _remember_secrets(self) -> None:
+        spec = self.spec
+        if isinstance(spec.sensitive_variables, Mapping):
+            self.redactor.add(spec.sensitive_variables)
+        for values in (spec.variables, spec.providers):
+            if isinstance(values, Mapping):
+                self.redactor.add_named(values)
+        if isinstance(spec.env, Mapping):
+            self.redactor.add({name: value for name, value in spec.env.items() if sounds_secret(name)})
+        if isinstance(spec.backend, Mapping) and isinstance(spec.backend.get("type"), str):
+            self.redactor.add(Backend(spec.backend["type"], spec.backend).secrets())
+
+    def _is_secret(self, name: str) -> bool:
+        declared = self._declared.get(name)
+        return (
+            name in self.spec.sensitive_variables
+            or sounds_secret(name)
+            or (declared is not None and (declared.sensitive or declared.ephemeral))
+        )
+
+    def _ephemeral(self) -> dict[str, Any]:
+        """Variables that are not kept in the plan: an apply has to be told them again."""
+        given = {**self.spec.variables, **self.spec.sensitive_variables}
+        return {name: value for name, value in given.items() if (found := self._declared.get(name)) and found.ephemeral}
+
+    def _read(self, command: str, *arguments: str) -> str:
+        from python_terraform import IsFlagged
+
+        _, out, _ = self.runner.cmd(command, *arguments, json=IsFlagged, raise_on_error=True)
+        return str(out)
+
+    def _file(self, name: str) -> Path:
+        if self._folder is None:
+            raise RuntimeError("the run is not entered")
+        return self._folder / name
+
+
+def _names_in_files(root: Path) -> dict[str, Any]:
+    """Give the names of variables that the module's own automatic files set; the values don't matter here."""
+    names: dict[str, Any] = {}
+    for path in [root / "terraform.tfvars", *root.glob("*.auto.tfvars")]:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            names |= dict.fromkeys(re.findall(r"^\s*\"?([A-Za-z_][\w-]*)\"?\s*=", text, re.MULTILINE))
+    for path in [root / "terraform.tfvars.json", *root.glob("*.auto.tfvars.json")]:
+        if path.is_file():
+            names |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8")))
+    return names
+
+
+@contextmanager
+def _one_at_a_time(cache: Path | None) -> Iterator[None]:
+    """Hold the cache of providers: two `init` that fill it at the same time spoil it."""
+    if cache is None:
+        yield
+        return
+    lock = os.open(cache / ".airflow-ray.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
