@@ -21,8 +21,15 @@ FINAL = {"SUCCEEDED", "FAILED", "STOPPED"}
 
 def jobs_of(address: str, run_id: str) -> list[dict]:
     """All jobs that were ever submitted for a run, as Ray lists them."""
-    with urllib.request.urlopen(f"{address}/api/jobs/", timeout=30) as response:
-        jobs = json.load(response)
+    for attempt in range(5):  # the test's own look must not fall over a dashboard that is just starting
+        try:
+            with urllib.request.urlopen(f"{address}/api/jobs/", timeout=30) as response:
+                jobs = json.load(response)
+            break
+        except OSError:
+            if attempt == 4:
+                raise
+            time.sleep(1)
     return [job for job in jobs if (job["metadata"] or {}).get("airflow_run_id") == run_id]
 
 

@@ -99,7 +99,9 @@ class JobOutcome:
             if not told.startswith(own):
                 told = f"{own} did not end before its deadline and was stopped. Ray says: {last_lines(told)}"
             return JobTimeoutError(
-                f"{told}{where}", hint="Give the job more time, or find out what holds it up.", **data
+                f"{told}{where}",
+                hint="Raise job_timeout_seconds (or the task's execution_timeout), or find out what holds the job up.",
+                **data,
             )
         if self.status == "STOPPED":
             return JobStoppedError(
