@@ -180,7 +180,9 @@ class SetupRayCluster(ClusterOperator):
         try:
             run = self.new_run()
             if self.backend_of(run) == "local":
-                return self._done(context, run.start_local(self._local_spec(context)))
+                return self._done(
+                    context, run.start_local(self._local_spec(context), update_if_exists=self.update_if_exists)
+                )
             spec = self._spec(context, run)
             if not self.deferrable:
                 return self._done(context, run.set_up(spec, self._readiness(), keep_on_failure=self.keep_on_failure))

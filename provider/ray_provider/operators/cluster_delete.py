@@ -108,7 +108,7 @@ class DeleteRayCluster(ClusterOperator):
             self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
             return False
         if handle.backend == "local":
-            return run.delete_local(handle.name)
+            return run.delete_local(handle.name, owner=handle.owner or None)
         return run.delete(
             name=handle.name,
             namespace=handle.namespace,

@@ -113,17 +113,20 @@ class ClusterRun:
 
     # -- this machine --------------------------------------------------------------------------------------------------
 
-    def start_local(self, spec: LocalClusterSpec) -> ClusterHandle:
-        """Start a Ray on this machine."""
+    def start_local(self, spec: LocalClusterSpec, *, update_if_exists: bool) -> ClusterHandle:
+        """Start a Ray on this machine, or find the one of that name."""
         from ray_provider.clusters.local import start_local
 
-        return self.run(lambda: start_local(spec))
+        return self.run(lambda: start_local(spec, update_if_exists=update_if_exists, on_progress=self.say))
 
-    def delete_local(self, name: str) -> bool:
-        """End a Ray on this machine."""
+    def delete_local(self, name: str, *, owner: Mapping[str, Any] | None = None) -> bool:
+        """End a Ray on this machine.
+
+        :param owner: whose it has to be; unless given, anybody's.
+        """
         from ray_provider.clusters.local import delete_local
 
-        return self.run(lambda: delete_local(name))
+        return self.run(lambda: delete_local(name, owner=owner, on_progress=self.say))
 
     # -- machinery -----------------------------------------------------------------------------------------------------
 
