@@ -49,7 +49,7 @@ def ray_taskflow():
         columns = ["dep_delay", "distance", "hour", "arr_delay"]
         return flights()[columns].dropna().sample(limit, random_state=1).to_numpy().tolist()
 
-    @task.ray(conn_id=CONNECTION, cluster=cluster.output)
+    @task.ray(conn_id=CONNECTION, cluster=cluster.output, num_cpus=0)
     def tune(rows: list[list[float]]) -> dict:
         from ray import tune as ray_tune
 
@@ -73,7 +73,7 @@ def ray_taskflow():
         print(text)
         return text
 
-    @task.ray(conn_id=CONNECTION, cluster=cluster.output)
+    @task.ray(conn_id=CONNECTION, cluster=cluster.output, num_cpus=0)
     def summarise(carrier: str) -> dict:
         import ray
 

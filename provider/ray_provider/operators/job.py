@@ -217,7 +217,13 @@ class SubmitRayJob(BaseOperator):
         """
         return outcome.submission_id
 
-    def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: RayProviderError) -> Exception:
+    def failure(
+        self,
+        context: Context,  # noqa: ARG002
+        run: JobRun,  # noqa: ARG002
+        outcome: JobOutcome,  # noqa: ARG002
+        error: RayProviderError,
+    ) -> Exception:
         """Give the exception for a job that did not succeed. The cluster is still there.
 
         :param error: what would be raised otherwise.

@@ -72,7 +72,7 @@ async def test_a_helm_that_does_not_end_is_killed_with_all_that_it_started(tmp_p
         f"trap '' TERM; sleep 300 & echo $! >{tmp_path}/child; touch {tmp_path}/up; while :; do sleep 0.05; done",
     )
     task = asyncio.create_task(run_helm([helm, "upgrade"]))
-    await until((tmp_path / "up").exists)
+    await until(lambda: (tmp_path / "up").exists() and helm_command._running)
     (group,) = helm_command._running
     child = int((tmp_path / "child").read_text())
     assert os.getpgid(child) == group != os.getpgid(0)
@@ -85,7 +85,7 @@ async def test_a_helm_that_does_not_end_is_killed_with_all_that_it_started(tmp_p
 async def test_running_helms_are_ended_from_outside_the_loop(tmp_path):
     helm = script(tmp_path, f"touch {tmp_path}/up; sleep 300")
     task = asyncio.create_task(run_helm([helm, "upgrade"]))
-    await until((tmp_path / "up").exists)
+    await until(lambda: (tmp_path / "up").exists() and helm_command._running)
     assert await asyncio.to_thread(end_running_helms) == 1
     code, _, _ = await task
     assert code == -signal.SIGTERM
