@@ -1,0 +1,132 @@
+resource "google_container_cluster" "this" {
+  name                = var.name
+  project             = var.project
+  location            = var.location
+  node_locations      = length(var.zones) > 0 ? var.zones : null
+  min_master_version  = var.kubernetes_version
+  deletion_protection = var.deletion_protection
+  enable_autopilot    = var.autopilot ? true : null
+  network             = local.network
+  subnetwork          = local.subnetwork
+  networking_mode     = "VPC_NATIVE"
+  resource_labels     = var.labels
+
+  # The pools are resources of their own: GKE's first one, which is made with the cluster, goes at once.
+  remove_default_node_pool = var.autopilot ? null : true
+  initial_node_count       = var.autopilot ? null : 1
+  datapath_provider        = var.autopilot ? null : "ADVANCED_DATAPATH"
+  enable_shielded_nodes    = var.autopilot ? null : true
+
+  ip_allocation_policy {
+    cluster_secondary_range_name  = local.pod_range
+    services_secondary_range_name = local.service_range
+  }
+
+  private_cluster_config {
+    enable_private_nodes    = true
+    enable_private_endpoint = !var.endpoint_public_access
+  }
+
+  # An empty list lets nobody in from outside; no list at all would let everybody.
+  master_authorized_networks_config {
+    gcp_public_cidrs_access_enabled = false
+
+    dynamic "cidr_blocks" {
+      for_each = toset(var.endpoint_public_access_cidrs)
+
+      content {
+        cidr_block = cidr_blocks.value
+      }
+    }
+  }
+
+  master_auth {
+    client_certificate_config {
+      issue_client_certificate = false
+    }
+  }
+
+  database_encryption {
+    state    = "ENCRYPTED"
+    key_name = local.kms_key
+  }
+
+  release_channel {
+    channel = var.release_channel
+  }
+
+  workload_identity_config {
+    workload_pool = "${var.project}.svc.id.goog"
+  }
+
+  logging_config {
+    enable_components = var.control_plane_logs
+  }
+
+  monitoring_config {
+    enable_components = ["SYSTEM_COMPONENTS"]
+
+    managed_prometheus {
+      enabled = true
+    }
+  }
+
+  addons_config {
+    gcs_fuse_csi_driver_config {
+      enabled = true
+    }
+
+    dynamic "ray_operator_config" {
+      for_each = var.ray_operator ? [1] : []
+
+      content {
+        enabled = true
+
+        ray_cluster_logging_config {
+          enabled = true
+        }
+
+        ray_cluster_monitoring_config {
+          enabled = true
+        }
+      }
+    }
+  }
+
+  # The pool that goes at once, too, must not run as the project's default account.
+  dynamic "node_config" {
+    for_each = var.autopilot ? [] : [1]
+
+    content {
+      service_account = google_service_account.nodes.email
+      oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
+
+      shielded_instance_config {
+        enable_secure_boot          = true
+        enable_integrity_monitoring = true
+      }
+
+      workload_metadata_config {
+        mode = "GKE_METADATA"
+      }
+    }
+  }
+
+  dynamic "cluster_autoscaling" {
+    for_each = var.autopilot ? [1] : []
+
+    content {
+      auto_provisioning_defaults {
+        service_account = google_service_account.nodes.email
+        oauth_scopes    = ["https://www.googleapis.com/auth/cloud-platform"]
+      }
+    }
+  }
+
+  lifecycle {
+    # Of the pool that is gone.
+    ignore_changes = [node_config, initial_node_count]
+  }
+
+  depends_on = [google_kms_crypto_key_iam_member.cluster, google_project_iam_member.nodes]
+}

@@ -1,0 +1,38 @@
+locals {
+  with_bucket = { for key, account in var.service_accounts : key => account if account.bucket_access != "none" }
+  roles = merge([
+    for key, account in var.service_accounts : { for role in account.roles : "${key}/${role}" => { account = key, role = role } }
+  ]...)
+}
+
+resource "google_service_account" "this" {
+  for_each = var.service_accounts
+
+  project      = var.project
+  account_id   = "${trimsuffix(substr(var.name, 0, 17), "-")}-${each.key}"
+  display_name = "${each.value.namespace}/${each.value.name} in ${var.name}"
+}
+
+resource "google_service_account_iam_member" "workload_identity" {
+  for_each = var.service_accounts
+
+  service_account_id = google_service_account.this[each.key].name
+  role               = "roles/iam.workloadIdentityUser"
+  member             = "serviceAccount:${var.workload_pool}[${each.value.namespace}/${each.value.name}]"
+}
+
+resource "google_storage_bucket_iam_member" "this" {
+  for_each = local.with_bucket
+
+  bucket = var.bucket_name
+  role   = each.value.bucket_access == "write" ? "roles/storage.objectUser" : "roles/storage.objectViewer"
+  member = "serviceAccount:${google_service_account.this[each.key].email}"
+}
+
+resource "google_project_iam_member" "this" {
+  for_each = local.roles
+
+  project = var.project
+  role    = each.value.role
+  member  = "serviceAccount:${google_service_account.this[each.value.account].email}"
+}
