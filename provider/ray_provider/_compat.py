@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
     BaseOperator,
     BaseOperatorLink,
     BaseSensorOperator,
+    PokeReturnValue,
     TaskDeferred,
     conf,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "BaseOperatorLink",
     "BaseSensorOperator",
     "BaseTrigger",
+    "PokeReturnValue",
     "TaskDeferred",
     "TriggerEvent",
     "TriggerTask",

@@ -75,14 +75,15 @@ def _credentials(cluster: EksCluster, given: boto3.Session | None) -> ClusterCre
     endpoint = described.get("endpoint")
     if not endpoint:
         raise ConfigurationError(
-            f"The EKS cluster {cluster.name} in {cluster.region} has no API server yet: it is {described.get('status')}.",
+            f"The EKS cluster {cluster.name} in {cluster.region} has no API server yet:"
+            f" it is {described.get('status')}.",
             hint="Wait until it is ACTIVE.",
         )
     portable = given is None and cluster.external_id is None
     return ClusterCredentials(
         cloud="aws",
         name=cluster.name,
-        endpoint=str(endpoint),
+        endpoint=str(endpoint).rstrip("/"),
         ca_data=decode_ca((described.get("certificateAuthority") or {}).get("data"), cluster.name),
         token_provider=RenewedToken(lambda: eks_token(cluster, session=own)),
         exec_arguments=cluster.arguments() if portable else None,
@@ -132,11 +133,6 @@ def _sign(cluster: EksCluster, session: boto3.Session) -> Token:
 def _session(cluster: EksCluster, given: boto3.Session | None) -> boto3.Session:
     try:
         import boto3
-        import botocore.session
-        from botocore.credentials import (
-            AssumeRoleCredentialFetcher,
-            DeferredRefreshableCredentials,
-        )
     except ImportError as error:
         raise ConfigurationError(
             "boto3 is needed for EKS, and is not installed.", hint="pip install 'airflow-ray[aws]'"
@@ -144,26 +140,42 @@ def _session(cluster: EksCluster, given: boto3.Session | None) -> boto3.Session:
     base = given or _call(cluster, lambda: boto3.Session(profile_name=cluster.profile, region_name=cluster.region))
     if not cluster.role_arn:
         return base
+    return assume_role(base, cluster.role_arn, region=cluster.region, external_id=cluster.external_id)
+
+
+def assume_role(
+    base: boto3.Session, role_arn: str, *, region: str | None = None, external_id: str | None = None
+) -> boto3.Session:
+    """Make a session in a role, which is assumed again before its time is over.
+
+    :raises TerraformCredentialsError: there are no credentials to begin with.
+    """
+    import boto3
+    import botocore.session
+    from botocore.credentials import AssumeRoleCredentialFetcher, DeferredRefreshableCredentials
+
     source = base.get_credentials()
     if source is None:
-        raise _refused(cluster, "no AWS credentials were found with which the role could be assumed")
+        raise TerraformCredentialsError(
+            f"No AWS credentials were found with which {role_arn} could be assumed.",
+            hint="Give them by `aws_conn_id`, by the worker's role, or by the usual AWS variables.",
+        )
     extra: dict[str, Any] = {"RoleSessionName": _ROLE_SESSION}
-    if cluster.external_id:
-        extra["ExternalId"] = cluster.external_id
+    if external_id:
+        extra["ExternalId"] = external_id
     fetcher = AssumeRoleCredentialFetcher(
         client_creator=lambda service, **arguments: base.client(
-            service, **{**arguments, "region_name": arguments.get("region_name") or cluster.region}
+            service, **{**arguments, "region_name": arguments.get("region_name") or region}
         ),
         source_credentials=source,
-        role_arn=cluster.role_arn,
+        role_arn=role_arn,
         extra_args=extra,
     )
     inner = botocore.session.Session()
-    # Renewed by botocore itself when the role's hour is over.
     inner._credentials = DeferredRefreshableCredentials(  # noqa: SLF001 - botocore has no other door for it
         method="assume-role", refresh_using=fetcher.fetch_credentials
     )
-    return boto3.Session(botocore_session=inner, region_name=cluster.region)
+    return boto3.Session(botocore_session=inner, region_name=region)
 
 
 def _call(cluster: EksCluster, call: Callable[[], _T]) -> _T:
@@ -179,6 +191,7 @@ def _call(cluster: EksCluster, call: Callable[[], _T]) -> _T:
             raise ConfigurationError(
                 f"There is no EKS cluster {cluster.name} in {cluster.region} (cluster_name, region).",
                 hint="Check the name, the region, and the AWS account of the credentials.",
+                gone=True,
             ) from error
         raise _refused(cluster, f"{code} {message}") from error
     except BotoCoreError as error:

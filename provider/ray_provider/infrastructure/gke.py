@@ -151,6 +151,7 @@ def _call(cluster: GkeCluster, call: Callable[[], _T]) -> _T:
         raise ConfigurationError(
             f"There is no GKE cluster {cluster.path} (cluster_name, location, project).",
             hint="Check the name, the region or zone, and the project.",
+            gone=True,
         ) from error
     except (GoogleAPICallError, GoogleAuthError) as error:
         raise TerraformCredentialsError(

@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ray_provider.operators.cluster import DeleteRayCluster, SetupRayCluster
+    from ray_provider.operators.infrastructure import DeleteRayInfrastructure, SetupRayInfrastructure
     from ray_provider.operators.job import SubmitRayJob
 
 _WHERE = {
     "DeleteRayCluster": "cluster",
+    "DeleteRayInfrastructure": "infrastructure",
     "SetupRayCluster": "cluster",
+    "SetupRayInfrastructure": "infrastructure",
     "SubmitRayJob": "job",
 }
 
-__all__ = ["DeleteRayCluster", "SetupRayCluster", "SubmitRayJob"]
+__all__ = ["DeleteRayCluster", "DeleteRayInfrastructure", "SetupRayCluster", "SetupRayInfrastructure", "SubmitRayJob"]
 
 
 def __getattr__(name: str) -> Any:

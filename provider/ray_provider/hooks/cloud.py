@@ -1,0 +1,315 @@
+"""From Airflow's ``aws`` and ``google_cloud_platform`` connections to the clusters that Terraform made.
+
+Where the amazon or the google provider is installed, its hook reads the connection, with all that it knows. Without it
+the usual fields are read here. Everything is kept in memory. The functions block: call them in a thread from a loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ray_provider._compat import BaseHook, mask_secrets
+from ray_provider.exceptions import ConfigurationError, InfrastructureError, KubernetesError
+from ray_provider.infrastructure.handle import InfrastructureHandle
+
+if TYPE_CHECKING:
+    from ray_provider.clusters.access import KubernetesAccess
+    from ray_provider.infrastructure.credentials import ClusterCredentials
+
+_GOOGLE_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
+_OLD_GOOGLE_PREFIX = "extra__google_cloud_platform__"
+
+
+@dataclass(frozen=True, slots=True)
+class CloudCluster:
+    """A cluster of a cloud, by name.
+
+    :param cloud: ``aws`` or ``gcp``.
+    :param name: of the cluster.
+    :param location: its region (or, on Google Cloud, zone).
+    :param project: Google Cloud's project.
+    :param role_arn: a role to assume (AWS).
+    :param impersonate: a service account to act as (Google Cloud).
+    :param aws_conn_id: Airflow connection; without one, what boto3 finds.
+    :param gcp_conn_id: Airflow connection; without one, the application default credentials.
+    :param namespace: used where a task names none.
+    """
+
+    cloud: str
+    name: str
+    location: str
+    project: str | None = None
+    role_arn: str | None = None
+    impersonate: str | None = None
+    aws_conn_id: str | None = None
+    gcp_conn_id: str | None = None
+    namespace: str | None = None
+
+    @classmethod
+    def of(cls, infrastructure: InfrastructureHandle | Mapping[str, Any], **more: Any) -> CloudCluster:
+        """Find the cluster in the outputs of ``SetupRayInfrastructure``.
+
+        :raises ConfigurationError: the outputs don't name a cluster.
+        """
+        if not isinstance(infrastructure, InfrastructureHandle):
+            infrastructure = InfrastructureHandle.from_dict(infrastructure)
+        outputs = infrastructure.typed_outputs
+        missing = [name for name in ("cloud", "cluster_name", "location") if not getattr(outputs, name)]
+        if missing:
+            raise ConfigurationError(
+                f"infrastructure: the module {infrastructure.module} has no output {', '.join(missing)}.",
+                hint="A module of your own needs the outputs `cloud` (aws or gcp), `cluster_name`, `location`, and on"
+                " Google Cloud `project`; or name the cluster in the connection.",
+                field="infrastructure",
+            )
+        return cls(
+            cloud=str(outputs.cloud),
+            name=str(outputs.cluster_name),
+            location=str(outputs.location),
+            project=outputs.project,
+            **more,
+        )
+
+
+async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
+    """Ask the cloud where the cluster is, and make credentials for it.
+
+    :raises ConfigurationError: there is no such cluster, or the connection can't be used.
+    :raises TerraformCredentialsError: the cloud does not let us.
+    """
+    if cluster.cloud == "aws":
+        from ray_provider.infrastructure.eks import EksCluster, eks_credentials
+
+        session = None
+        if cluster.aws_conn_id:
+            session = await asyncio.to_thread(aws_session, cluster.aws_conn_id, cluster.location)
+        return await eks_credentials(
+            EksCluster(cluster.name, cluster.location, role_arn=cluster.role_arn), session=session
+        )
+    if cluster.cloud == "gcp":
+        from ray_provider.infrastructure.gke import GkeCluster, gke_credentials
+
+        credentials, project = None, cluster.project
+        if cluster.gcp_conn_id:
+            credentials, own_project = await asyncio.to_thread(google_credentials, cluster.gcp_conn_id)
+            project = project or own_project
+        return await gke_credentials(
+            GkeCluster(cluster.name, cluster.location, project or "", impersonate=cluster.impersonate),
+            credentials=credentials,
+        )
+    raise ConfigurationError(f"cloud: {cluster.cloud!r} is not one of aws, gcp.", field="cloud")
+
+
+async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
+    """Give the way into a cloud's cluster.
+
+    With the worker's own identity, programs like helm get a kubeconfig with an exec plugin, and no token is written
+    anywhere. With an Airflow connection only this process has the credentials: its tokens are handed on.
+
+    :raises ConfigurationError: as :func:`cloud_credentials`.
+    """
+    from ray_provider.clusters.access import KubernetesAccess
+
+    found = await cloud_credentials(cluster)
+    if found.exec_arguments is not None:
+        return KubernetesAccess(kubeconfig=found.kubeconfig(), namespace=cluster.namespace, name=found.name)
+    return KubernetesAccess(
+        server=found.endpoint,
+        ca_data=found.ca_data,
+        token_provider=found.token_provider,
+        namespace=cluster.namespace,
+        name=found.name,
+    )
+
+
+def aws_session(conn_id: str, region: str | None = None) -> Any:
+    """Make a boto3 session from an ``aws`` connection. Blocking.
+
+    :raises ConfigurationError: it can't be used.
+    """
+    try:
+        hook = import_module("airflow.providers.amazon.aws.hooks.base_aws").AwsBaseHook
+    except ImportError:
+        return _plain_aws_session(conn_id, region)
+    return hook(aws_conn_id=conn_id, client_type="eks").get_session(region_name=region)
+
+
+def aws_environment(conn_id: str, region: str | None = None) -> dict[str, str]:
+    """Give the variables from which Terraform's provider takes the credentials of an ``aws`` connection. Blocking.
+
+    :raises ConfigurationError: the connection has no credentials.
+    """
+    session = aws_session(conn_id, region)
+    credentials = session.get_credentials()
+    if credentials is None:
+        raise ConfigurationError(f"aws_conn_id: the connection {conn_id!r} has no credentials.", field="aws_conn_id")
+    frozen = credentials.get_frozen_credentials()
+    found = {"AWS_ACCESS_KEY_ID": frozen.access_key, "AWS_SECRET_ACCESS_KEY": frozen.secret_key}
+    if frozen.token:
+        found["AWS_SESSION_TOKEN"] = frozen.token
+    if region or session.region_name:
+        found["AWS_REGION"] = found["AWS_DEFAULT_REGION"] = str(region or session.region_name)
+    mask_secrets([value for name, value in found.items() if "KEY" in name or "TOKEN" in name])
+    return found
+
+
+def google_credentials(conn_id: str) -> tuple[Any, str | None]:
+    """Make google-auth credentials from a ``google_cloud_platform`` connection, and give its project. Blocking.
+
+    :raises ConfigurationError: it can't be used.
+    """
+    try:
+        hook = import_module("airflow.providers.google.common.hooks.base_google").GoogleBaseHook
+    except ImportError:
+        return _plain_google_credentials(conn_id)
+    credentials, project = hook(gcp_conn_id=conn_id).get_credentials_and_project_id()
+    return credentials, project
+
+
+def google_environment(conn_id: str) -> dict[str, str]:
+    """Give the variables from which Terraform's provider takes the credentials of such a connection. Blocking.
+
+    A service account's key goes on as it is; other credentials as an access token, which is good for an hour.
+
+    :raises ConfigurationError: the connection can't be used.
+    """
+    key = _google_key(_extra(conn_id))
+    credentials, project = google_credentials(conn_id)
+    if key is not None:
+        found = {"GOOGLE_CREDENTIALS": json.dumps(key)}
+        mask_secrets([str(key[name]) for name in ("private_key", "private_key_id") if key.get(name)])
+    else:
+        from google.auth.transport.requests import Request
+
+        credentials.refresh(Request())
+        found = {"GOOGLE_OAUTH_ACCESS_TOKEN": str(credentials.token)}
+        mask_secrets([str(credentials.token)])
+    if project:
+        found["GOOGLE_PROJECT"] = project
+    return found
+
+
+def _extra(conn_id: str) -> dict[str, Any]:
+    extra = BaseHook.get_connection(conn_id).extra_dejson
+    return extra if isinstance(extra, dict) else {}
+
+
+def _plain_aws_session(conn_id: str, region: str | None) -> Any:
+    """Read the common fields of an ``aws`` connection."""
+    connection = BaseHook.get_connection(conn_id)
+    extra = connection.extra_dejson
+    if extra.get("assume_role_method", "assume_role") != "assume_role":
+        raise ConfigurationError(
+            f"aws_conn_id: the connection {conn_id!r} assumes its role by {extra['assume_role_method']}, for which the"
+            " amazon provider is needed.",
+            hint="pip install apache-airflow-providers-amazon",
+            field="aws_conn_id",
+        )
+    try:
+        import boto3
+    except ImportError as error:
+        raise ConfigurationError(
+            "boto3 is needed for an aws connection, and is not installed.", hint="pip install 'airflow-ray[aws]'"
+        ) from error
+    region = region or extra.get("region_name")
+    session = boto3.Session(
+        aws_access_key_id=connection.login or extra.get("aws_access_key_id"),
+        aws_secret_access_key=connection.password or extra.get("aws_secret_access_key"),
+        aws_session_token=extra.get("aws_session_token"),
+        profile_name=extra.get("profile_name"),
+        region_name=region,
+    )
+    role = extra.get("role_arn")
+    if not role:
+        return session
+    from ray_provider.infrastructure.eks import assume_role
+
+    return assume_role(session, str(role), region=region, external_id=extra.get("external_id"))
+
+
+def _plain_google_credentials(conn_id: str) -> tuple[Any, str | None]:
+    """Read the common fields of a ``google_cloud_platform`` connection."""
+    try:
+        import google.auth
+        from google.oauth2.service_account import Credentials
+    except ImportError as error:
+        raise ConfigurationError(
+            "google-auth is needed for a Google connection, and is not installed.",
+            hint="pip install 'airflow-ray[google]'",
+        ) from error
+    make: Any = Credentials  # google-auth has no types
+    extra = _extra(conn_id)
+    project = extra.get("project") or extra.get(f"{_OLD_GOOGLE_PREFIX}project")
+    key = _google_key(extra)
+    path = extra.get("key_path") or extra.get(f"{_OLD_GOOGLE_PREFIX}key_path")
+    try:
+        if key is not None:
+            credentials = make.from_service_account_info(key, scopes=_GOOGLE_SCOPES)
+        elif path:
+            credentials = make.from_service_account_file(path, scopes=_GOOGLE_SCOPES)
+        else:
+            credentials, found = google.auth.default(scopes=_GOOGLE_SCOPES)
+            project = project or found
+    except (ValueError, OSError) as error:
+        raise ConfigurationError(
+            f"gcp_conn_id: the key in the connection {conn_id!r} can't be used ({type(error).__name__}).",
+            field="gcp_conn_id",
+        ) from None
+    return credentials, project or getattr(credentials, "project_id", None)
+
+
+def _google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
+    text = extra.get("keyfile_dict") or extra.get(f"{_OLD_GOOGLE_PREFIX}keyfile_dict")
+    if not text:
+        return None
+    try:
+        key = json.loads(text) if isinstance(text, str) else text
+    except ValueError:
+        key = None
+    if not isinstance(key, dict):
+        # Not with the parser's error, which quotes the key.
+        raise ConfigurationError("gcp_conn_id: `keyfile_dict` of the connection is not JSON.", field="gcp_conn_id")
+    return key
+
+
+async def users_of_cluster(cluster: CloudCluster) -> list[str]:
+    """Name the Ray clusters in a cloud's cluster, and the services with a load balancer.
+
+    :return: nothing if the cluster itself is gone.
+    :raises InfrastructureError: it can't be asked.
+    """
+    from ray_provider.clusters.kube import RAY, open_kube
+
+    try:
+        access = await cloud_access(cluster)
+    except ConfigurationError as error:
+        if error.data.get("gone"):
+            return []
+        raise
+    try:
+        async with open_kube(access) as kube:
+            found = []
+            for path, what in ((f"{RAY}/rayclusters", "Ray cluster"), ("/api/v1/services", "load balancer")):
+                try:
+                    items = (await kube.request("GET", path))["items"]
+                except KubernetesError as error:
+                    if error.data.get("status") == 404:
+                        # KubeRay was never installed.
+                        continue
+                    raise
+                found += [
+                    f"{what} {item['metadata']['namespace']}/{item['metadata']['name']}"
+                    for item in items
+                    if what == "Ray cluster" or item.get("spec", {}).get("type") == "LoadBalancer"
+                ]
+            return found
+    except KubernetesError as error:
+        raise InfrastructureError(
+            f"The cluster {cluster.name} can't be asked whether Ray clusters live there: {error.message}",
+            hint='Let this task reach the cluster, or set `live_clusters="ignore"`.',
+        ) from error

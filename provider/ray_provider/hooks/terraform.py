@@ -1,0 +1,167 @@
+"""What tasks that run Terraform have in common: their arguments, and what is made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider._compat import AirflowFailException, conf, mask_secrets
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.infrastructure.handle import InfrastructureHandle
+from ray_provider.infrastructure.process import PATIENCE_SECONDS
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.infrastructure.session import InfrastructureRun, InfrastructureSpec
+
+
+class TerraformTask:
+    """Put before an operator or a sensor: gives it the arguments for a run of a module.
+
+    :param module: ``eks`` or ``gke``, an absolute path, or a git URL (``git::https://host/repo.git//folder?ref=v1``).
+    :param variables: of the module.
+    :param sensitive_variables: more of them. They are rendered, but shown nowhere, and masked in the log.
+    :param backend: where the state lies, e.g. ``{"type": "s3", "bucket": …, "key": …, "region": …}``. Without it: a
+        file below ``AIRFLOW_HOME``, which is good for trials on one machine only.
+    :param workspace: Terraform workspace; made if it is missing.
+    :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
+    :param aws_conn_id: connection of type ``aws`` for provider and backend; without it, what the worker has.
+    :param gcp_conn_id: connection of type ``google_cloud_platform``, likewise.
+    :param env: environment variables for Terraform.
+    :param terraform_binary: path or name of ``terraform`` or ``tofu``.
+    :param lock_timeout: how long to wait for the state's lock.
+    :param parallelism: how many resources at a time.
+    :param interrupt_patience: seconds after the first and after the second SIGINT, before Terraform is killed.
+    """
+
+    #: Of what is rendered, this is shown in Airflow's UI. The rest may hold secrets.
+    terraform_fields: ClassVar[tuple[str, ...]] = ("module", "variables", "workspace", "aws_conn_id", "gcp_conn_id")
+    _rendered_unseen: Sequence[str] = ("sensitive_variables", "backend", "providers", "env")
+
+    # What the operator or sensor has besides.
+    log: Any
+    dag_id: Any
+    render_template: Any
+
+    def __init__(
+        self,
+        *,
+        module: str | None = None,
+        variables: Mapping[str, Any] | None = None,
+        sensitive_variables: Mapping[str, Any] | None = None,
+        backend: Mapping[str, Any] | None = None,
+        workspace: str | None = None,
+        providers: Mapping[str, Any] | None = None,
+        aws_conn_id: str | None = None,
+        gcp_conn_id: str | None = None,
+        env: Mapping[str, str] | None = None,
+        terraform_binary: str | None = None,
+        lock_timeout: str = "60s",
+        parallelism: int | None = None,
+        interrupt_patience: Sequence[float] = PATIENCE_SECONDS,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.module = module
+        self.variables = variables
+        self.sensitive_variables = sensitive_variables
+        self.backend = backend
+        self.workspace = workspace
+        self.providers = providers
+        self.aws_conn_id = aws_conn_id
+        self.gcp_conn_id = gcp_conn_id
+        self.env = env
+        self.terraform_binary = terraform_binary
+        self.lock_timeout = lock_timeout
+        self.parallelism = parallelism
+        self.interrupt_patience = interrupt_patience
+        self._run: InfrastructureRun | None = None
+
+    def on_kill(self) -> None:
+        """Interrupt Terraform: it saves its state and releases the lock, after this process if need be."""
+        if self._run is not None:
+            self._run.interrupt()
+
+    def new_run(self, context: Context, handle: InfrastructureHandle | None = None) -> InfrastructureRun:
+        """Begin what can be killed.
+
+        :param handle: gives what the arguments leave out.
+        """
+        from ray_provider.infrastructure.session import InfrastructureRun
+
+        self._run = InfrastructureRun(self.spec(context, handle), write=self.log.info)
+        return self._run
+
+    def spec(self, context: Context, handle: InfrastructureHandle | None = None) -> InfrastructureSpec:
+        """Put together what to run.
+
+        :raises ConfigurationError: bad input.
+        """
+        from ray_provider.infrastructure.redaction import leaves
+        from ray_provider.infrastructure.session import InfrastructureSpec
+
+        unseen = {name: self.render_template(getattr(self, name), context) for name in self._rendered_unseen}
+        module = self.module or (handle.module if handle else "")
+        variables = _mapping("variables", self.variables if self.variables is not None else handle and handle.variables)
+        sensitive = _mapping("sensitive_variables", unseen["sensitive_variables"])
+        mask_secrets(text for text in leaves(sensitive) if text)
+        spec = InfrastructureSpec(
+            module=module,
+            backend=unseen["backend"] or (handle.backend if handle else None) or self._trial_backend(module, variables),
+            # What the handle says of a variable that is given as a secret now, doesn't count.
+            variables={name: value for name, value in variables.items() if name not in sensitive or self.variables},
+            sensitive_variables=sensitive,
+            workspace=self.workspace or (handle.workspace if handle else None),
+            providers=_mapping("providers", unseen["providers"]),
+            env=self._credentials(_mapping("providers", unseen["providers"])) | dict(_mapping("env", unseen["env"])),
+            binary=self.terraform_binary,
+            lock_timeout=self.lock_timeout,
+            parallelism=self.parallelism,
+            patience=self.interrupt_patience,
+        )
+        spec.validate()
+        return spec
+
+    def _trial_backend(self, module: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        home = conf.get("core", "dags_folder")
+        name = str(variables.get("name") or self.dag_id)
+        safe = "".join(
+            character if character.isalnum() or character in "-_" else "-"
+            for character in f"{Path(module).name}-{name}"
+        )
+        path = Path(home).parent / "ray-infrastructure" / safe / "terraform.tfstate"
+        self.log.warning(
+            "No backend is given: the state lies on this machine, in %s. Good for trials; otherwise set `backend`.",
+            path,
+        )
+        return {"type": "local", "path": str(path)}
+
+    def _credentials(self, providers: Mapping[str, Any]) -> dict[str, str]:
+        """Give the environment variables for the cloud connections."""
+        if not self.aws_conn_id and not self.gcp_conn_id:
+            return {}
+        from ray_provider.hooks import cloud
+
+        found: dict[str, str] = {}
+        if self.aws_conn_id:
+            configured = providers.get("aws")
+            region = configured.get("region") if isinstance(configured, Mapping) else None
+            found |= cloud.aws_environment(self.aws_conn_id, region)
+        if self.gcp_conn_id:
+            found |= cloud.google_environment(self.gcp_conn_id)
+        return found
+
+    @staticmethod
+    def for_airflow(error: RayProviderError) -> Exception:
+        """Don't burn retries on what another try can't change."""
+        return error if error.retryable else AirflowFailException(str(error))
+
+
+def _mapping(name: str, value: Any) -> Mapping[str, Any]:
+    if value is None or value == "":
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{name}: it has to be a mapping, but is {type(value).__name__}.", field=name)
+    return value

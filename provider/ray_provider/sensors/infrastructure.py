@@ -1,0 +1,52 @@
+"""Wait until infrastructure is no longer what its module says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ray_provider._compat import BaseSensorOperator, PokeReturnValue
+from ray_provider.exceptions import RayProviderError
+from ray_provider.hooks.terraform import TerraformTask
+from ray_provider.infrastructure.handle import InfrastructureHandle
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class InfrastructureDriftSensor(TerraformTask, BaseSensorOperator):
+    """Succeeds when the infrastructure is no longer what module and variables say: somebody changed it, or them.
+
+    Each look is a plan without a lock, half a minute of a worker; so the sensor gives its slot back between looks
+    (``mode="reschedule"``). It changes nothing. Returns the report: what an apply would change, and what was changed
+    outside of Terraform.
+
+    For the other parameters see :class:`~ray_provider.hooks.terraform.TerraformTask`.
+
+    :param infrastructure: the handle that ``SetupRayInfrastructure`` returned. Module, backend, workspace and variables
+        come from it unless they are given here; secrets have to be given again.
+    """
+
+    template_fields: Sequence[str] = (*TerraformTask.terraform_fields, "infrastructure")
+
+    def __init__(
+        self, *, infrastructure: Any = None, mode: str = "reschedule", poke_interval: float = 3600, **kwargs: Any
+    ) -> None:
+        super().__init__(mode=mode, poke_interval=poke_interval, **kwargs)
+        self.infrastructure = infrastructure
+
+    def poke(self, context: Context) -> Any:
+        """Look once.
+
+        :param context: of the task.
+        :return: the report, once there is drift.
+        """
+        try:
+            handle = None if self.infrastructure is None else InfrastructureHandle.from_dict(self.infrastructure)
+            with self.new_run(context, handle) as run:
+                summary = run.plan(lock=False)
+                for line in summary.lines():
+                    self.log.info("%s", run.redactor(line))
+        except RayProviderError as error:
+            raise self.for_airflow(error) from error
+        return PokeReturnValue(is_done=not summary.is_empty, xcom_value=summary.to_dict())
