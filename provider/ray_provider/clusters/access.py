@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import os
 import shutil
 import ssl
@@ -263,9 +264,10 @@ async def api_client(access: KubernetesAccess) -> AsyncIterator[ApiClient]:
 async def client_of(connected: Connected) -> AsyncIterator[ApiClient]:
     """Give a client for an API server that was connected to before."""
     import aiohttp
-    from kubernetes_asyncio.client import ApiClient, Configuration
 
-    configuration = type.__call__(Configuration)  # its metaclass would copy the process-wide default
+    # Seconds of reading: not on the loop of a triggerer, which others are on, too.
+    library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
+    configuration = type.__call__(library.Configuration)  # its metaclass would copy the process-wide default
     configuration.host = connected.server.url
     configuration.proxy = connected.server.cluster.get("proxy-url")
     configuration.tls_server_name = connected.server.cluster.get("tls-server-name")
@@ -278,7 +280,7 @@ async def client_of(connected: Connected) -> AsyncIterator[ApiClient]:
     if headers:
         configuration.api_key["BearerToken"] = headers["Authorization"]
         configuration.refresh_api_key_hook = renew
-    client = ApiClient(configuration=configuration)
+    client: ApiClient = library.ApiClient(configuration=configuration)
     try:
         if connected.tls is not None:
             # The library would make a context of its own from files that then had to stay.

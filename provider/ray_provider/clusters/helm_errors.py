@@ -197,7 +197,8 @@ _CAUSES: tuple[_Cause, ...] = (
             re.search(
                 r"chart \"[^\"]+\".* not found|repo .* not found|failed to download|not a valid chart|"
                 r"path \"[^\"]+\" not found|is not a valid chart repository|chart\.yaml file is missing|"
-                r"failed to fetch|no chart version found|validation: chart\.|chart metadata is missing|non-absolute urls",
+                r"failed to fetch|no chart version found|validation: chart\.|chart metadata is missing|"
+                r"non-absolute urls",
                 text,
             )
         ),

@@ -1,0 +1,146 @@
+"""Wait for a Ray cluster that this task did not make."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider import exceptions
+from ray_provider._compat import AirflowFailException, BaseSensorOperator, conf
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
+from ray_provider.hooks.peer import run_sync
+from ray_provider.hooks.ray import RayHook
+from ray_provider.triggers.cluster import RayClusterTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.clusters.readiness import ReadinessOptions
+
+
+class RayClusterSensor(BaseSensorOperator):
+    """Waits until a Ray cluster on Kubernetes is ready, by watching it. Returns its handle. Never deletes it.
+
+    For a cluster that somebody else keeps: Argo CD, another DAG, a person.
+
+    :param conn_id: connection of type ``ray``.
+    :param cluster: the handle that ``SetupRayCluster`` returned.
+    :param name: of the RayCluster, where there is no handle.
+    :param namespace: its namespace, with ``name``.
+    :param wait_for_workers: true: all workers that are wanted; false: only the head; or a number of them.
+    :param scheduling_timeout_seconds: how long a pod may wait for a node.
+    :param access: how the dashboard is reached; else as the connection says.
+    :param deferrable: wait in the triggerer.
+    """
+
+    template_fields: Sequence[str] = ("conn_id", "cluster", "name", "namespace", "access")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"cluster": "json"}
+
+    def __init__(
+        self,
+        *,
+        conn_id: str = RayHook.default_conn_name,
+        cluster: Any = None,
+        name: str | None = None,
+        namespace: str | None = None,
+        wait_for_workers: bool | int = True,
+        scheduling_timeout_seconds: float = 300,
+        access: str | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.cluster = cluster
+        self.name = name
+        self.namespace = namespace
+        self.wait_for_workers = wait_for_workers
+        self.scheduling_timeout_seconds = scheduling_timeout_seconds
+        self.access = access
+        self.deferrable = deferrable
+
+    def execute(self, context: Context) -> Any:  # noqa: ARG002
+        """Wait, in the worker or in the triggerer.
+
+        :param context: of the task.
+        :return: the cluster's handle, as data.
+        """
+        try:
+            handle = self._handle()
+            if not self.deferrable:
+                return run_sync(lambda: self._wait(handle)).to_dict()
+        except RayProviderError as error:
+            raise error if error.retryable else AirflowFailException(str(error)) from error
+        now = time.time()
+        return self.defer(
+            trigger=RayClusterTrigger(
+                conn_id=self.conn_id,
+                cluster=handle.to_dict(),
+                readiness=self._readiness().to_dict(),
+                deadline=now + float(self.timeout),
+                access=self.access,
+                keep=True,
+                not_before=now + 6.0,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=float(self.timeout) + 120.0),
+        )
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
+        """Go on after the trigger fired.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :raises ClusterError: the cluster can't become ready.
+        """
+        if event["status"] == "ready":
+            return dict(event["cluster"])
+        told = event["error"]
+        kind = getattr(exceptions, told.get("kind", ""), ClusterError)
+        error: RayProviderError = kind(told["message"], hint=told.get("hint"))
+        raise error if error.retryable else AirflowFailException(str(error))
+
+    async def _wait(self, handle: ClusterHandle) -> ClusterHandle:
+        from ray_provider.clusters.setup import wait_ready
+
+        hook = RayHook(self.conn_id)
+        config = await hook.aconfig()
+        return await wait_ready(
+            await hook.akubernetes_access(),
+            handle,
+            self._readiness(),
+            how=self.access or config.access,
+            say=lambda line: self.log.info("%s", line),
+        )
+
+    def _handle(self) -> ClusterHandle:
+        if self.cluster:
+            if not isinstance(self.cluster, Mapping):
+                raise ConfigurationError(
+                    f"`cluster` is a {type(self.cluster).__name__}, not the handle that SetupRayCluster returns.",
+                    hint="Pass its return value: cluster=setup.output.",
+                )
+            return ClusterHandle.from_dict(self.cluster)
+        if not self.name:
+            raise ConfigurationError("No cluster is named.", hint="Give cluster=setup.output, or name=...")
+        access = RayHook(self.conn_id).kubernetes_access()
+        return ClusterHandle(
+            backend="kubernetes",
+            name=self.name,
+            address="",
+            namespace=access.namespace_or_default(self.namespace),
+            service=f"{self.name}-head-svc",
+            created=False,
+        )
+
+    def _readiness(self) -> ReadinessOptions:
+        from ray_provider.clusters.readiness import ReadinessOptions
+
+        return ReadinessOptions(
+            timeout_seconds=float(self.timeout),
+            wait_for_workers=self.wait_for_workers,
+            scheduling_seconds=float(self.scheduling_timeout_seconds),
+        )
