@@ -153,7 +153,13 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
                     f"The result of job {outcome.submission_id} can't be found: Ray does not say where it ran.",
                     submission_id=outcome.submission_id,
                 )
-            return await client.read_log_file(details.driver_node_id, result_file(outcome.submission_id))
+            content = await client.read_log_file(details.driver_node_id, result_file(outcome.submission_id))
+            if not content:  # what Ray answers for a file that is not there
+                raise JobError(
+                    f"Job {outcome.submission_id} left no result: its process ended before the function did.",
+                    submission_id=outcome.submission_id,
+                )
+            return content
 
         return decode(run.run(read), allow_pickle=self.allow_pickle_results)
 

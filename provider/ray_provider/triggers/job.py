@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -124,6 +125,7 @@ class RayJobTrigger(BaseTrigger):
         if self.not_before is not None:
             # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
             await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        await asyncio.sleep(self._offset.seconds_to_settle())
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
@@ -254,6 +256,10 @@ class _Offset:
     #: Seconds between two writes, and what each asyncio task of the process adds: Airflow's API is shared.
     _EVERY = 2.0
     _PER_TASK = 0.01
+    #: What a socket holds (bytes), at which rate (bytes/s) a busy supervisor takes it, and how far to look back (s).
+    _SOCKET_BYTES = 212_992
+    _SETTLE_RATE = 40_000.0
+    _SETTLE_WINDOW = 5.0
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -261,6 +267,7 @@ class _Offset:
         self._kept = 0
         self._task: TriggerTask | None = None
         self._next = 0.0
+        self._recent: deque[tuple[float, int]] = deque(maxlen=256)
 
     async def restore(self, task: TriggerTask | None, log: watching.Log) -> None:
         self._task = task
@@ -274,7 +281,18 @@ class _Offset:
         if isinstance(found, Mapping) and found.get("submission_id") == self.job_id:
             self.value = self._kept = int(found.get("offset", 0))
 
+    def seconds_to_settle(self) -> float:
+        """Tell how long the last log records may be on their way.
+
+        They go to the triggerer's supervisor through a socket, the event by another: with the event it closes the
+        task's log, and records that it has not read by then are lost.
+        """
+        since = time.monotonic() - self._SETTLE_WINDOW
+        recent = sum(size for at, size in self._recent if at >= since)
+        return min(recent, self._SOCKET_BYTES) / self._SETTLE_RATE
+
     async def passed_on(self, offset: int) -> None:
+        self._recent.append((time.monotonic(), offset - self.value))
         self.value = offset
         if self._task is None or time.monotonic() < self._next:
             return
