@@ -169,7 +169,7 @@ class PeerMethods:
                 task.cancel()
 
     def delete_ray_job(self, dashboard_url: str | None, job_id: str) -> bool:
-        """Stop a job and wait until Ray says so. (Ray's own delete refuses a running job.)
+        """Stop a job and wait until Ray says so: its own delete refuses a running job.
 
         :return: whether it was still running.
         """

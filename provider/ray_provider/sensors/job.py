@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from ray_provider._compat import AirflowFailException, BaseSensorOperator, conf
+from ray_provider._compat import AirflowFailException, BaseSensorOperator, PokeReturnValue, conf
 from ray_provider.exceptions import ConfigurationError, JobLostError, RayProviderError
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
@@ -78,8 +78,8 @@ class RayJobSensor(BaseSensorOperator):
             timeout=timedelta(seconds=float(self.timeout)),
         )
 
-    def poke(self, context: Context) -> bool:  # noqa: ARG002
-        """Look once.
+    def poke(self, context: Context) -> PokeReturnValue:  # noqa: ARG002
+        """Look once. Done, the task returns the submission id.
 
         :param context: of the task.
         :raises JobError: the job did not succeed.
@@ -104,7 +104,7 @@ class RayJobSensor(BaseSensorOperator):
                     error_type=details.error_type,
                     driver_exit_code=details.driver_exit_code,
                 ).raise_for_status()
-            return details.is_success
+            return PokeReturnValue(details.is_success, self.submission_id)
         except RayProviderError as error:
             if error.retryable:
                 raise

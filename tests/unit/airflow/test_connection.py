@@ -1,0 +1,178 @@
+"""What a connection of type ray may say, and what it is told when it can't work."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.connection import RayConnectionConfig, check_address
+
+KUBECONFIG = {"clusters": [{"name": "c"}], "contexts": [], "users": []}
+
+
+def read(extra=None, **fields):
+    return RayConnectionConfig.from_connection("c", extra=extra or {}, environ=fields.pop("environ", {}), **fields)
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("127.0.0.1:8265", "http://127.0.0.1:8265"),
+        ("localhost", "http://localhost:8265"),
+        ("head:6379", "http://head:8265"),
+        ("ray://head:10001", "http://head:8265"),
+        ("ftp://head:8265", "only http and https"),
+        ("http://", "names no host"),
+        ("http://head:port", "no URL"),
+        ("http://head name:8265", "names no host"),
+        ("http://head:8265/#/jobs", "fragment"),
+        ("auto", "only a program on the Ray machine"),
+    ],
+)
+def test_a_malformed_address_is_refused_and_the_way_out_named(address, says):
+    with pytest.raises(ConfigurationError) as caught:
+        read({"address": address})
+    assert says in str(caught.value)
+    assert "address" in str(caught.value)
+    assert not caught.value.retryable
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (" http://head:8265/ ", "http://head:8265"),
+        ("HTTPS://head/ray/", "https://head/ray"),
+        ("http://[::1]:8265", "http://[::1]:8265"),
+    ],
+)
+def test_an_address_is_normalised(address, url):
+    assert read({"address": address}).address == url
+
+
+def test_a_user_in_the_address_becomes_a_header_and_is_not_shown():
+    config = read({"address": "http://me:s3cret@head:8265"})
+    assert config.address == "http://head:8265"
+    assert config.headers["Authorization"].startswith("Basic ")
+    assert "s3cret" not in repr(config)
+
+
+def test_the_address_comes_from_extra_then_host_then_the_environment():
+    environ = {"RAY_ADDRESS": "http://env:1"}
+    assert read({"address": "http://a:1"}, host="h", environ=environ).address == "http://a:1"
+    assert read({}, host="h", environ=environ).address == "http://h:8265"
+    assert read({}, host="h", port=1, schema="https").address == "https://h:1"
+    assert read({}, environ=environ).address == "http://env:1"
+    with pytest.raises(ConfigurationError, match="RAY_ADDRESS"):
+        read({}, environ={"RAY_ADDRESS": "head:6379"})
+
+
+def test_no_address_is_an_error_only_when_one_is_needed():
+    config = read({"backend": "local"})
+    with pytest.raises(ConfigurationError, match="no Ray address") as caught:
+        config.require_address()
+    assert "cluster=setup.output" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "verify"),
+    [
+        (None, True),
+        ("", True),
+        (True, True),
+        (False, False),
+        ("false", False),
+        ("0", False),
+        ("True", True),
+        (0, False),
+    ],
+)
+def test_certificates_are_checked_unless_switched_off_by_name(value, verify):
+    assert read({"verify": value}).tls.verify is verify
+    assert read({"extra__ray__verify": value}).tls.verify is verify
+
+
+def test_verify_may_be_the_path_of_a_ca_file(tmp_path):
+    path = tmp_path / "ca.pem"
+    path.write_text("x")
+    tls = read({"verify": str(path)}).tls
+    assert (tls.verify, tls.ca_file) == (True, str(path))
+    with pytest.raises(ConfigurationError, match="no file on this machine"):
+        read({"ca_file": str(tmp_path / "missing.pem")})
+
+
+@pytest.mark.parametrize(
+    ("extra", "says"),
+    [
+        ({"headers": "not json"}, "`headers` is no JSON"),
+        ({"headers": "[1]"}, "`headers` is no JSON object"),
+        ({"headers": {"a": 1}}, "`headers` holds a int at 'a'"),
+        ({"metadata": '{"a": {}}'}, "`metadata` holds a dict"),
+        ({"cookies": "nonsense"}, "`cookies` is no JSON"),
+        ({"backend": "k8s"}, "`backend` is 'k8s'"),
+        ({"access": "vpn"}, "`access` is 'vpn'"),
+        ({"verify": "nein"}, "no file"),
+        ({"in_cluster": "perhaps"}, "`in_cluster` is 'perhaps'"),
+        ({"address": 8265}, "`address` is a int"),
+        ({"kube_config": "just: text"}, "`kube_config` is no kubeconfig"),
+        ({"kube_config": KUBECONFIG, "kube_config_path": "/k"}, "`kube_config_path`"),
+        ({"in_cluster": True, "kube_config_path": "/k"}, "`in_cluster`"),
+    ],
+)
+def test_a_field_that_cannot_work_is_named(extra, says):
+    with pytest.raises(ConfigurationError) as caught:
+        read(extra)
+    assert says in str(caught.value)
+    assert "'c'" in str(caught.value)
+
+
+def test_secrets_are_neither_in_the_representation_nor_in_errors():
+    config = read(
+        {
+            "address": "http://head:8265",
+            "token": "t0ken-value",
+            "headers": {"X-Key": "h3ader-value"},
+            "cookies": "session=c00kie-value",
+            "kube_config": {**KUBECONFIG, "users": [{"user": {"token": "kub3-value"}}]},
+        },
+        password="unused",
+    )
+    assert config.token == "t0ken-value"
+    assert config.cookies == {"session": "c00kie-value"}
+    for secret in ("t0ken-value", "h3ader-value", "c00kie-value", "kub3-value"):
+        assert secret not in repr(config)
+    with pytest.raises(ConfigurationError) as caught:
+        read({"kube_config": "clusters: [\n token: kub3-value"})
+    assert "kub3-value" not in str(caught.value)
+
+
+def test_the_fields_as_the_predecessor_stored_them_are_read():
+    fields = {"address": "http://head:8265", "headers": '{"a": "b"}', "namespace": "ray", "cluster_context": "ctx"}
+    config = read({f"extra__ray__{key}": value for key, value in fields.items()})
+    assert (config.address, config.headers, config.namespace, config.cluster_context) == (
+        "http://head:8265",
+        {"a": "b"},
+        "ray",
+        "ctx",
+    )
+    assert read({"extra__ray__namespace": "old", "namespace": "new"}).namespace == "new"
+
+
+def test_a_kubeconfig_may_be_json_yaml_or_an_object():
+    for form in (KUBECONFIG, json.dumps(KUBECONFIG), "clusters: [{name: c}]"):
+        assert read({"kube_config": form}).kubeconfig["clusters"] == [{"name": "c"}]
+
+
+def test_the_password_is_the_token_unless_the_extra_has_one():
+    assert read({}, password="p").token == "p"
+    assert read({"token": "t"}, password="p").token == "t"
+
+
+def test_unknown_fields_are_kept():
+    assert read({"eks_cluster": "x"}).extra == {"eks_cluster": "x"}
+
+
+def test_check_address_names_its_source():
+    with pytest.raises(ConfigurationError, match="in XCom"):
+        check_address("nothing", "XCom")

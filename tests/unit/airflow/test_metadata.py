@@ -1,0 +1,85 @@
+"""What Airflow reads of the provider."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import airflow
+import jsonschema
+import pytest
+
+from ray_provider import __version__
+from ray_provider.hooks import RayHook
+from ray_provider.provider_info import CONNECTION_FIELDS, get_provider_info
+
+SCHEMAS = Path(airflow.__file__).parent
+
+
+def test_the_metadata_satisfies_the_schema_airflow_checks_at_start():
+    schema = json.loads((SCHEMAS / "provider_info.schema.json").read_text())
+    jsonschema.validate(get_provider_info(), schema)
+
+
+def test_the_connection_fields_satisfy_the_schema_of_provider_yaml():
+    path = SCHEMAS / "provider.yaml.schema.json"
+    if not path.exists():
+        pytest.skip("this Airflow ships no schema of provider.yaml")
+    schema = json.loads(path.read_text())["properties"]["connection-types"]
+    jsonschema.validate(get_provider_info()["connection-types"], schema)
+
+
+def test_the_entry_point_leads_to_it_and_the_package_is_named_as_it_is_distributed():
+    found = [point for point in entry_points(group="apache_airflow_provider") if point.dist.name == "airflow-ray"]
+    assert found
+    assert found[0].load()()["package-name"] == "airflow-ray"
+    assert get_provider_info()["versions"] == [__version__]
+
+
+def test_all_that_is_named_exists():
+    info = get_provider_info()
+    names = [info["connection-types"][0]["hook-class-name"], info["task-decorators"][0]["class-name"]]
+    for name in [*names, *info["extra-links"]]:
+        module, _, attribute = name.rpartition(".")
+        assert getattr(import_module(module), attribute)
+    for kind in ("hooks", "operators", "sensors", "triggers"):
+        for module in info[kind][0]["python-modules"]:
+            import_module(module)
+
+
+def test_the_form_has_all_fields_of_the_predecessor():
+    theirs = {
+        "address", "cookies", "metadata", "headers", "verify", "kube_config_path", "kube_config", "namespace",
+        "cluster_context", "disable_verify_ssl", "disable_tcp_keepalive",
+    }  # fmt: skip
+    assert theirs <= set(CONNECTION_FIELDS)
+    assert CONNECTION_FIELDS["verify"]["schema"]["default"] is True
+
+
+def test_the_metadata_imports_nothing():
+    code = (
+        "import sys; from ray_provider.provider_info import get_provider_info; get_provider_info();"
+        "print(sorted({'airflow', 'aiohttp', 'ray', 'yaml'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip() == "[]"
+
+
+def test_operators_import_neither_ray_nor_kubernetes_nor_aiohttp():
+    code = (
+        "import sys; import ray_provider.operators as o; [getattr(o, name) for name in o.__all__];"
+        "import ray_provider.sensors, ray_provider.triggers, ray_provider.hooks, ray_provider.decorators;"
+        "print(sorted({'aiohttp', 'ray', 'kubernetes', 'kubernetes_asyncio', 'pyhelm3', 'boto3', 'google', 'jinja2_'}"
+        " & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert out.stdout.strip().splitlines()[-1] == "[]"
+
+
+def test_the_hook_describes_its_form_for_older_airflows():
+    behaviour = RayHook.get_ui_field_behaviour()
+    assert set(behaviour["hidden_fields"]) == {"host", "port", "schema", "login", "password", "extra"}
