@@ -1,7 +1,7 @@
 """Ask for the status of jobs, together: all watchers of an endpoint in an event loop share one poll.
 
-A few jobs are asked for one by one. Many are read from one list of all jobs, at most once a second and never so often
-that the dashboard is busy with it for more than a fifth of its time. So the load on a dashboard has a bound.
+A few jobs are asked for one by one. Many are read from one list of all jobs, at most once a second, less often where
+the dashboard would be busy with it for more than a fifth of its time. So the load on a dashboard has a bound.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ FEW = 8
 LIST_SECONDS = 1.0
 #: ... and takes at most this part of the time.
 LIST_SHARE = 0.2
+#: ... but not less often than this.
+LIST_LONGEST = 5.0
 #: One poll may take so long.
 POLL_TIMEOUT = 15.0
 #: The answer for one watcher is good for the others for so long.
 _SESSION_SECONDS = 0.5
+#: So many watchers are told of a poll before others get their turn.
+_AT_ONCE = 50
 _ONCE = RetryPolicy.none()
 _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=5.0)
 
@@ -58,9 +62,18 @@ class Subscription:
         self._news = asyncio.Event()
 
     def put(self, observation: Observation) -> None:
-        """Hand the watcher what was seen; only the latest counts."""
+        """Hand the watcher what was seen; only the latest counts, and only if it says something new."""
+        if self._says_the_same(observation):
+            return
         self._latest = observation
         self._news.set()
+
+    def _says_the_same(self, observation: Observation) -> bool:
+        # A thousand watchers that are woken every second to hear nothing new would be a load of its own.
+        before, now = self._latest.details if self._latest else None, observation.details
+        if before is None or now is None:
+            return False
+        return before.status == now.status and before.driver_node_id == now.driver_node_id
 
     async def next(self, timeout: float | None = None) -> Observation | None:
         """Wait for the next observation; None when the time is over.
@@ -182,14 +195,16 @@ class StatusHub:
             failure = RayProviderError(f"The list of jobs can't be read: {error}.")
         took = time.monotonic() - started
         self._failures = self._failures + 1 if failure else 0
-        for each in everybody:
+        for number, each in enumerate(everybody):
+            if number % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
             if failure:
                 each.put(Observation(error=failure))
             else:
                 # Not in the list: submitted after it was made, or gone. The watcher believes it the third time.
                 each.put(Observation(found.get(each.submission_id)))
         shortest = min((each.interval for each in everybody), default=LIST_SECONDS)
-        pause = max(LIST_SECONDS, shortest, took / LIST_SHARE) - (time.monotonic() - started)
+        pause = max(LIST_SECONDS, shortest, min(took / LIST_SHARE, LIST_LONGEST)) - (time.monotonic() - started)
         # A little jitter: triggerers that started together shall not ask together for days.
         return max(0.05, pause) * random.uniform(0.95, 1.05)  # noqa: S311
 

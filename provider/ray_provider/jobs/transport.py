@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
 import json
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -148,6 +150,9 @@ class Transport:
             raise
 
     async def _join(self) -> None:
+        if "aiohttp" not in sys.modules:
+            # Takes a third of a second the first time: not in an event loop that others share.
+            await asyncio.to_thread(importlib.import_module, "aiohttp")
         sessions = _shared.setdefault(asyncio.get_running_loop(), {})
         key = endpoint_key(self.endpoint)
         if key not in sessions:
