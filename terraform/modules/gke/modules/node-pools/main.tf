@@ -212,15 +212,15 @@ resource "google_container_node_pool" "this" {
       error_message = "pools.${each.key}.allocatable: this module doesn't know ${each.value.machine_type}; say what Ray may ask of a node."
     }
     precondition {
-      condition     = each.value.accelerator == null || local.inferred[each.key] == null || lower(coalesce(try(each.value.accelerator.type, null), local.hardware[each.key].type)) == local.hardware[each.key].type
+      condition     = each.value.accelerator == null || local.inferred[each.key] == null || try(lower(coalesce(each.value.accelerator.type, local.inferred[each.key].type)) == local.inferred[each.key].type, false)
       error_message = "pools.${each.key}.accelerator.type: ${each.value.machine_type} has ${try(local.inferred[each.key].type, "none")}."
     }
     precondition {
-      condition     = each.value.accelerator == null || local.inferred[each.key] == null || coalesce(try(each.value.accelerator.count, null), local.hardware[each.key].count) == local.hardware[each.key].count
+      condition     = each.value.accelerator == null || local.inferred[each.key] == null || try(coalesce(each.value.accelerator.count, local.inferred[each.key].count) == local.inferred[each.key].count, false)
       error_message = "pools.${each.key}.accelerator.count: ${each.value.machine_type} has ${try(local.inferred[each.key].count, 0)}."
     }
     precondition {
-      condition     = each.value.accelerator == null || local.inferred[each.key] != null || (try(each.value.accelerator.type, null) != null && try(each.value.accelerator.count, 0) >= 1)
+      condition     = each.value.accelerator == null || local.inferred[each.key] != null || try(length(each.value.accelerator.type) > 0 && each.value.accelerator.count >= 1, false)
       error_message = "pools.${each.key}.accelerator: ${each.value.machine_type} needs both type and count."
     }
     precondition {
