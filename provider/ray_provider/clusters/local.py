@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any
 
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.local_head import end_all, find_all, find_head, installed_ray, spawn, why_it_failed
+from ray_provider.clusters.local_head import (
+    end_all,
+    find_all,
+    find_head,
+    installed_ray,
+    may_work_next_time,
+    spawn,
+    why_it_failed,
+)
 from ray_provider.clusters.local_state import (
     LocalPaths,
     LocalRecord,
@@ -274,10 +282,10 @@ async def _create(paths: LocalPaths, spec: LocalClusterSpec, ray_version: str, s
                 await _wait_ready(paths, record, process, deadline, say)
                 break
             except ClusterFailedError as error:
-                taken = "in use" in error.message.lower() and spec.dashboard_port is None
-                if not taken or attempt == _START_TRIES:
+                again = may_work_next_time(error.message, port_is_fixed=spec.dashboard_port is not None)
+                if attempt == _START_TRIES or time.monotonic() > deadline or not again:
                     raise
-                say("One of the ports was taken meanwhile: once more, with others.")
+                say("Ray did not start: a port was taken meanwhile, or the machine is busy. Once more, on other ports.")
                 end_all(paths, record, grace=0)
                 paths.remove()
         record = replace(record, phase="ready")

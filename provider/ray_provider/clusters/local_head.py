@@ -192,12 +192,21 @@ def end_all(paths: LocalPaths, record: LocalRecord | None, *, grace: float) -> l
     return names
 
 
+def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
+    """Whether Ray's last lines tell of what another start can do without: a port taken meanwhile, a busy machine.
+
+    Ray gives its own processes 30 s, and no setting changes that.
+    """
+    text = text.lower()
+    return "timed out during startup" in text or ("address already in use" in text and not port_is_fixed)
+
+
 def why_it_failed(paths: LocalPaths) -> str:
     """Give the last things that Ray wrote: the head, and the parts of it that end a start when they fail."""
     parts = [("ray start", last_lines(paths.log, 20))]
     logs = paths.ray_folder / "session_latest" / "logs"
     for name in ("gcs_server.err", "raylet.err", "dashboard.err", "dashboard.log"):
-        text = last_lines(logs / name, 5)
-        if text:
-            parts.append((name, text))
+        # Not the addresses of a crash's stack: what was said before them.
+        told = [line for line in last_lines(logs / name, 60).splitlines() if line.strip() and " [0x" not in line]
+        parts.append((name, "\n".join(told[-5:])))
     return "\n".join(f"--- {name}:\n{text}" for name, text in parts if text) or "It has written nothing."

@@ -1,0 +1,83 @@
+"""The local backend in DAGs, on real Airflow components, with the connection in the metadata database."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_provider.clusters.local_head import MARK
+from ray_provider.clusters.local_state import LocalPaths
+from ray_provider.clusters.processes import family
+from ray_provider.testing import AirflowStack
+
+DAG = "local_backend"
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory) -> Iterator[AirflowStack]:
+    dags = Path(__file__).parent / "dags_local_backend"
+    with AirflowStack(tmp_path_factory.mktemp("airflow"), dags_folder=dags) as stack:
+        stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
+        yield stack
+
+
+def clusters(stack: AirflowStack) -> list[str]:
+    """The names of the clusters of which anything is there."""
+    home = stack.local_ray_home
+    return sorted(entry.name for entry in home.iterdir()) if home.is_dir() else []
+
+
+def test_a_job_on_a_cluster_of_its_run(stack):
+    client = stack.client
+    run_id = client.trigger_run(DAG)
+    client.wait_task(DAG, run_id, "setup", state="success", timeout=200)
+    handle = client.xcom(DAG, run_id, "setup")
+    assert client.xcom(DAG, run_id, "setup", key="dashboard") == handle["address"]
+    assert handle["name"] in clusters(stack)
+    assert handle["owner"]["run_id"] == run_id
+    token = Path(handle["auth"]["path"]).read_text()
+    client.wait_run(DAG, run_id, state="success", timeout=200)
+    assert "hello from ray" in client.log_text(DAG, run_id, "job")
+    assert "takes jobs after" in client.log_text(DAG, run_id, "setup")
+    assert "is deleted" in client.log_text(DAG, run_id, "delete")
+    assert clusters(stack) == []
+    paths = LocalPaths.of(handle["name"], stack.local_ray_home)
+    assert family(MARK, str(paths.folder)) == []
+    for task in ("setup", "job", "again", "delete"):
+        assert token not in client.log_text(DAG, run_id, task)
+
+
+def test_the_cluster_of_a_failed_job_is_deleted(stack):
+    client = stack.client
+    run_id = client.trigger_run(DAG, conf={"code": "raise SystemExit(3)"})
+    client.wait_run(DAG, run_id, state="failed", timeout=300)
+    assert client.task_instance(DAG, run_id, "job")["state"] == "failed"
+    assert client.task_instance(DAG, run_id, "delete")["state"] == "success"
+    assert clusters(stack) == []
+
+
+def test_a_set_up_that_is_marked_failed_half_way_takes_back_what_it_made(stack):
+    client = stack.client
+    run_id = client.trigger_run(DAG, conf={"name": "half-way"})
+    paths = LocalPaths.of("half-way", stack.local_ray_home)
+
+    def starting() -> bool:
+        return "gcs_server" in {process.name() for process in family(MARK, str(paths.folder))}
+
+    client.wait_until("Ray is starting", starting, timeout=120)
+    client.set_state(DAG, run_id, "setup", "failed")
+    client.wait_until("nothing of it is left", lambda: not family(MARK, str(paths.folder)), timeout=30)
+    client.wait_until("its folder is gone", lambda: not paths.folder.exists(), timeout=10)
+    client.wait_run(DAG, run_id, state="failed", timeout=60)
+
+
+def test_a_name_that_can_not_work_is_told_and_not_retried(stack):
+    client = stack.client
+    run_id = client.trigger_run(DAG, conf={"name": "No Name!"})
+    client.wait_run(DAG, run_id, state="failed", timeout=90)
+    log = client.log_text(DAG, run_id, "setup")
+    assert "'No Name!' can't be the name of a Ray cluster" in log
+    assert "lower-case letters" in log
+    assert clusters(stack) == []
