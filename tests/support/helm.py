@@ -213,7 +213,7 @@ def rayclusters_definition(version: str = "1.6.1") -> Path | None:
     """
     modules = Path(os.environ.get("GOMODCACHE") or "~/go/pkg/mod").expanduser()
     module = modules / "github.com" / "ray-project" / "kuberay" / f"ray-operator@v{version}"
-    built = (p for p in cache_dir().parent.glob("kubernetes/**/ray.io_rayclusters.yaml") if version in str(p))
+    built = cache_dir().parent.glob(f"kubernetes/parts/definitions-{version}-*/ray.io_rayclusters.yaml")
     candidates = [*sorted(built), module / "config" / "crd" / "bases" / "ray.io_rayclusters.yaml"]
     return next((path for path in candidates if path.exists()), None)
 
@@ -225,6 +225,10 @@ def main() -> int:
         version = [path, "version", "--client"] if name == "kubectl" else [path, "version", "--short"]
         said = subprocess.run(version, capture_output=True, text=True, check=True).stdout.split("\n")[0]
         print(f"{name}: {said} ({path})")
+    # What renders are checked against. Made from the operator's module: needs Go, and the network the first time.
+    from tests.kubernetes.node import parts
+
+    print(f"definitions: {parts.definitions(parts.kuberay_version()).ensure()}")
     return 0
 
 
