@@ -27,8 +27,14 @@ CA = "LS0tLS1CRUdJTiBDRVJUSUZJQ0FURS0tLS0tCk5PVCBBIFJFQUwgT05FCi0tLS0tRU5EIENFUl
 #: What data sources and new resources answer, by type and attribute; everything else is invented by ``invent``.
 ANSWERS: dict[str, dict[str, Any]] = {
     "google_project": {"number": "123456789012"},
-    "google_storage_project_service_account": {"email_address": "service-123456789012@gs-project-accounts.iam.gserviceaccount.com"},
-    "google_container_cluster": {"endpoint": "203.0.113.10", "cluster_ca_certificate": CA, "master_version": "1.33.4-gke.1000"},
+    "google_storage_project_service_account": {
+        "email_address": "service-123456789012@gs-project-accounts.iam.gserviceaccount.com"
+    },
+    "google_container_cluster": {
+        "endpoint": "203.0.113.10",
+        "cluster_ca_certificate": CA,
+        "master_version": "1.33.4-gke.1000",
+    },
     "aws_region": {"id": "us-east-1", "region": "us-east-1", "name": "us-east-1"},
     "aws_partition": {"id": "aws", "partition": "aws", "dns_suffix": "amazonaws.com"},
     "aws_caller_identity": {"account_id": "123456789012"},
@@ -47,19 +53,29 @@ ANSWERS: dict[str, dict[str, Any]] = {
 INSTANCE_TYPES: Mapping[str, Mapping[str, Any]] = {
     "m6i.xlarge": {"default_vcpus": 4, "memory_size": 16384},
     "m6i.2xlarge": {"default_vcpus": 8, "memory_size": 32768},
-    "g5.12xlarge": {"default_vcpus": 48, "memory_size": 196608, "gpus": [{"count": 4, "manufacturer": "NVIDIA", "memory_size": 24576, "name": "A10G"}]},
+    "g5.12xlarge": {
+        "default_vcpus": 48,
+        "memory_size": 196608,
+        "gpus": [{"count": 4, "manufacturer": "NVIDIA", "memory_size": 24576, "name": "A10G"}],
+    },
     "p5.48xlarge": {
-        "default_vcpus": 192, "memory_size": 2097152, "efa_supported": True, "efa_maximum_interfaces": 32,
+        "default_vcpus": 192,
+        "memory_size": 2097152,
+        "efa_supported": True,
+        "efa_maximum_interfaces": 32,
         "gpus": [{"count": 8, "manufacturer": "NVIDIA", "memory_size": 81920, "name": "H100"}],
     },
     "trn1.2xlarge": {
-        "default_vcpus": 8, "memory_size": 32768,
+        "default_vcpus": 8,
+        "memory_size": 32768,
         "neuron_devices": [{"count": 1, "core_count": 2, "core_version": 2, "memory_size": 32768, "name": "Trainium"}],
     },
 }
 
 
-def install(folder: Path, provider: str, schema: Mapping[str, Any], *, answers: Mapping[str, Mapping[str, Any]] | None = None) -> tuple[Path, dict[str, str]]:
+def install(
+    folder: Path, provider: str, schema: Mapping[str, Any], *, answers: Mapping[str, Mapping[str, Any]] | None = None
+) -> tuple[Path, dict[str, str]]:
     """Make a filesystem mirror with the stand-in, and the environment that Terraform has to run it in.
 
     :param folder: a private folder.
@@ -106,7 +122,9 @@ class StandIn:
         self.schema, self.things = schema, things
         self.answers = {kind: {**ANSWERS.get(kind, {}), **answers.get(kind, {})} for kind in {*ANSWERS, *answers}}
 
-    def plan(self, kind: str, prior: dict[str, Any] | None, proposed: dict[str, Any] | None, unknown: Any) -> dict[str, Any] | None:
+    def plan(
+        self, kind: str, prior: dict[str, Any] | None, proposed: dict[str, Any] | None, unknown: Any
+    ) -> dict[str, Any] | None:
         """Plan: what is proposed, and on creation everything computed is unknown."""
         if proposed is None:
             return None
@@ -118,7 +136,9 @@ class StandIn:
                 proposed[name] = prior[name]
         return proposed
 
-    def apply(self, kind: str, prior: dict[str, Any] | None, planned: dict[str, Any] | None, is_unknown: Callable[[Any], bool]) -> dict[str, Any] | None:
+    def apply(
+        self, kind: str, prior: dict[str, Any] | None, planned: dict[str, Any] | None, is_unknown: Callable[[Any], bool]
+    ) -> dict[str, Any] | None:
         """Make, change or destroy."""
         if planned is None:
             assert prior is not None
@@ -139,7 +159,11 @@ class StandIn:
         if kind == "aws_ec2_instance_type":
             if config["instance_type"] not in INSTANCE_TYPES:
                 raise ValueError(f"no such instance type: {config['instance_type']}")
-            answers = {"supported_architectures": ["x86_64"], "efa_supported": False, **INSTANCE_TYPES[config["instance_type"]]}
+            answers = {
+                "supported_architectures": ["x86_64"],
+                "efa_supported": False,
+                **INSTANCE_TYPES[config["instance_type"]],
+            }
         if kind == "aws_subnet":
             answers = {"availability_zone": f"us-east-1{config['id'][-1]}"}
         for name, attribute in block["attributes"].items():
@@ -159,7 +183,14 @@ class StandIn:
                 self._mark(nested["block"], item, unknown)
         return values
 
-    def _settle(self, kind: str, block: Mapping[str, Any], values: dict[str, Any], root: dict[str, Any], is_unknown: Callable[[Any], bool]) -> dict[str, Any]:
+    def _settle(
+        self,
+        kind: str,
+        block: Mapping[str, Any],
+        values: dict[str, Any],
+        root: dict[str, Any],
+        is_unknown: Callable[[Any], bool],
+    ) -> dict[str, Any]:
         for name, attribute in block["attributes"].items():
             if is_unknown(values.get(name)):
                 answers = self.answers.get(kind, {})
@@ -179,13 +210,24 @@ class StandIn:
         if of != "string":
             return None
         project = root.get("project") if isinstance(root.get("project"), str) else "test-project"
-        own = next((root[key] for key in ("name", "name_prefix", "account_id", "bucket_prefix") if isinstance(root.get(key), str)), "")
+        own = next(
+            (
+                root[key]
+                for key in ("name", "name_prefix", "account_id", "bucket_prefix")
+                if isinstance(root.get(key), str)
+            ),
+            "",
+        )
         if kind == "google_service_account" and name in ("email", "name"):
             email = f"{root.get('account_id')}@{project}.iam.gserviceaccount.com"
             return email if name == "email" else f"projects/{project}/serviceAccounts/{email}"
         if name in ("id", "self_link", "arn"):
             stem = f"{kind}/{own}" if own else f"{kind}/{os.urandom(4).hex()}"
-            return f"arn:aws:test:us-east-1:123456789012:{stem}" if name == "arn" else f"projects/{project}/{stem}/{os.urandom(2).hex()}"
+            return (
+                f"arn:aws:test:us-east-1:123456789012:{stem}"
+                if name == "arn"
+                else f"projects/{project}/{stem}/{os.urandom(2).hex()}"
+            )
         if name == "project":
             return project
         return own if name in ("name", "bucket") and own else f"invented-{name}"
@@ -200,10 +242,19 @@ def _block(protocol: Any, block: Mapping[str, Any]) -> Any:
     made_block = protocol.Schema.Block()
     for name, attribute in sorted(block["attributes"].items()):
         made_block.attributes.add(
-            name=name, type=json.dumps(attribute["type"]).encode(), required=attribute["required"], optional=attribute["optional"], computed=attribute["computed"]
+            name=name,
+            type=json.dumps(attribute["type"]).encode(),
+            required=attribute["required"],
+            optional=attribute["optional"],
+            computed=attribute["computed"],
         )
     for name, nested in sorted(block["block_types"].items()):
-        entry = made_block.block_types.add(type_name=name, nesting=NESTING[nested["nesting_mode"]], min_items=nested.get("min_items", 0), max_items=nested.get("max_items", 0))
+        entry = made_block.block_types.add(
+            type_name=name,
+            nesting=NESTING[nested["nesting_mode"]],
+            min_items=nested.get("min_items", 0),
+            max_items=nested.get("max_items", 0),
+        )
         entry.block.CopyFrom(_block(protocol, nested["block"]))
     return made_block
 
@@ -236,7 +287,10 @@ class Service:
             "ValidateDataResourceConfig": (p.Empty, nothing),
             "ConfigureProvider": (p.Empty, nothing),
             "StopProvider": (p.Empty, lambda _: p.Stopped()),
-            "UpgradeResourceState": (p.Upgrade, lambda request: p.Upgraded(state=self.encode(json.loads(request.raw_state.json)))),
+            "UpgradeResourceState": (
+                p.Upgrade,
+                lambda request: p.Upgraded(state=self.encode(json.loads(request.raw_state.json))),
+            ),
             "ReadResource": (p.Read, lambda request: p.WasRead(state=request.state, private=request.private)),
             "PlanResourceChange": (p.Plan, self._plan),
             "ApplyResourceChange": (p.Apply, self._apply),
@@ -251,19 +305,30 @@ class Service:
         p, schema = self.protocol, self.stand_in.schema
         return p.Schemas(
             provider=p.Schema(block=_block(p, schema["provider"])),
-            resource_schemas={name: p.Schema(block=_block(p, block)) for name, block in schema["resource_schemas"].items()},
-            data_source_schemas={name: p.Schema(block=_block(p, block)) for name, block in schema["data_source_schemas"].items()},
+            resource_schemas={
+                name: p.Schema(block=_block(p, block)) for name, block in schema["resource_schemas"].items()
+            },
+            data_source_schemas={
+                name: p.Schema(block=_block(p, block)) for name, block in schema["data_source_schemas"].items()
+            },
             server_capabilities=p.Capabilities(get_provider_schema_optional=True),
         )
 
     def _plan(self, request: Any) -> Any:
-        state = self.stand_in.plan(request.type_name, self.decode(request.prior), self.decode(request.proposed), self.unknown)
+        state = self.stand_in.plan(
+            request.type_name, self.decode(request.prior), self.decode(request.proposed), self.unknown
+        )
         return self.protocol.Planned(state=self.encode(state), legacy_type_system=True)
 
     def _apply(self, request: Any) -> Any:
         import msgpack
 
-        state = self.stand_in.apply(request.type_name, self.decode(request.prior), self.decode(request.planned), lambda value: isinstance(value, msgpack.ExtType))
+        state = self.stand_in.apply(
+            request.type_name,
+            self.decode(request.prior),
+            self.decode(request.planned),
+            lambda value: isinstance(value, msgpack.ExtType),
+        )
         return self.protocol.Applied(state=self.encode(state), legacy_type_system=True)
 
     def _read_data(self, request: Any) -> Any:
@@ -293,7 +358,11 @@ def main() -> None:
                 kind, call = methods[name]
             else:
                 return None
-            return grpc.unary_unary_rpc_method_handler(lambda request, _: call(request), request_deserializer=kind.FromString, response_serializer=lambda answer: answer.SerializeToString())
+            return grpc.unary_unary_rpc_method_handler(
+                lambda request, _: call(request),
+                request_deserializer=kind.FromString,
+                response_serializer=lambda answer: answer.SerializeToString(),
+            )
 
         @staticmethod
         def _stop(_: Any) -> Any:
@@ -301,7 +370,10 @@ def main() -> None:
             return service.protocol.Empty()
 
     size = 256 << 20
-    server = grpc.server(futures.ThreadPoolExecutor(8), options=[("grpc.max_send_message_length", size), ("grpc.max_receive_message_length", size)])
+    server = grpc.server(
+        futures.ThreadPoolExecutor(8),
+        options=[("grpc.max_send_message_length", size), ("grpc.max_receive_message_length", size)],
+    )
     server.add_generic_rpc_handlers((Handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()

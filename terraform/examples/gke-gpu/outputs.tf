@@ -1,0 +1,14 @@
+output "cluster_name" {
+  description = "The cluster's name."
+  value       = module.ray.cluster_name
+}
+
+output "bucket_uri" {
+  description = "Where Ray keeps its data."
+  value       = module.ray.bucket_uri
+}
+
+output "ray_helm_values" {
+  description = "Values for the chart: `helm install ray ./helm/ray-cluster -f <(terraform output -json ray_helm_values)`."
+  value       = module.ray.ray_helm_values
+}

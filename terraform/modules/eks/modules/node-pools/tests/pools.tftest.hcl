@@ -1,0 +1,437 @@
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = {
+      json = "{}"
+    }
+  }
+  mock_data "aws_partition" {
+    defaults = {
+      partition = "aws"
+    }
+  }
+  mock_data "aws_region" {
+    defaults = {
+      id = "us-east-1"
+    }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = {
+      account_id = "123456789012"
+    }
+  }
+  mock_data "aws_availability_zones" {
+    defaults = {
+      names = ["us-east-1a", "us-east-1b", "us-east-1c"]
+    }
+  }
+  mock_data "aws_ec2_instance_type" {
+    defaults = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices          = []
+    }
+  }
+}
+
+variables {
+  cluster_name = "ray"
+  subnets      = [{ id = "subnet-a", zone = "us-east-1a" }, { id = "subnet-b", zone = "us-east-1b" }]
+}
+
+run "gpus_are_inferred_tainted_and_start_from_none" {
+  command = plan
+
+  variables {
+    pools = {
+      a10g = { machine_type = "g5.12xlarge", capacity = "spot", max = 2 }
+    }
+  }
+
+  assert {
+    condition     = output.node_pools.a10g.accelerator.count == 4
+    error_message = "The accelerator must be inferred."
+  }
+
+  assert {
+    condition     = output.node_pools.a10g.min == 0
+    error_message = "A pool with accelerators starts from none."
+  }
+
+  assert {
+    condition     = [for taint in aws_eks_node_group.this["a10g"].taint : "${taint.key}=${taint.value}:${taint.effect}"] == ["nvidia.com/gpu=present:NO_SCHEDULE"]
+    error_message = "The GPU's taint must be there."
+  }
+
+  assert {
+    condition     = aws_eks_node_group.this["a10g"].capacity_type == "SPOT"
+    error_message = "Spot must be asked for."
+  }
+
+  assert {
+    condition     = aws_eks_node_group.this["a10g"].ami_type == "AL2023_x86_64_NVIDIA"
+    error_message = "The AMI must have the driver."
+  }
+
+  assert {
+    condition     = output.nvidia_device_plugin_required == true
+    error_message = "AL2023 needs the device plugin."
+  }
+}
+
+run "bottlerocket_brings_the_device_plugin" {
+  command = plan
+
+  variables {
+    pools = {
+      a10g = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
+    }
+  }
+
+  assert {
+    condition     = output.nvidia_device_plugin_required == false
+    error_message = "Bottlerocket has the plugin."
+  }
+}
+
+run "capacity_block" {
+  command = plan
+
+  variables {
+    pools = {
+      h100 = { machine_type = "p5.48xlarge", capacity = "capacity_block", reservation_id = "cr-1", zones = ["us-east-1a"] }
+    }
+  }
+
+  assert {
+    condition     = aws_eks_node_group.this["h100"].capacity_type == "CAPACITY_BLOCK"
+    error_message = "The node group must be told."
+  }
+
+  assert {
+    condition     = aws_launch_template.this["h100"].instance_market_options[0].market_type == "capacity-block"
+    error_message = "The launch template must be told."
+  }
+}
+
+run "refuses_flex_start_on_aws" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "flex_start" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_queued_on_aws" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "queued" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_spot_and_reservation_together" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "spot", reservation_id = "cr-1" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_reservation_without_its_id" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "reservation" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_two_reservations" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "reservation", reservation_id = "cr-1", reservation_group_arn = "arn:aws:x" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_capacity_block_without_its_id" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "capacity_block", zones = ["us-east-1a"] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_capacity_block_in_two_zones" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "capacity_block", reservation_id = "cr-1", zones = ["us-east-1a", "us-east-1b"] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_min_over_max" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", min = 3, max = 2 }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_no_nodes_at_all" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", max = 0 }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_half_a_node" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", max = 1.5 }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_efa_in_all_zones" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", efa = true }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_placement_group_in_all_zones" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", placement_group = true }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_an_unknown_effect" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", taints = [{ key = "a", effect = "Never" }] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_an_unknown_ami" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", ami = "AL2_x86_64_GPU" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_tiny_disk" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", disk_gib = 8 }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_the_label_of_the_module" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { ray-pool = "x" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_nothing_allocatable" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", allocatable = { cpu = 0, memory_gib = 8 } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_other_machines_in_a_reservation" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", capacity = "reservation", reservation_id = "cr-1", other_machine_types = ["g5.24xlarge"] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_bad_machine_type" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "n2-standard-8" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_bad_pool_name" {
+  command = plan
+
+  variables {
+    pools = {
+      Bad_1 = { machine_type = "g5.12xlarge" }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_another_accelerator" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", accelerator = { type = "H100" } }
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_another_number_of_accelerators" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", accelerator = { count = 8 } }
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_efa_where_there_is_none" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", efa = true, zones = ["us-east-1a"] }
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_a_zone_without_subnet" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", zones = ["us-east-1f"] }
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_an_ami_without_driver" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", ami = "AL2023_x86_64_STANDARD" }
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_no_role" {
+  command = plan
+
+  variables {
+    create_node_role = false
+  }
+
+  expect_failures = [var.create_node_role]
+}
+
+run "refuses_no_subnet" {
+  command = plan
+
+  variables {
+    subnets = []
+  }
+
+  expect_failures = [var.subnets]
+}

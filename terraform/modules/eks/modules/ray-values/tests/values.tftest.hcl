@@ -1,0 +1,63 @@
+variables {
+  head_pool = "system"
+  node_pools = {
+    system = {
+      node_selector = { ray-pool = "system" }
+      tolerations   = []
+      allocatable   = { cpu = 1, memory_gib = 6, gpus = 0 }
+      min           = 1
+      max           = 3
+      num_of_hosts  = 1
+    }
+    gpu = {
+      node_selector = { ray-pool = "gpu" }
+      tolerations   = [{ key = "nvidia.com/gpu", operator = "Equal", value = "present", effect = "NoSchedule" }]
+      accelerator   = { resource = "nvidia.com/gpu", type = "H100", count = 8 }
+      allocatable   = { cpu = 190, memory_gib = 1999, gpus = 8 }
+      min           = 0
+      max           = 2
+      num_of_hosts  = 1
+    }
+  }
+}
+
+run "a_group_for_each_pool_but_the_heads" {
+  command = plan
+
+  assert {
+    condition     = keys(output.values.additionalWorkerGroups) == tolist(["gpu"])
+    error_message = "The head's pool is no worker group."
+  }
+  assert {
+    condition     = output.values.additionalWorkerGroups.gpu.resources.limits["nvidia.com/gpu"] == 8
+    error_message = "A worker takes all GPUs of its node."
+  }
+  assert {
+    condition     = output.values.head.resources.limits.cpu == "1" && output.values.head.resources.limits.memory == "6Gi"
+    error_message = "The head asks for no more than its node can give."
+  }
+}
+
+run "without_pools_the_charts_own_group_stays" {
+  command = plan
+
+  variables {
+    head_pool  = null
+    node_pools = {}
+  }
+
+  assert {
+    condition     = keys(output.values) == tolist(["head"])
+    error_message = "Nothing but the head may be said."
+  }
+}
+
+run "refuses_a_head_pool_that_is_not_there" {
+  command = plan
+
+  variables {
+    head_pool = "other"
+  }
+
+  expect_failures = [var.head_pool]
+}

@@ -1,0 +1,324 @@
+mock_provider "aws" {
+  mock_data "aws_iam_policy_document" {
+    defaults = {
+      json = "{}"
+    }
+  }
+  mock_data "aws_partition" {
+    defaults = {
+      partition = "aws"
+    }
+  }
+  mock_data "aws_region" {
+    defaults = {
+      id = "us-east-1"
+    }
+  }
+  mock_data "aws_caller_identity" {
+    defaults = {
+      account_id = "123456789012"
+    }
+  }
+  mock_data "aws_availability_zones" {
+    defaults = {
+      names = ["us-east-1a", "us-east-1b", "us-east-1c"]
+    }
+  }
+  mock_data "aws_ec2_instance_type" {
+    defaults = {
+      default_vcpus           = 4
+      memory_size             = 16384
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = []
+      neuron_devices          = []
+    }
+  }
+}
+
+variables {
+  name = "ray"
+}
+
+run "private_by_default" {
+  command = plan
+
+  assert {
+    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_public_access == false
+    error_message = "The Kubernetes API must be private by default."
+  }
+
+  assert {
+    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_private_access == true
+    error_message = "The Kubernetes API must be reachable inside the VPC."
+  }
+
+  assert {
+    condition     = length(aws_eks_cluster.this.enabled_cluster_log_types) == 5
+    error_message = "All control-plane logs must be on by default."
+  }
+
+  assert {
+    condition     = one(aws_kms_key.this[*].enable_key_rotation) == true
+    error_message = "The key must rotate."
+  }
+
+  assert {
+    condition     = output.cloud == "aws" && output.location == "us-east-1"
+    error_message = "Cloud and location must be told."
+  }
+
+  assert {
+    condition     = output.ray_operator_managed == false
+    error_message = "EKS has no Ray operator of its own."
+  }
+}
+
+run "pools_become_worker_groups" {
+  command = plan
+
+  variables {
+    node_pools = {
+      cpu = { machine_type = "m6i.2xlarge", max = 4 }
+    }
+  }
+
+  assert {
+    condition     = keys(output.ray_helm_values.additionalWorkerGroups) == tolist(["cpu"])
+    error_message = "Each pool but the system's must become a worker group."
+  }
+
+  assert {
+    condition     = output.ray_helm_values.head.nodeSelector["ray-pool"] == "system"
+    error_message = "The head must go to the system pool."
+  }
+
+  assert {
+    condition     = output.ray_helm_values.worker.disabled == true
+    error_message = "The chart's own worker group must be off."
+  }
+}
+
+run "auto_mode_has_no_pools_of_ours" {
+  command = plan
+
+  variables {
+    auto_mode = true
+  }
+
+  assert {
+    condition     = length(output.node_pools) == 0
+    error_message = "Auto Mode makes the nodes itself."
+  }
+
+  assert {
+    condition     = !contains(keys(output.ray_helm_values), "additionalWorkerGroups")
+    error_message = "The chart's own worker group must stay."
+  }
+
+  assert {
+    condition     = aws_eks_cluster.this.compute_config[0].enabled == true
+    error_message = "Auto Mode must be on."
+  }
+}
+
+run "refuses_a_public_endpoint_without_networks" {
+  command = plan
+
+  variables {
+    endpoint_public_access = true
+  }
+
+  expect_failures = [var.endpoint_public_access]
+}
+
+run "refuses_the_whole_internet" {
+  command = plan
+
+  variables {
+    endpoint_public_access       = true
+    endpoint_public_access_cidrs = ["0.0.0.0/0"]
+  }
+
+  expect_failures = [var.endpoint_public_access_cidrs]
+}
+
+run "refuses_pools_with_auto_mode" {
+  command = plan
+
+  variables {
+    auto_mode = true
+    node_pools = {
+      cpu = { machine_type = "m6i.large" }
+    }
+  }
+
+  expect_failures = [var.node_pools]
+}
+
+run "refuses_a_second_system_pool" {
+  command = plan
+
+  variables {
+    node_pools = {
+      system = { machine_type = "m6i.large" }
+    }
+  }
+
+  expect_failures = [var.node_pools]
+}
+
+run "refuses_a_vpc_beside_the_one_it_makes" {
+  command = plan
+
+  variables {
+    vpc_id = "vpc-1"
+  }
+
+  expect_failures = [var.vpc_id]
+}
+
+run "refuses_no_vpc_at_all" {
+  command = plan
+
+  variables {
+    create_network = false
+  }
+
+  expect_failures = [var.vpc_id, var.private_subnet_ids]
+}
+
+run "refuses_a_key_beside_the_one_it_makes" {
+  command = plan
+
+  variables {
+    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/x"
+  }
+
+  expect_failures = [var.kms_key_arn]
+}
+
+run "refuses_an_existing_bucket_without_name" {
+  command = plan
+
+  variables {
+    bucket_mode = "existing"
+  }
+
+  expect_failures = [var.bucket_name]
+}
+
+run "refuses_bucket_access_without_bucket" {
+  command = plan
+
+  variables {
+    bucket_mode = "none"
+    service_accounts = {
+      ray = { namespace = "ray", name = "ray", bucket_access = "read" }
+    }
+  }
+
+  expect_failures = [var.service_accounts]
+}
+
+run "refuses_an_unknown_ray_service_account" {
+  command = plan
+
+  variables {
+    ray_service_account = "ray"
+  }
+
+  expect_failures = [var.ray_service_account]
+}
+
+run "refuses_a_bad_name" {
+  command = plan
+
+  variables {
+    name = "Ray_1"
+  }
+
+  expect_failures = [var.name]
+}
+
+run "refuses_a_bad_version" {
+  command = plan
+
+  variables {
+    kubernetes_version = "latest"
+  }
+
+  expect_failures = [var.kubernetes_version]
+}
+
+run "refuses_a_small_network" {
+  command = plan
+
+  variables {
+    vpc_cidr = "10.0.0.0/24"
+  }
+
+  expect_failures = [var.vpc_cidr]
+}
+
+run "refuses_one_zone" {
+  command = plan
+
+  variables {
+    availability_zones = ["us-east-1a"]
+  }
+
+  expect_failures = [var.availability_zones]
+}
+
+run "refuses_an_unknown_log" {
+  command = plan
+
+  variables {
+    control_plane_logs = ["kubelet"]
+  }
+
+  expect_failures = [var.control_plane_logs]
+}
+
+run "refuses_a_retention_that_cloudwatch_does_not_know" {
+  command = plan
+
+  variables {
+    log_retention_days = 8
+  }
+
+  expect_failures = [var.log_retention_days]
+}
+
+run "refuses_an_access_entry_without_rights" {
+  command = plan
+
+  variables {
+    access_entries = {
+      ops = { principal_arn = "arn:aws:iam::123456789012:role/ops" }
+    }
+  }
+
+  expect_failures = [var.access_entries]
+}
+
+run "refuses_an_unknown_identity_mode" {
+  command = plan
+
+  variables {
+    identity_mode = "keys"
+  }
+
+  expect_failures = [var.identity_mode]
+}
+
+run "refuses_a_system_pool_upside_down" {
+  command = plan
+
+  variables {
+    system_pool = { min = 3, max = 1 }
+  }
+
+  expect_failures = [var.system_pool]
+}

@@ -1,0 +1,287 @@
+"""The modules on plugins made from the providers' published schemas: google 8.x, and AWS 6.x.
+
+What these plugins know is the providers' shape. That Google Cloud takes it is not shown here.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.infrastructure.lab import stand_in
+from tests.infrastructure.lab.provider import need_schema, workspace
+from tests.support.helm import CHART, tool
+from tests.support.terraform import Workspace
+
+NAME = "raytest"
+POOLS: dict[str, Any] = {
+    "cpu": {"machine_type": "n2-standard-8", "max": 4},
+    "l4": {
+        "machine_type": "g2-standard-48",
+        "capacity": "spot",
+        "max": 2,
+        "gpu_sharing": {"strategy": "TIME_SHARING", "clients": 2},
+    },
+    "t4": {
+        "machine_type": "n1-standard-8",
+        "accelerator": {"type": "nvidia-tesla-t4", "count": 1},
+        "capacity": "flex_start",
+        "max_run_duration": "86400s",
+    },
+    "h100": {
+        "machine_type": "a3-highgpu-8g",
+        "capacity": "queued",
+        "max": 2,
+        "zones": ["europe-west4-b"],
+        "compact_placement": True,
+    },
+    "tpu": {"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4", "zones": ["europe-west4-a"]},
+}
+VARIABLES: dict[str, Any] = {
+    "name": NAME,
+    "project": "my-project",
+    "location": "europe-west4",
+    "node_pools": POOLS,
+    "service_accounts": {"ray": {"namespace": "ray", "name": "ray", "bucket_access": "write"}},
+    "ray_service_account": "ray",
+}
+
+
+def configure(target: Workspace, **changes: Any) -> None:
+    (target.folder / "test.auto.tfvars.json").write_text(json.dumps(VARIABLES | changes))
+
+
+def made(target: Workspace, kind: str) -> list[dict[str, Any]]:
+    plugin = target.folder.parents[2] / "plugin"
+    return [thing["values"] for thing in stand_in.made(plugin, kind.partition("_")[0]) if thing["type"] == kind]
+
+
+@pytest.fixture(scope="module")
+def applied(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    target = workspace(tmp_path_factory.mktemp("gke"), "google", "modules/gke")
+    configure(target)
+    target.init()
+    target.apply()
+    return target
+
+
+def test_provider_is_the_published_one() -> None:
+    assert need_schema("google")["version"].startswith("8.")
+    assert need_schema("aws")["version"].startswith("6.")
+
+
+def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
+    status, text = applied.plan()
+    assert status == 0, text
+
+
+def test_cluster_is_private_and_encrypted(applied: Workspace) -> None:
+    (cluster,) = made(applied, "google_container_cluster")
+    private = cluster["private_cluster_config"][0]
+    assert (private["enable_private_nodes"], private["enable_private_endpoint"]) == (True, True)
+    assert cluster["master_authorized_networks_config"][0]["cidr_blocks"] == []
+    assert cluster["database_encryption"][0]["state"] == "ENCRYPTED"
+    assert cluster["workload_identity_config"][0]["workload_pool"] == "my-project.svc.id.goog"
+    (bucket,) = made(applied, "google_storage_bucket")
+    assert bucket["public_access_prevention"] == "enforced"
+    assert bucket["encryption"][0]["default_kms_key_name"]
+
+
+def test_pools_as_the_provider_got_them(applied: Workspace) -> None:
+    pools = {pool["name"]: pool for pool in made(applied, "google_container_node_pool")}
+    assert set(pools) == {*POOLS, "system"}
+    config = {name: pool["node_config"][0] for name, pool in pools.items()}
+    for name in ("l4", "t4", "h100"):
+        assert [(taint["key"], taint["value"], taint["effect"]) for taint in config[name]["taint"]] == [
+            ("nvidia.com/gpu", "present", "NO_SCHEDULE")
+        ]
+    for name in pools:
+        assert config[name]["workload_metadata_config"][0]["mode"] == "GKE_METADATA"
+        assert config[name]["labels"]["ray-pool"] == name
+    assert config["l4"]["spot"] is True
+    assert config["l4"]["guest_accelerator"][0]["type"] == "nvidia-l4"
+    assert config["l4"]["guest_accelerator"][0]["gpu_sharing_config"][0]["max_shared_clients_per_gpu"] == 2
+    assert config["l4"]["guest_accelerator"][0]["gpu_driver_installation_config"][0]["gpu_driver_version"] == "LATEST"
+    assert (config["t4"]["flex_start"], config["t4"]["max_run_duration"]) == (True, "86400s")
+    assert config["t4"]["reservation_affinity"][0]["consume_reservation_type"] == "NO_RESERVATION"
+    assert pools["h100"]["queued_provisioning"][0]["enabled"] is True
+    assert pools["h100"]["placement_policy"][0]["type"] == "COMPACT"
+    assert pools["tpu"]["placement_policy"][0]["tpu_topology"] == "4x4"
+    assert pools["tpu"]["autoscaling"][0]["total_max_node_count"] == 4
+    assert config["tpu"]["guest_accelerator"] == []
+
+
+def test_outputs_have_the_same_names_and_shape_as_eks(applied: Workspace) -> None:
+    import hcl2
+
+    from tests.support.terraform import MODULES
+
+    names = {}
+    for module in ("eks", "gke"):
+        with (MODULES / module / "outputs.tf").open() as file:
+            names[module] = {name.strip('"') for output in hcl2.load(file)["output"] for name in output}
+    assert names["eks"] == names["gke"]
+    outputs = applied.outputs()
+    assert set(outputs) == names["gke"]
+    for pool in outputs["node_pools"].values():
+        assert set(pool) == {"node_selector", "tolerations", "accelerator", "allocatable", "min", "max", "num_of_hosts"}
+    assert outputs["node_pools"]["l4"]["accelerator"] == {"resource": "nvidia.com/gpu", "type": "nvidia-l4", "count": 8}
+    assert outputs["node_pools"]["tpu"]["num_of_hosts"] == 4
+    assert outputs["node_pools"]["tpu"]["node_selector"]["cloud.google.com/gke-tpu-topology"] == "4x4"
+
+
+@pytest.mark.parametrize("version", ["helm3", "helm4"])
+def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, version: str) -> None:
+    values = tmp_path / "values.json"
+    values.write_text(applied.run("output", "-json", "ray_helm_values").stdout)
+    done = subprocess.run(
+        [str(tool(version)), "template", "ray", str(CHART), "--namespace", "ray", "-f", str(values)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    (cluster,) = [
+        document for document in yaml.safe_load_all(done.stdout) if document and document["kind"] == "RayCluster"
+    ]
+    groups = {group["groupName"]: group for group in cluster["spec"]["workerGroupSpecs"]}
+    assert set(groups) == set(POOLS)
+    assert groups["tpu"]["numOfHosts"] == 4
+    pod = groups["tpu"]["template"]["spec"]
+    assert int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"]) == 4
+    assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
+
+
+def test_no_token_in_state(applied: Workspace) -> None:
+    state = applied.state()
+    assert not [resource["type"] for resource in state["resources"] if resource["type"] == "google_client_config"]
+    assert "ya29." not in json.dumps(state)
+    assert state["outputs"]["cluster_ca_certificate"]["sensitive"] is True
+
+
+def test_a_pool_is_added_and_another_resized(applied: Workspace) -> None:
+    pools = {
+        **POOLS,
+        "cpu": {"machine_type": "n2-standard-8", "max": 8},
+        "a100": {"machine_type": "a2-ultragpu-8g", "capacity": "reservation", "reservation_name": "ours"},
+    }
+    configure(applied, node_pools=pools)
+    status, text = applied.plan()
+    assert status == 2
+    assert "1 to add, 1 to change, 0 to destroy" in text
+    applied.apply()
+    found = {pool["name"]: pool for pool in made(applied, "google_container_node_pool")}
+    assert found["cpu"]["autoscaling"][0]["total_max_node_count"] == 8
+    assert found["a100"]["node_config"][0]["reservation_affinity"][0]["values"] == ["ours"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "field"),
+    [
+        ({"machine_type": "g2-standard-48", "accelerator": {"type": "nvidia-h100-80gb"}}, "pools.bad.accelerator.type"),
+        ({"machine_type": "g2-standard-48", "accelerator": {"count": 8}}, "pools.bad.accelerator.count"),
+        ({"machine_type": "e2-standard-8", "accelerator": {"type": "nvidia-l4", "count": 1}}, "pools.bad.accelerator"),
+        ({"machine_type": "n2-standard-8", "gpu_sharing": {"strategy": "MPS", "clients": 2}}, "pools.bad.gpu_sharing"),
+        ({"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4", "max": 2}, "pools.bad.max"),
+    ],
+)
+def test_what_the_machine_cannot_do_is_refused_in_the_plan(
+    applied: Workspace, pool: dict[str, Any], field: str
+) -> None:
+    configure(applied, node_pools={**POOLS, "bad": pool})
+    done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
+    assert done.returncode == 1
+    assert field in " ".join(done.stderr.split())
+
+
+def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace) -> None:
+    configure(applied, deletion_protection=True)
+    applied.apply()
+    done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
+    assert done.returncode == 1
+    assert "deletion_protection is on" in done.stdout + done.stderr
+    assert len(made(applied, "google_container_node_pool")) == len(POOLS) + 1
+    configure(applied)
+    applied.apply()
+
+
+def test_destroy_leaves_nothing(applied: Workspace) -> None:
+    applied.destroy()
+    assert applied.state()["resources"] == []
+    assert stand_in.made(applied.folder.parents[2] / "plugin", "google") == []
+    print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in applied.times))
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (
+            'resource "google_container_cluster" "x" {\n  name = "x"\n  workload_identity = true\n}\n',
+            "Unsupported argument",
+        ),
+        (
+            'resource "google_container_cluster" "x" {\n  name = "x"\n  initial_node_count = "many"\n}\n',
+            "Incorrect attribute value type",
+        ),
+        ('resource "google_container_cluster" "x" {\n  name = "x"\n  no_such_block {}\n}\n', "Unsupported block type"),
+        ('resource "google_container_cluster" "x" {}\n', "Missing required argument"),
+    ],
+)
+def test_the_stand_in_refuses_what_the_provider_would(tmp_path: Path, text: str, complaint: str) -> None:
+    target = workspace(tmp_path, "google", "modules/gke/modules/network")
+    for path in target.folder.glob("*.tf"):
+        if path.name != "versions.tf":
+            path.unlink()
+    (target.folder / "main.tf").write_text(text)
+    target.init()
+    verdict = target.validate()
+    assert verdict["valid"] is False
+    assert complaint in {diagnostic["summary"] for diagnostic in verdict["diagnostics"]}
+
+
+def test_eks_on_aws_provider_6(tmp_path: Path) -> None:
+    """The whole way on the schema of the AWS provider's version 6."""
+    target = workspace(tmp_path, "aws", "modules/eks")
+    pools = {
+        "cpu": {"machine_type": "m6i.2xlarge", "max": 4},
+        "h100": {
+            "machine_type": "p5.48xlarge",
+            "capacity": "capacity_block",
+            "reservation_id": "cr-0123456789abcdef0",
+            "zones": ["us-east-1a"],
+            "efa": True,
+            "placement_group": True,
+        },
+        "trainium": {"machine_type": "trn1.2xlarge", "max": 2},
+    }
+    variables = {
+        "name": NAME,
+        "node_pools": pools,
+        "identity_mode": "irsa",
+        "service_accounts": VARIABLES["service_accounts"],
+        "ray_service_account": "ray",
+    }
+    (target.folder / "test.auto.tfvars.json").write_text(json.dumps(variables))
+    target.init()
+    verdict = target.validate()
+    assert verdict["valid"] is True, verdict
+    target.apply()
+    status, text = target.plan()
+    assert status == 0, text
+    outputs = target.outputs()
+    assert outputs["node_pools"]["h100"]["accelerator"] == {"resource": "nvidia.com/gpu", "type": "H100", "count": 8}
+    assert outputs["node_pools"]["trainium"]["accelerator"]["resource"] == "aws.amazon.com/neuroncore"
+    assert outputs["service_accounts"]["ray"]["annotations"]["eks.amazonaws.com/role-arn"]
+    groups = {group["node_group_name"]: group for group in made(target, "aws_eks_node_group")}
+    assert groups["h100"]["capacity_type"] == "CAPACITY_BLOCK"
+    templates = [template for template in made(target, "aws_launch_template") if "-h100-" in template["name_prefix"]]
+    assert templates[0]["instance_market_options"][0]["market_type"] == "capacity-block"
+    assert len(templates[0]["network_interfaces"]) == 32
+    target.destroy()
+    assert stand_in.made(tmp_path / "plugin", "aws") == []
