@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -81,10 +82,9 @@ def mask_secrets(values: Iterable[str]) -> None:
 
 def deployment_name() -> str:
     """Tell this Airflow from others that may share a Ray cluster: the address of its web interface, as configured."""
-    for section in ("api", "webserver"):
-        if name := conf.get(section, "base_url", fallback=""):
-            return str(name)
-    return ""
+    # Airflow 3 warns where the name of Airflow 2 is asked for.
+    section = "api" if find_spec("airflow.sdk") else "webserver"
+    return str(conf.get(section, "base_url", fallback="") or "")
 
 
 # -- the connection form of Airflow 2.11 to 3.1 ------------------------------------------------------------------------

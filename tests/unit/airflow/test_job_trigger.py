@@ -1,0 +1,247 @@
+"""RayJobTrigger: what it passes on, and whom it stops a job for."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from ray_provider import _compat
+from ray_provider.triggers import RayJobTrigger
+from tests.unit.airflow.conftest import TOKEN
+
+pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
+
+
+@pytest.fixture
+def airflow(monkeypatch):
+    """What a trigger may ask Airflow: its task's state and XComs."""
+    told = SimpleNamespace(state="deferred", xcoms={}, writes=0, broken=0)
+
+    async def state(task):
+        if told.broken:
+            told.broken -= 1
+            raise ConnectionError("the API server restarts")
+        return told.state
+
+    async def get(task, key):
+        return told.xcoms.get(key)
+
+    async def put(task, key, value):
+        told.writes += 1
+        told.xcoms[key] = value
+
+    monkeypatch.setattr(_compat, "core_state_of", state)
+    monkeypatch.setattr(_compat, "get_xcom", get)
+    monkeypatch.setattr(_compat, "set_xcom", put)
+    return told
+
+
+@pytest.fixture
+def trigger(dashboard):
+    dashboard.api.add("mine", "true").run(b"first\n")
+    made = RayJobTrigger("mine", "c", poll_interval=0.05)
+    made.task_instance = SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1)
+    return made
+
+
+class Log:
+    """A task's log, as text."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def info(self, message, *arguments) -> None:
+        self.text += message % arguments + "\n"
+
+    warning = error = exception = debug = info
+
+
+@pytest.fixture
+def log(monkeypatch) -> Log:
+    found = Log()
+    monkeypatch.setattr(RayJobTrigger, "log", found)
+    return found
+
+
+async def start(trigger) -> asyncio.Task:
+    """Run it as a triggerer does, and wait until it watches."""
+
+    async def collect():
+        return [event.payload async for event in trigger.run()]
+
+    task = asyncio.create_task(collect())
+    while trigger._endpoint is None:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    return task
+
+
+async def cancel(task) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def until(look) -> None:
+    for _ in range(400):
+        if look():
+            return
+        await asyncio.sleep(0.02)
+    pytest.fail("did not come about")
+
+
+async def test_it_passes_the_log_on_and_fires_once(trigger, dashboard, airflow, log):
+    task = await start(trigger)
+    dashboard.job.write("    second\nthird\n")
+    dashboard.job.end()
+    [event] = await task
+    assert (event["status"], event["job_id"], event["outcome"]["kind"]) == ("SUCCEEDED", "mine", "final")
+    lines = [line for line in log.text.splitlines() if line in {"first", "    second", "third"}]
+    assert lines == ["first", "    second", "third"]
+    assert TOKEN not in log.text + repr(event) + repr(trigger)
+
+
+@pytest.mark.parametrize("state", ["failed", "success", None, "removed", "queued"])
+async def test_a_user_who_acts_on_the_task_stops_the_job(trigger, dashboard, airflow, state):
+    task = await start(trigger)
+    airflow.state = state
+    await cancel(task)
+    await trigger.on_kill()
+    assert dashboard.job.status == "STOPPED"
+
+
+async def test_on_kill_finishes_although_airflow_gives_it_no_time(trigger, dashboard, airflow):
+    dashboard.job.stop_seconds = 1.0
+    task = await start(trigger)
+    airflow.state = "failed"
+    await cancel(task)
+    kill = asyncio.create_task(trigger.on_kill())
+    for _ in range(3):
+        await asyncio.sleep(0.05)
+        kill.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await kill
+    await until(lambda: dashboard.job.status == "STOPPED")
+
+
+async def test_a_triggerer_that_stalled_stops_nothing(trigger, dashboard, airflow):
+    """The task is deferred, for this very job: another trigger watches it."""
+    airflow.xcoms["ray_job"] = {"submission_id": "mine"}
+    task = await start(trigger)
+    await cancel(task)
+    await trigger.on_kill()
+    assert dashboard.job.status == "RUNNING"
+
+
+async def test_a_cleared_task_that_is_deferred_again_stops_the_old_job(trigger, dashboard, airflow):
+    airflow.xcoms["ray_job"] = {"submission_id": "the next one"}
+    task = await start(trigger)
+    await cancel(task)
+    await trigger.on_kill()
+    assert dashboard.job.status == "STOPPED"
+
+
+async def test_the_answer_is_waited_for_when_airflow_restarts(trigger, dashboard, airflow):
+    airflow.state, airflow.broken = "failed", 1
+    task = await start(trigger)
+    await cancel(task)
+    await trigger.on_kill()
+    assert dashboard.job.status == "STOPPED"
+
+
+async def test_cancel_on_kill_false_leaves_the_job(trigger, dashboard, airflow):
+    trigger.cancel_on_kill = False
+    task = await start(trigger)
+    airflow.state = "failed"
+    await cancel(task)
+    await trigger.on_kill()
+    assert dashboard.job.status == "RUNNING"
+
+
+@pytest.mark.parametrize("state", ["deferred", "failed"])
+async def test_cleanup_stops_nothing_where_airflow_has_on_kill(trigger, dashboard, airflow, state, monkeypatch):
+    monkeypatch.setattr(_compat, "trigger_has_on_kill", lambda: True)
+    task = await start(trigger)
+    airflow.state = state
+    await cancel(task)
+    await trigger.cleanup()
+    assert dashboard.job.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("state", "status"), [("deferred", "RUNNING"), ("failed", "STOPPED"), (None, "STOPPED")])
+async def test_cleanup_is_guarded_where_it_has_not(trigger, dashboard, airflow, state, status, monkeypatch):
+    monkeypatch.setattr(_compat, "trigger_has_on_kill", lambda: False)
+    airflow.xcoms["ray_job"] = {"submission_id": "mine"}
+    task = await start(trigger)
+    airflow.state = state
+    await cancel(task)
+    await trigger.cleanup()
+    assert dashboard.job.status == status
+
+
+async def test_a_successor_goes_on_where_the_log_was(trigger, dashboard, airflow, log):
+    task = await start(trigger)
+    await until(lambda: "first" in log.text)
+    dashboard.job.write("second\n")
+    await until(lambda: "second" in log.text)
+    await cancel(task)
+    await trigger.cleanup()
+    assert airflow.xcoms["ray_log_offset"] == {"submission_id": "mine", "offset": len("first\nsecond\n")}
+    path, arguments = trigger.serialize()
+    successor = RayJobTrigger(**arguments)
+    successor.task_instance = trigger.task_instance
+    log.text = ""
+    task = await start(successor)
+    dashboard.job.write("third\n")
+    dashboard.job.end()
+    await task
+    assert "third" in log.text
+    assert "second" not in log.text
+    assert airflow.writes < 8
+
+
+async def test_an_offset_of_another_job_is_not_taken(trigger, dashboard, airflow, log):
+    airflow.xcoms["ray_log_offset"] = {"submission_id": "the one before", "offset": 100}
+    task = await start(trigger)
+    await until(lambda: "first" in log.text)
+    await cancel(task)
+
+
+async def test_a_connection_that_is_not_there_yet_is_waited_for(trigger, dashboard, airflow, monkeypatch):
+    """A triggerer that starts with the machine may be up before what it asks."""
+    hook = type(trigger.hook)
+    good, calls = hook.get_connection, []
+
+    def flaky(conn_id):
+        calls.append(conn_id)
+        if len(calls) < 2:
+            raise LookupError("The conn_id `c` isn't defined")
+        return good(conn_id)
+
+    monkeypatch.setattr(hook, "get_connection", staticmethod(flaky))
+    task = await start(trigger)
+    dashboard.job.end()
+    assert (await task)[0]["status"] == "SUCCEEDED"
+
+
+async def test_the_arguments_of_the_predecessor_are_taken(dashboard):
+    made = RayJobTrigger(
+        job_id="a",
+        conn_id="c",
+        xcom_dashboard_url="http://h:1",
+        ray_cluster_yaml=None,
+        gpu_device_plugin_yaml="",
+        poll_interval=30,
+        fetch_logs=False,
+    )
+    path, arguments = made.serialize()
+    assert arguments == {
+        "job_id": "a",
+        "conn_id": "c",
+        "xcom_dashboard_url": "http://h:1",
+        "poll_interval": 30,
+        "fetch_logs": False,
+    }
+    assert RayJobTrigger(**arguments).serialize() == (path, arguments)

@@ -1,0 +1,399 @@
+"""SubmitRayJob against a dashboard that behaves as Ray's: submit, retry, kill, defer, resume."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.exceptions import JobFailedError, JobStoppedError, JobTimeoutError, RayProviderError
+from ray_provider.operators import SubmitRayJob
+from tests.unit.airflow.conftest import TOKEN
+
+pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
+
+
+def operator(**arguments) -> SubmitRayJob:
+    return SubmitRayJob(**{"task_id": "task", "conn_id": "c", "entrypoint": "true", "poll_interval": 0.05, **arguments})
+
+
+def succeed(job):
+    job.run(b"hello\n")
+    job.end()
+
+
+def fail(job):
+    job.run(b"oops\n")
+    job.end("FAILED", message="oops", exit_code=3, error_type="JOB_ENTRYPOINT_COMMAND_ERROR")
+
+
+def test_a_job_that_succeeds(dashboard, context, ti):
+    dashboard.when_submitted(succeed)
+    result = operator(entrypoint=["echo", "two words"], metadata={"team": "maps"}).execute(context)
+    job = dashboard.job
+    assert result == job.submission_id
+    assert job.entrypoint == "echo 'two words'"
+    assert ti.xcoms["task", "ray_dashboard_link"] == f"{dashboard.api.url}/#/jobs/{result}"
+    metadata = job.request["metadata"]
+    assert metadata["team"] == "maps"
+    assert (metadata["airflow_dag_id"], metadata["airflow_task_id"], metadata["airflow_attempt"]) == (
+        "dag",
+        "task",
+        "1",
+    )
+    assert ti.store["ray_job"]["final"] == "SUCCEEDED"
+    assert TOKEN not in repr(ti.xcoms) + repr(ti.store)
+
+
+def test_the_id_is_recorded_before_the_request(dashboard, context, ti):
+    seen = []
+    dashboard.when_submitted(lambda job: (seen.append(dict(ti.store["ray_job"])), succeed(job)))
+    operator().execute(context)
+    assert seen[0]["submission_id"] == dashboard.job.submission_id
+
+
+def test_a_lost_answer_does_not_make_a_second_job(dashboard, context):
+    dashboard.api.lose_answers = 1
+    dashboard.when_submitted(succeed)
+    operator().execute(context)
+    assert len(dashboard.api.jobs) == 1
+
+
+def test_a_job_that_fails_then_a_retry_is_a_new_job(dashboard, context, ti):
+    dashboard.when_submitted(fail)
+    with pytest.raises(JobFailedError, match="oops") as caught:
+        operator().execute(context)
+    assert "What to do" in str(caught.value)
+    ti.retry()
+    dashboard.when_submitted(succeed, count=2)
+    second = operator().execute(context)
+    assert [job.request["metadata"]["airflow_attempt"] for job in dashboard.api.jobs.values()] == ["1", "2"]
+    assert second == list(dashboard.api.jobs)[1]
+
+
+def die_while_waiting(dashboard, context):
+    """Run a try whose worker dies once the job is submitted: nothing of it runs any more, least of all clean-up."""
+
+    class Died(BaseException):
+        pass
+
+    one = operator()
+    run = one._new_run()
+    run.watch = lambda options: (_ for _ in ()).throw(Died)
+    run.abandon = lambda: None
+    one._new_run = lambda: run
+    with pytest.raises(Died):
+        one.execute(context)
+    dashboard.job.run(b"hello\n")
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, store):
+    if not store:
+        del context["task_state_store"]
+    die_while_waiting(dashboard, context)
+    ti.retry()
+    threading.Timer(0.5, dashboard.job.end).start()
+    assert operator().execute(context) == dashboard.job.submission_id
+    assert len(dashboard.api.jobs) == 1
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_success_that_nobody_saw_is_taken_over(dashboard, context, ti, store):
+    if not store:
+        del context["task_state_store"]
+    die_while_waiting(dashboard, context)
+    dashboard.job.end()
+    ti.retry()
+    assert operator().execute(context) == dashboard.job.submission_id
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard, context, ti, store):
+    if not store:
+        del context["task_state_store"]
+    die_while_waiting(dashboard, context)
+    old = dashboard.job
+    old.stop_seconds = 0.5
+    ti.clear()
+    stopped_first = []
+    dashboard.when_submitted(lambda job: (stopped_first.append(old.status), succeed(job)), count=2)
+    new = operator().execute(context)
+    assert stopped_first == ["STOPPED"]
+    assert new != old.submission_id
+
+
+def test_a_retry_that_is_not_durable_stops_the_old_job(dashboard, context, ti):
+    die_while_waiting(dashboard, context)
+    ti.retry()
+    dashboard.when_submitted(succeed, count=2)
+    operator(durable=False).execute(context)
+    assert [job.status for job in dashboard.api.jobs.values()] == ["STOPPED", "SUCCEEDED"]
+
+
+def test_another_run_of_the_same_name_is_another_job(dashboard, context, ti):
+    dashboard.when_submitted(succeed)
+    first = operator().execute(context)
+    ti.store.clear()
+    context["dag_run"].start_date = context["dag_run"].start_date + timedelta(days=1)
+    dashboard.when_submitted(succeed, count=2)
+    assert operator().execute(context) != first
+
+
+def test_sigterm_stops_the_job_and_waits(dashboard, context, ti):
+    """Airflow 3: the handler calls on_kill, and the task goes on."""
+    dashboard.when_submitted(lambda job: (job.run(b"up\n"), time.sleep(0.3), os.kill(os.getpid(), signal.SIGTERM)))
+    one = operator()
+    states = []
+
+    def handler(*_):
+        one.on_kill()
+        states.append(dashboard.job.status)
+
+    old = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(JobStoppedError, match="was stopped"):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert states == ["STOPPED"], "stopped when on_kill returns"
+    assert ti.store["ray_job"]["stopping"] is True
+    ti.retry()
+    dashboard.when_submitted(succeed, count=2)
+    operator().execute(context)
+
+
+def test_sigterm_leaves_the_job_if_told_so(dashboard, context, ti):
+    dashboard.when_submitted(lambda job: (job.run(b"up\n"), time.sleep(0.3), os.kill(os.getpid(), signal.SIGTERM)))
+    one = operator(cancel_on_kill=False)
+    old = signal.signal(signal.SIGTERM, lambda *_: one.on_kill())
+    try:
+        with pytest.raises(JobStoppedError, match="goes on"):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert dashboard.job.status == "RUNNING"
+
+
+def test_a_timeout_that_raises_in_the_main_thread_stops_the_job(dashboard, context):
+    """execution_timeout, and SIGTERM in Airflow 2."""
+
+    class Timeout(BaseException):
+        pass
+
+    def handler(*_):
+        raise Timeout
+
+    dashboard.when_submitted(lambda job: (job.run(b"up\n"), time.sleep(0.3), os.kill(os.getpid(), signal.SIGALRM)))
+    old = signal.signal(signal.SIGALRM, handler)
+    one = operator()
+    try:
+        with pytest.raises(Timeout):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGALRM, old)
+    assert dashboard.job.status == "STOPPED"
+    one.on_kill()  # Airflow calls it afterwards
+
+
+def test_a_kill_while_the_submit_has_no_answer_stops_the_job_that_appears(dashboard, context):
+    dashboard.api.delay = 1.0
+    one = operator()
+    old = signal.signal(signal.SIGTERM, lambda *_: one.on_kill())
+
+    def kill_soon():
+        while ("POST", "/api/jobs/") not in dashboard.api.requests:
+            time.sleep(0.01)
+        time.sleep(0.2)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=kill_soon, daemon=True).start()
+    try:
+        with pytest.raises(JobStoppedError):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert [job.status for job in dashboard.api.jobs.values()] in ([], ["STOPPED"])
+
+
+def test_a_deadline_stops_the_job_and_says_so(dashboard, context):
+    dashboard.when_submitted(lambda job: job.run(b"up\n"))
+    with pytest.raises(JobTimeoutError):
+        operator(job_timeout_seconds=1).execute(context)
+    assert dashboard.job.status == "STOPPED"
+
+
+def defer(dashboard, context, **arguments) -> tuple[SubmitRayJob, TaskDeferred]:
+    dashboard.when_submitted(lambda job: job.run(b"up\n"))
+    one = operator(deferrable=True, **arguments)
+    with pytest.raises(TaskDeferred) as caught:
+        one.execute(context)
+    return one, caught.value
+
+
+def test_a_deferral_carries_what_the_trigger_needs_and_no_secret(dashboard, context):
+    _, deferred = defer(dashboard, context, job_timeout_seconds=100, execution_timeout=timedelta(seconds=50))
+    path, arguments = deferred.trigger.serialize()
+    assert path == "ray_provider.triggers.RayJobTrigger"
+    assert arguments["job_id"] == dashboard.job.submission_id
+    assert TOKEN not in repr(arguments)
+    assert 40 < arguments["deadline"] - time.time() <= 50, "the nearer of the two"
+    assert 100 < deferred.timeout.total_seconds() <= 110, "the deadline and a minute"
+    assert "fetch_logs" not in arguments, "defaults are left out"
+    assert type(deferred.trigger)(**arguments).serialize() == (path, arguments)
+
+
+def test_a_job_that_has_ended_is_not_deferred(dashboard, context):
+    dashboard.api.delay = 0.3
+    dashboard.when_submitted(succeed)
+    assert operator(deferrable=True).execute(context) == dashboard.job.submission_id
+
+
+def resume(context, event, **arguments):
+    return operator(deferrable=True, **arguments).resume_execution("execute_complete", {"event": event}, context)
+
+
+async def fired(dashboard, deferred, end):
+    threading.Timer(0.2, end, [dashboard.job]).start()
+    deferred.trigger.not_before = None
+    [event] = [event async for event in deferred.trigger.run()]
+    return event.payload
+
+
+@pytest.mark.parametrize(("end", "error"), [(succeed, None), (fail, JobFailedError)])
+async def test_the_event_says_how_it_ended(dashboard, context, ti, end, error):
+    _, deferred = defer(dashboard, context)
+    event = await fired(dashboard, deferred, end)
+    if error is None:
+        assert resume(context, event) == dashboard.job.submission_id
+    else:
+        with pytest.raises(error, match="oops"):
+            resume(context, event)
+    assert ti.store["ray_job"]["final"] == dashboard.job.status
+
+
+async def test_a_trigger_that_cannot_watch_says_why_and_the_job_is_stopped(dashboard, context, connection):
+    _, deferred = defer(dashboard, context)
+    good = connection["address"]
+    connection["address"] = "nonsense"
+    [event] = [event.payload async for event in deferred.trigger.run()]
+    assert "no scheme" in event["message"]
+    connection["address"] = good
+    with pytest.raises(AirflowFailException, match="no scheme"):
+        resume(context, event)
+    assert dashboard.job.status == "STOPPED"
+
+
+@pytest.mark.parametrize("cancel", [True, False])
+def test_a_trigger_that_died_stops_the_job(dashboard, context, cancel):
+    defer(dashboard, context)
+    with pytest.raises(Exception, match="boom"):
+        operator(cancel_on_kill=cancel).resume_execution("__fail__", {"error": "boom"}, context)
+    assert dashboard.job.status == ("STOPPED" if cancel else "RUNNING")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"entrypoint": ""}, "entrypoint"),
+        ({"entrypoint": {"a": 1}}, "entrypoint"),
+        ({"num_cpus": -1}, "num_cpus"),
+        ({"num_gpus": "many"}, "num_gpus"),
+        ({"resources": {"TPU": "x"}}, "resources"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"runtime_env": "nonsense"}, "runtime_env"),
+        ({"runtime_env": {"env_vars": {"A": 1}}}, "env_vars"),
+        ({"job_timeout_seconds": "soon"}, "job_timeout_seconds"),
+        ({"poll_interval": 0}, "poll_interval"),
+        ({"submission_id": "has spaces"}, "submission_id"),
+        ({"cluster": 3}, "cluster"),
+        ({"ray_cluster_yaml": "a.yaml", "wait_for_completion": False}, "wait_for_completion"),
+        ({"ray_cluster_yaml": "a.yaml", "cluster": {"backend": "local"}}, "cluster"),
+        ({"xcom_task_key": "setup.dashboard", "conn_id": ""}, "conn_id"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_sent_and_burns_no_retry(dashboard, context, arguments, says):
+    with pytest.raises(AirflowFailException, match=says):
+        operator(**arguments).execute(context)
+    assert not [method for method, _ in dashboard.api.requests if method == "POST"]
+
+
+def test_templates_give_text_where_numbers_are_meant(dashboard, context):
+    dashboard.when_submitted(succeed)
+    operator(num_cpus="2", memory="1e9", job_timeout_seconds="60", metadata='{"a": "b"}').execute(context)
+    request = dashboard.job.request
+    assert (request["entrypoint_num_cpus"], request["entrypoint_memory"]) == (2, 10**9)
+    assert request["metadata"]["a"] == "b"
+
+
+def test_zero_reserves_nothing(dashboard, context):
+    dashboard.when_submitted(succeed)
+    operator(num_cpus=0).execute(context)
+    assert "entrypoint_num_cpus" not in dashboard.job.request
+
+
+def test_the_dashboard_may_come_from_xcom(dashboard, context, ti, connection):
+    url, connection["address"] = connection["address"], "http://127.0.0.1:9"
+    ti.xcoms["group.setup", "dashboard"] = url
+    dashboard.when_submitted(succeed)
+    operator(xcom_task_key="group.setup.dashboard").execute(context)
+    assert dashboard.job.status == "SUCCEEDED"
+
+
+def test_a_handle_that_came_with_the_url_is_used(context, ti, connection):
+    connection.pop("address")
+    handle = ClusterHandle(backend="local", name="nobody", address="http://127.0.0.1:9")
+    ti.xcoms["setup", "dashboard"] = handle.address
+    ti.xcoms["setup", "return_value"] = handle.to_dict()
+    one = operator(xcom_task_key="setup.dashboard")
+    with pytest.raises((RayProviderError, AirflowFailException)):
+        one.execute(context)
+    assert one._job_run.cluster == handle
+
+
+def test_an_xcom_that_is_not_there_is_said_so(context, connection):
+    connection.pop("address")
+    with pytest.raises(AirflowFailException, match="left no XCom 'dashboard'"):
+        operator(xcom_task_key="setup.dashboard").execute(context)
+
+
+def test_an_id_of_ones_own_gets_a_number_on_the_next_attempt(dashboard, context, ti):
+    dashboard.when_submitted(fail)
+    with pytest.raises(JobFailedError):
+        operator(submission_id="mine").execute(context)
+    ti.retry()
+    dashboard.when_submitted(succeed, count=2)
+    assert operator(submission_id="mine").execute(context) == "mine-2"
+
+
+def test_not_waiting(dashboard, context):
+    assert operator(wait_for_completion=False).execute(context) == dashboard.job.submission_id
+    assert dashboard.job.status == "PENDING"
+
+
+def test_an_error_after_the_submit_does_not_leave_the_job_alone(dashboard, context, ti):
+    push = ti.xcom_push
+
+    def broken(key, value):
+        if key == "ray_dashboard_link":
+            raise RuntimeError("the API server is gone")
+        push(key, value)
+
+    ti.xcom_push = broken
+    with pytest.raises(RuntimeError, match="API server"):
+        operator().execute(context)
+    assert dashboard.job.status == "STOPPED"
+
+
+def test_all_arguments_of_the_predecessor_are_taken():
+    operator(
+        runtime_env={}, num_cpus=1, num_gpus=0, memory=0, resources=None, ray_cluster_yaml=None, kuberay_version="1.0.0",
+        update_if_exists=True, gpu_device_plugin_yaml="", fetch_logs=True, wait_for_completion=True,
+        job_timeout_seconds=600, poll_interval=60, xcom_task_key="setup.dashboard",
+    )  # fmt: skip
