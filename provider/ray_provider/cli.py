@@ -35,9 +35,14 @@ def _demo(arguments: argparse.Namespace) -> int:
     from ray_provider.resources import bundled
     from ray_provider.testing.demo import run_demo
 
+    try:
+        dags = bundled("examples", "dags")
+    except FileNotFoundError:
+        sys.stderr.write("The demonstration runs from a checkout of the project: make demo\n")
+        return 2
     image = (arguments.image or Path("flight_delays.png")).absolute()
     image.unlink(missing_ok=True)
-    return run_demo(dags=bundled("examples", "dags"), image=image, keep_web=arguments.keep_web)
+    return run_demo(dags=dags, image=image, keep_web=arguments.keep_web)
 
 
 def _doctor(conn_id: str | None) -> int:

@@ -68,7 +68,7 @@ def draw(table: pd.DataFrame, path: str) -> None:
     axes.set_xlabel("minutes late at arrival, on average (left of 0: early)")
     axes.set_ylabel("")
     axes.set_title("Flights from New York in 2013, by the weather at departure", loc="left", pad=12)
-    axes.legend(title="", frameon=False, loc="lower right")
+    axes.legend(title="", frameon=False, loc="lower right", reverse=True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.figure.tight_layout()
     axes.figure.savefig(path, dpi=120)

@@ -15,17 +15,29 @@ from types import FrameType
 from typing import Any
 
 from ray_provider.testing.client import AirflowApiError, AirflowClient
-from ray_provider.testing.stack import AirflowStack
+from ray_provider.testing.stack import AirflowStack, StackError
 
 DAG_ID = "ray_quickstart"
 JOB = "delays"
 TASKS = ("setup", "delays", "delete")
 FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _LOOK_SECONDS = 0.5
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+#: Of a task's records these are about the job; the rest is Airflow's own.
+_LOGGERS = ("ray_provider", "RayJob")
 
 
 class _Stopped(Exception):  # noqa: N818 - not an error: somebody wants to stop
-    """Ctrl-C or SIGTERM."""
+    """Ctrl-C, SIGTERM, or the terminal was closed.
+
+    :param number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 class Demo:
@@ -39,7 +51,7 @@ class Demo:
         self.dags = dags
         self.image = image
         self._began = time.monotonic()
-        self._shown = 0
+        self._shown: set[tuple[Any, ...]] = set()
 
     def say(self, text: str) -> None:
         """Print a line with the time since the start."""
@@ -50,20 +62,16 @@ class Demo:
     def airflow(self) -> Iterator[AirflowStack]:
         """Start Airflow with a connection to the local backend; stop it, and what it left, in all cases."""
         home = Path(tempfile.mkdtemp(prefix="airflow-ray-demo-"))
-        # The local backend's Ray has to lie in this demonstration's own folder: nobody else's is touched.
-        rays = Path(tempfile.mkdtemp(prefix="ray-demo-"))
-        env = {"RAY_EXAMPLE_IMAGE": str(self.image), "AIRFLOW_RAY_LOCAL_HOME": str(rays)}
-        stack = AirflowStack(home, dags_folder=self.dags, env=env)
+        # A local Ray that the DAG did not come to delete (Ctrl-C) lies in the stack's home, and ends with it.
+        stack = AirflowStack(home, dags_folder=self.dags, env={"RAY_EXAMPLE_IMAGE": str(self.image)})
         self.say("starting Airflow: scheduler, DAG processor, triggerer, API server")
         try:
             with stack:
-                self.say(f"Airflow is up: {stack.url}")
                 stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
+                self.say(f"Airflow is up: {stack.url}")
                 yield stack
         finally:
-            self._end_clusters(rays)
             shutil.rmtree(home, ignore_errors=True)
-            shutil.rmtree(rays, ignore_errors=True)
             self.say("everything is stopped")
 
     def run(self, client: AirflowClient) -> bool:
@@ -88,33 +96,28 @@ class Demo:
         return bool(state == "success")
 
     def _show_log(self, client: AirflowClient, run_id: str) -> None:
+        """Print what is new of the job's log. A late record of the worker can come before the triggerer's."""
         with contextlib.suppress(AirflowApiError):  # the log's first line is not there yet
-            lines = client.log_text(DAG_ID, run_id, JOB).splitlines()
-            for line in lines[self._shown :]:
-                sys.stdout.write(f"          | {line}\n")
+            for entry in client.log_entries(DAG_ID, run_id, JOB):
+                key = (entry.get("timestamp"), entry.get("logger"), entry["event"])
+                if key in self._shown or not any(name in str(entry.get("logger")) for name in _LOGGERS):
+                    continue
+                self._shown.add(key)
+                for line in str(entry["event"]).splitlines():
+                    sys.stdout.write(f"          | {line}\n")
             sys.stdout.flush()
-            self._shown = max(self._shown, len(lines))
 
     def _explain(self, client: AirflowClient, run_id: str, states: dict[str, Any]) -> None:
         for name, state in states.items():
-            if state == "failed" and name != JOB:
+            if state == "failed":
                 sys.stdout.write(f"\n{name} failed:\n{client.log_text(DAG_ID, run_id, name)}\n")
 
-    @staticmethod
-    def _end_clusters(rays: Path) -> None:
-        """End a Ray that the DAG did not come to delete (Ctrl-C)."""
-        import asyncio
-        import os
 
-        from ray_provider.clusters.local import delete_local
-
-        os.environ["AIRFLOW_RAY_LOCAL_HOME"] = str(rays)
-        for folder in sorted(path for path in rays.iterdir() if path.is_dir()):
-            asyncio.run(delete_local(folder.name))
-
-
-def _on_signal(_number: int, _frame: FrameType | None) -> None:
-    raise _Stopped
+def _on_signal(number: int, _frame: FrameType | None) -> None:
+    # Once: a second Ctrl-C must not end the stopping.
+    for other in _SIGNALS:
+        signal.signal(other, signal.SIG_IGN)
+    raise _Stopped(number)
 
 
 def run_demo(*, dags: Path, image: Path, keep_web: bool = False) -> int:
@@ -126,16 +129,19 @@ def run_demo(*, dags: Path, image: Path, keep_web: bool = False) -> int:
     :return: the process's exit status.
     """
     demo = Demo(dags, image)
-    signal.signal(signal.SIGINT, _on_signal)
-    signal.signal(signal.SIGTERM, _on_signal)
+    for number in _SIGNALS:
+        signal.signal(number, _on_signal)
     try:
         with demo.airflow() as stack:
             if keep_web:
                 demo.say(f"open {stack.url} (every visitor is an administrator); Ctrl-C stops it")
                 threading.Event().wait()
             good = demo.run(stack.client)
-    except _Stopped:
-        demo.say("stopped")
-        return 0 if keep_web else 130
+    except _Stopped as stopped:
+        demo.say(f"ended by {signal.Signals(stopped.number).name}")
+        return 0 if keep_web else 128 + stopped.number
+    except StackError as error:
+        sys.stderr.write(f"Airflow did not start: {error}\n")
+        return 1
     demo.say(f"done; the picture: {image}" if good else "the DAG failed")
     return 0 if good and image.exists() else 1
