@@ -82,7 +82,7 @@ def install(
     :param schema: the provider's schema, from ``schemas.schema``.
     :param answers: what its resources and data sources answer, over ``ANSWERS``; such as a cluster's endpoint.
     """
-    from tests.support.terraform import ROOT, TOFU_REGISTRY, REGISTRY, target
+    from tests.support.terraform import REGISTRY, ROOT, TOFU_REGISTRY, target
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{provider}-schema.json").write_text(json.dumps(schema))

@@ -1,0 +1,97 @@
+"""Formatting, validation and the modules' own tests (``*.tftest.hcl``, mocked providers), by Terraform itself."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.infrastructure.lab.provider import workspace
+from tests.support.terraform import (
+    ROOT,
+    Workspace,
+    copy_tree,
+    environment,
+    need_aws_provider,
+    need_terraform,
+    root_modules,
+)
+
+TERRAFORM = ROOT / "terraform"
+#: Nested modules are validated with the module that calls them, too; alone they are validated for who takes the part alone.
+FOLDERS = [str(path.relative_to(TERRAFORM)) for path in root_modules()]
+TESTED = [folder for folder in FOLDERS if any((TERRAFORM / folder / "tests").glob("*.tftest.hcl"))]
+
+
+def provider_of(folder: str) -> str:
+    return "google" if "gke" in folder else "aws"
+
+
+@pytest.fixture(scope="module")
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of everything, with the real AWS provider."""
+    program = need_terraform()
+    folder = tmp_path_factory.mktemp("aws")
+    return Workspace(
+        copy_tree(folder),
+        program,
+        environment(folder / "cli", program=program, mirrors=[need_aws_provider()], extra={"AWS_REGION": "us-east-1"}),
+    )
+
+
+@pytest.fixture(scope="module")
+def google(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A copy of everything, with the stand-in for the google provider."""
+    return workspace(tmp_path_factory.mktemp("google"), "google", ".")
+
+
+def at(folder: str, aws: Workspace, google: Workspace) -> Workspace:
+    base = google if provider_of(folder) == "google" else aws
+    found = Workspace(base.folder / folder, base.program, base.env)
+    if not (found.folder / ".terraform").exists():
+        found.init()
+    return found
+
+
+def test_formatted(aws: Workspace) -> None:
+    done = aws.run("fmt", "-check", "-recursive", "-diff", check=False)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_valid(folder: str, aws: Workspace, google: Workspace) -> None:
+    verdict = at(folder, aws, google).validate()
+    assert verdict["valid"] is True, verdict["diagnostics"]
+    assert verdict["warning_count"] == 0, verdict["diagnostics"]
+
+
+@pytest.mark.parametrize("folder", TESTED)
+def test_own_tests(folder: str, aws: Workspace, google: Workspace) -> None:
+    target = at(folder, aws, google)
+    done = target.run("test", "-no-color", check=False)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    match = re.search(r"Success! (\d+) passed, 0 failed", done.stdout)
+    assert match is not None, done.stdout
+    runs = sum(path.read_text().count('\nrun "') for path in (TERRAFORM / folder / "tests").glob("*.tftest.hcl"))
+    assert int(match[1]) == runs
+    print(f"{folder}: {match[0]} in {target.times[-1][1]:.1f} s")
+
+
+def test_every_module_for_users_has_tests() -> None:
+    assert {"modules/eks", "modules/gke", "modules/eks/modules/node-pools", "modules/gke/modules/node-pools"} <= set(
+        TESTED
+    )
+
+
+def test_the_part_that_both_clouds_share_is_the_same() -> None:
+    eks, gke = (TERRAFORM / "modules" / cloud / "modules" / "ray-values" for cloud in ("eks", "gke"))
+
+    def content(folder: Path) -> dict[str, str]:
+        return {
+            str(path.relative_to(folder)): path.read_text()
+            for path in sorted(folder.rglob("*"))
+            if path.suffix in (".tf", ".hcl", ".md") and ".terraform" not in path.parts
+        }
+
+    assert content(eks) == content(gke)
