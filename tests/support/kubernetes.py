@@ -139,26 +139,25 @@ class Kubernetes:
         """Remove a namespace and wait until it is gone."""
         kinds = [kind for kind in RAY_KINDS if self.exists("crd", f"{kind}.ray.io")]
         inside = ",".join([*kinds, "pods"])
-        # First what is in it: the namespace controller looks again only after a pod's whole grace period. Pods get no
-        # time to say farewell, since nobody waits for what they would say.
-        if kinds:
-            self.kubectl("delete", ",".join(kinds), "--all", "-n", name, "--wait=false")
-        self.kubectl("delete", "deployments,statefulsets,jobs", "--all", "-n", name, "--wait=false")
+        # First what is in it: the namespace controller looks again only after a pod's whole grace period.
+        owners = ",".join([*kinds, "deployments", "statefulsets", "jobs"])
+        self.kubectl("delete", owners, "--all", "-n", name, "--wait=false")
+        self.kubectl("delete", "pods", "--all", "-n", name, "--wait=false")
 
-        def emptied() -> bool:
-            found = self.kubectl("get", inside, "-n", name, "-o", "name").split()
-            if pods := [each for each in found if each.startswith("pod/")]:
-                self.kubectl("delete", *pods, "-n", name, "--grace-period=1", "--wait=false", "--ignore-not-found")
-            return not found
+        def left() -> list[str]:
+            return self.kubectl("get", inside, "-n", name, "-o", "name").split()
 
         try:
-            until(emptied, 30, f"end of what is in namespace {name}", every=0.5)
+            until(lambda: not left(), 12, f"end of what is in namespace {name}", every=0.3)
         except TimeoutError:
-            for found in self.kubectl("get", inside, "-n", name, "-o", "name").split():
+            # Pods that don't listen, and finalizers that nobody serves since the operator is stopped.
+            for found in left():
                 if found.startswith("pod/"):
                     self.kubectl("delete", found, "-n", name, "--force", "--grace-period=0", "--ignore-not-found")
                 else:
-                    self.kubectl("patch", found, "-n", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+                    unfinalized = '{"metadata":{"finalizers":null}}'
+                    with contextlib.suppress(KubectlError):  # it may end just now
+                        self.kubectl("patch", found, "-n", name, "--type=merge", "-p", unfinalized)
         self.kubectl("delete", "namespace", name, "--wait=false")
         until(lambda: not self.exists("namespace", name), 60, f"end of namespace {name}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 _CLONE_NEWNET = 0x40000000
 _CHUNK = 1 << 18
+_held: set[asyncio.Task[object]] = set()
 
 
 class NodeNetwork:
@@ -70,6 +71,11 @@ async def join(
     near: tuple[asyncio.StreamReader, asyncio.StreamWriter], far: tuple[asyncio.StreamReader, asyncio.StreamWriter]
 ) -> None:
     """Carry bytes both ways until both sides have ended; an end of one side is passed on as such."""
+    # asyncio itself holds its connections' tasks weakly: unheld, a collection may end one half-way.
+    task = asyncio.current_task()
+    assert task is not None
+    _held.add(task)
+    task.add_done_callback(_held.discard)
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(_pump(near[0], far[1]))
