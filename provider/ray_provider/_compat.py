@@ -45,6 +45,7 @@ __all__ = [
     "TaskDeferred",
     "TriggerEvent",
     "TriggerTask",
+    "allow_database",
     "async_connection",
     "conf",
     "connection_widgets",
@@ -85,6 +86,16 @@ def deployment_name() -> str:
     # Airflow 3 warns where the name of Airflow 2 is asked for.
     section = "api" if find_spec("airflow.sdk") else "webserver"
     return str(conf.get(section, "base_url", fallback="") or "")
+
+
+def allow_database() -> None:
+    """Let a command line of ours find connections in the metadata database, as Airflow's own commands do.
+
+    On Airflow 3 a process is taken for a task's otherwise, which may not. To be called before a connection is read.
+    """
+    import os
+
+    os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
 
 
 # -- the connection form of Airflow 2.11 to 3.1 ------------------------------------------------------------------------

@@ -56,9 +56,14 @@ def _doctor(conn_id: str | None) -> int:
         print(f"{program}: {shutil.which(program) or 'not on PATH'}")  # noqa: T201
     if conn_id is None:
         return 0
+    from ray_provider import _compat
     from ray_provider.hooks import RayHook
 
-    good, message = RayHook(conn_id).test_connection()
+    _compat.allow_database()
+    try:
+        good, message = RayHook(conn_id).test_connection()
+    except _compat.AirflowNotFoundException as error:
+        good, message = False, str(error)
     print(f"connection {conn_id}: {'ok' if good else 'FAILED'}: {message}")  # noqa: T201
     return 0 if good else 1
 
