@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import shutil
@@ -21,8 +22,10 @@ import psutil
 
 from ray_provider.jobs.endpoint import RayEndpoint
 
-_START_SECONDS = 120
+_START_SECONDS = 240
 _STOP_SECONDS = 5
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 def free_ports(count: int) -> list[int]:
@@ -35,6 +38,12 @@ def free_ports(count: int) -> list[int]:
     finally:
         for each in sockets:
             each.close()
+
+
+def _die_with_parent() -> None:
+    """Linux: the head gets SIGTERM when the tests are killed. It runs between fork and exec."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class RayHead:
@@ -111,6 +120,8 @@ class RayHead:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         environment |= {
             "RAY_USAGE_STATS_ENABLED": "0",
+            # On a busy machine the dashboard takes its time.
+            "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             # Entry points say "python": that of the tests.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
@@ -130,6 +141,7 @@ class RayHead:
             stderr=subprocess.STDOUT,
             cwd=self.folder,
             start_new_session=True,
+            preexec_fn=_die_with_parent,
         )
         try:
             self._wait_until_ready()
