@@ -73,6 +73,11 @@ class Backend:
                 hint="Give an absolute path on a disk that outlives the worker.",
                 field="backend.path",
             )
+        if kind == "local":
+            # Terraform's own default lies in the working folder: here, a copy that is removed.
+            config.setdefault("workspace_dir", str(Path(config["path"]).parent / "terraform.tfstate.d"))
+            if not Path(config["workspace_dir"]).is_absolute():
+                raise BackendError("backend.workspace_dir: it has to be absolute.", field="backend.workspace_dir")
         return cls(type=kind, config=config)
 
     def prepare(self) -> None:
