@@ -54,8 +54,12 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-integration test-faults test-compat test-infrastructure test-kubernetes ## everything that has to pass
+test: lint test-unit test-helm test-functions test-faults test-infrastructure ## what has to pass before a change lands
 	@echo "make test: all stages passed"
+
+.PHONY: test-all
+test-all: test test-integration test-compat test-kubernetes ## the same, and all that takes longer
+	@echo "make test-all: all stages passed"
 
 .PHONY: system
 system: ## what the tests need of the operating system (installs Debian packages if root)
@@ -84,6 +88,11 @@ test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
 	@$(BIN)/python -m tests.support.helm
 	@$(RUN) tests/helm
 
+.PHONY: test-functions
+test-functions: $(VENV)/.installed ## @task.ray on a real Ray and a real Airflow
+	@echo "== functions on Ray"
+	@$(RUN) tests/integration/test_dag_functions.py
+
 .PHONY: test-integration
 test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"
@@ -92,7 +101,7 @@ test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 .PHONY: test-faults
 test-faults: $(VENV)/.installed ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: outages of minutes)
 	@echo "== fault matrix"
-	@$(RUN) tests/faults
+	@$(RUN) tests/faults $(if $(filter long,$(AIRFLOW_RAY_FAULTS)),,-m "not slow")
 
 .PHONY: test-compat
 test-compat: .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## the oldest Airflows that are supported

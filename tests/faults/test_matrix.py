@@ -252,6 +252,7 @@ def test_dashboard_away(start, ray):
             assert [line.strip() for line in log.splitlines()].count("ended") == 1
 
 
+@pytest.mark.slow
 def test_head_killed(start):
     """A head that dies takes its jobs along: told apart from one that is slow."""
     with RayHead() as head, Gate(head.url) as gate:
