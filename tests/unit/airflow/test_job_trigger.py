@@ -115,7 +115,7 @@ async def test_a_user_who_acts_on_the_task_stops_the_job(trigger, dashboard, air
 async def test_on_kill_finishes_although_airflow_gives_it_no_time(trigger, dashboard, airflow):
     dashboard.job.stop_seconds = 1.0
     task = await start(trigger)
-    airflow.state = "failed"
+    airflow.state, airflow.broken = "failed", 2
     await cancel(task)
     kill = asyncio.create_task(trigger.on_kill())
     for _ in range(3):
