@@ -74,6 +74,10 @@ def test_skip_and_fail_mean_what_they_mean(run):
 def test_prints_and_a_large_value(run):
     assert run.state("chatty") == "success", run.log("chatty")[-2000:]
     assert run.xcom("chatty") == "x" * 1_000_000
+
+
+@pytest.mark.slow
+def test_all_that_was_printed_is_in_the_log(run):
     lines = [line.strip() for line in run.log("chatty").splitlines()]
     numbers = [int(line[5:]) for line in lines if line.startswith("line ")]
     assert numbers == list(range(50_000)), "once, and in order"
@@ -92,6 +96,7 @@ def test_the_token_is_in_no_log(run):
         assert run.token not in run.log(task_id)
 
 
+@pytest.mark.slow
 def test_the_examples_run_on_the_local_backend(tmp_path_factory, tmp_path):
     """Ray Tune, mapped functions and a table by reference, each on a cluster of its own."""
     home, rays = tmp_path_factory.mktemp("airflow"), tmp_path / "r"
