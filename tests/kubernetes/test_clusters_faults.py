@@ -43,12 +43,11 @@ def show(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def nothing_made(scene: Scene) -> bool:
-    """Whether there is no release, and nothing of Ray, in the scene's namespace."""
-    releases = scene.kubernetes.helm("list", "-a", "-q", "-n", scene.namespace).split()
-    return not releases and not scene.kubernetes.exists(
-        "rayclusters,pods,services,networkpolicies", "-n", scene.namespace
-    )
+def left_over(scene: Scene) -> list[str]:
+    """Name the releases, and what else a cluster is made of, in the scene's namespace."""
+    kinds = "rayclusters,pods,services,networkpolicies"
+    objects = scene.kubernetes.kubectl("get", kinds, "-n", scene.namespace, "-o", "name").split()
+    return scene.kubernetes.helm("list", "-a", "-q", "-n", scene.namespace).split() + objects
 
 
 async def test_an_image_that_does_not_exist(kubernetes, namespace):
@@ -60,7 +59,7 @@ async def test_an_image_that_does_not_exist(kubernetes, namespace):
     assert "the image 'registry.invalid/no/such:2.60.0' of head pod" in text
     assert "can't be pulled" in text
     assert caught.value.data["cause"] == "image"
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_request_bigger_than_any_node(kubernetes, namespace):
@@ -72,7 +71,7 @@ async def test_a_request_bigger_than_any_node(kubernetes, namespace):
     assert "head pod" in text
     assert "it asks for cpu 200, memory 1Gi" in text
     assert "Insufficient cpu" in text
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_spec_that_the_operator_refuses(kubernetes, namespace):
@@ -86,7 +85,7 @@ async def test_a_spec_that_the_operator_refuses(kubernetes, namespace):
     assert "the KubeRay operator refuses the spec" in text
     assert caught.value.data["cause"] == "invalid spec"
     assert time.monotonic() - began < 30
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_an_operator_that_is_scaled_to_zero(kubernetes, namespace):
@@ -97,7 +96,7 @@ async def test_an_operator_that_is_scaled_to_zero(kubernetes, namespace):
         assert "The KubeRay operator is scaled to zero (Deployment kuberay-system/kuberay-operator)" in show(
             caught.value
         )
-        assert nothing_made(scene)
+        assert left_over(scene) == []
         # Who may not look at Deployments is told what can be known.
         kubeconfig = kubernetes.service_account_kubeconfig(namespace, ROLE)
         scene = Scene(kubernetes, namespace, kubeconfig=kubeconfig)
@@ -105,7 +104,7 @@ async def test_an_operator_that_is_scaled_to_zero(kubernetes, namespace):
             await scene.set_up(scene.spec(HEAD_ONLY), operator_seconds=3)
         assert "no KubeRay operator has taken notice of RayCluster" in show(caught.value)
         assert caught.value.data["cause"] == "operator not running"
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_head_that_is_killed_for_memory(kubernetes, namespace):
@@ -116,7 +115,7 @@ async def test_a_head_that_is_killed_for_memory(kubernetes, namespace):
     text = show(caught.value)
     assert "was killed for memory (OOMKilled, its limit is 96Mi" in text
     assert "a Ray head needs 2 GiB" in text
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_head_whose_command_fails_shows_its_last_lines(kubernetes, namespace):
@@ -127,7 +126,7 @@ async def test_a_head_whose_command_fails_shows_its_last_lines(kubernetes, names
     text = show(caught.value)
     assert "ends again and again" in text
     assert "--no-such-parameter" in text
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_used_up_quota(kubernetes, namespace):
@@ -150,7 +149,7 @@ async def check_a_used_up_quota(kubernetes, namespace):
     text = show(caught.value)
     assert "exceeded quota: small" in text
     assert caught.value.data["cause"] == "quota"
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_namespaces_that_are_missing_or_forbidden(kubernetes, namespace):
@@ -169,7 +168,7 @@ async def test_namespaces_that_are_missing_or_forbidden(kubernetes, namespace):
         assert f"in namespace {elsewhere!r}" in text
         assert "provider-role.yaml" in text
         assert not caught.value.retryable
-        assert nothing_made(scene)
+        assert left_over(scene) == []
 
 
 async def test_a_field_that_the_definitions_here_do_not_know(kubernetes, namespace):
@@ -181,7 +180,7 @@ async def test_a_field_that_the_definitions_here_do_not_know(kubernetes, namespa
     assert "Kubernetes does not know `spec.tlsOptions" in text
     assert "KubeRay 1.7.0 and newer" in text
     assert "would drop it without a word" in text
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_values_that_the_chart_refuses(kubernetes, namespace):
@@ -195,7 +194,7 @@ async def test_values_that_the_chart_refuses(kubernetes, namespace):
     with pytest.raises(ConfigurationError) as unknown:
         await scene.set_up(scene.spec(values(HEAD_ONLY, imgae={"tag": "x"}), strict=True))
     assert "The chart has no value `imgae`. Did you mean `image`?" in show(unknown.value)
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_charts_that_can_not_be_fetched(kubernetes, namespace, tmp_path):
@@ -209,7 +208,7 @@ async def test_charts_that_can_not_be_fetched(kubernetes, namespace, tmp_path):
     with pytest.raises(ConfigurationError) as broken:
         await scene.set_up(scene.spec(HEAD_ONLY, chart=str(tmp_path)))
     show(broken.value)
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_helm_killed_in_the_middle_and_the_task_retried(kubernetes, namespace, tmp_path):
@@ -256,6 +255,9 @@ spec:
     assert "was left pending-install: mending it" in scene.text
     assert await scene.delete(handle) is True
     assert not kubernetes.exists("secret", "-n", namespace, "-l", f"owner=helm,name={name}")
+    # Hooks are not part of a release.
+    kubernetes.kubectl("delete", "job", "never", "-n", namespace, "--cascade=foreground", "--ignore-not-found")
+    kubernetes.kubectl("wait", "--for=delete", "pod", "-l", "job-name=never", "-n", namespace, "--timeout=40s")
 
 
 async def test_an_api_server_that_is_restarted_while_waiting(kubernetes, namespace):
@@ -281,7 +283,7 @@ async def test_a_set_up_that_is_cancelled_while_it_waits(kubernetes, namespace):
         await task
     # A task that is killed has 5 s until SIGKILL.
     assert time.monotonic() - began < 5
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace):
@@ -309,7 +311,7 @@ async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace):
         "patch", "raycluster", spec.name, "-n", namespace, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
     )
     await delete_cluster(scene.access, **again, timeout=30)
-    assert nothing_made(scene)
+    assert left_over(scene) == []
 
 
 async def test_what_a_wrong_access_says(kubernetes, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from ray_provider.clusters.kube import open_kube
@@ -21,24 +23,27 @@ async def test_the_version_is_found_out_by_what_is_known(kubernetes, namespace):
     assert any("upgradeStrategy" in words for words in found.lacks) == (kuberay != "1.6.1")
 
 
-async def test_a_cluster_of_each_version(kubernetes, namespace):
-    kuberay = kubernetes.kuberay_version
-    scene = Scene(kubernetes, namespace)
-    given = HEAD_AND_WORKER
-    if kuberay == "1.4.2":
-        with pytest.raises(ConfigurationError) as caught:
-            await scene.set_up(scene.spec(HEAD_ONLY))
-        assert "token authentication needs KubeRay 1.5.1 or newer" in str(caught.value)
-        assert "lacks:" in scene.text
-        given = values(given, authOptions={"mode": "disabled"})
-    handle = await scene.set_up(scene.spec(given, name="ray-lasting"))
-    assert handle.auth.kind == ("none" if kuberay == "1.4.2" else "secret")
-    assert "hello" in await scene.job(handle, "echo hello")
-    scene.lines.clear()
-    changed = values(given, worker__resources__requests__memory="600Mi")
-    await scene.set_up(scene.spec(changed, name="ray-lasting", update_if_exists=True))
-    rolled = "pods are replaced" in scene.text
-    assert rolled == (kuberay == "1.6.1")
-    assert rolled or "can't roll changes out (1.6.0 can)" in scene.text
-    assert await scene.delete(handle) is True
-    assert scene.left(handle.name) == []
+# With the version that is tested all day, the other modules say this and more.
+if os.environ.get("KUBERAY_VERSION"):
+
+    async def test_a_cluster_of_each_version(kubernetes, namespace):
+        kuberay = kubernetes.kuberay_version
+        scene = Scene(kubernetes, namespace)
+        given = HEAD_AND_WORKER
+        if kuberay == "1.4.2":
+            with pytest.raises(ConfigurationError) as caught:
+                await scene.set_up(scene.spec(HEAD_ONLY))
+            assert "token authentication needs KubeRay 1.5.1 or newer" in str(caught.value)
+            assert "lacks:" in scene.text
+            given = values(given, authOptions={"mode": "disabled"})
+        handle = await scene.set_up(scene.spec(given, name="ray-lasting"))
+        assert handle.auth.kind == ("none" if kuberay == "1.4.2" else "secret")
+        assert "hello" in await scene.job(handle, "echo hello")
+        scene.lines.clear()
+        changed = values(given, worker__resources__requests__memory="600Mi")
+        await scene.set_up(scene.spec(changed, name="ray-lasting", update_if_exists=True))
+        rolled = "pods are replaced" in scene.text
+        assert rolled == (kuberay == "1.6.1")
+        assert rolled or "can't roll changes out (1.6.0 can)" in scene.text
+        assert await scene.delete(handle) is True
+        assert scene.left(handle.name) == []

@@ -228,6 +228,10 @@ def make_command(
             argv = [executable, *(str(part) for part in command)]
             if labels and command[0] == "upgrade":
                 argv += ["--labels", ",".join(f"{key}={value}" for key, value in labels.items())]
+            if command[0] == "uninstall":
+                # The RayCluster stays, as one that is being deleted, until its pods are gone. Deleted at once, the
+                # operator may not know it yet when it sees the first pod go, and make another one.
+                argv += ["--cascade", "foreground"]
             code, out, err = await run_helm(argv, stdin=input, env=env, redact=redact)
             if code == 0:
                 return out

@@ -200,9 +200,9 @@ class Kube:
         return done
 
     async def delete(self, path: str) -> bool:
-        """Delete an object. Tells whether there was one."""
+        """Delete an object, after what depends on it. Tells whether there was one."""
         try:
-            await self.request("DELETE", path, query={"propagationPolicy": "Background"})
+            await self.request("DELETE", path, query={"propagationPolicy": "Foreground"})
         except KubernetesError as error:
             if error.status == 404:
                 return False
