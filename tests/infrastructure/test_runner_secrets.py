@@ -8,6 +8,7 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
@@ -99,7 +100,7 @@ class Watcher(threading.Thread):
                 if folder.stat().st_mode & 0o077:
                     self.open_files.add(str(folder))
 
-    def __enter__(self) -> Watcher:
+    def __enter__(self) -> Self:
         self.start()
         return self
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ _T = TypeVar("_T")
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _IMPERSONATED_SECONDS = 3600
+_REQUEST_SECONDS = 60.0
+#: gcloud's variable for another address of the API (a private endpoint). Plain ``http://`` is for emulators.
+ENDPOINT_VARIABLE = "CLOUDSDK_API_ENDPOINT_OVERRIDES_CONTAINER"
 #: If google-auth does not say when a token ends.
 _UNKNOWN_SECONDS = 600.0
 
@@ -114,8 +118,19 @@ def _refresh(credentials: Any) -> Token:
 def _get(cluster: GkeCluster, credentials: Any, client: Any) -> Any:
     from google.cloud import container_v1
 
-    own = client or container_v1.ClusterManagerClient(credentials=credentials)
-    return own.get_cluster(name=cluster.path)
+    if client is None:
+        endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
+        if endpoint.startswith("http://"):
+            import grpc
+            from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerGrpcTransport
+
+            channel = grpc.insecure_channel(endpoint.removeprefix("http://"))
+            client = container_v1.ClusterManagerClient(transport=ClusterManagerGrpcTransport(channel=channel))
+        else:
+            options = {"api_endpoint": endpoint.removeprefix("https://")} if endpoint else None
+            client = container_v1.ClusterManagerClient(credentials=credentials, client_options=options)
+    with client:
+        return client.get_cluster(name=cluster.path, timeout=_REQUEST_SECONDS)
 
 
 def _google_credentials(cluster: GkeCluster, given: Credentials | None) -> Any:

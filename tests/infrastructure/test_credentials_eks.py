@@ -1,0 +1,201 @@
+"""Credentials for EKS: the token is checked as a cluster would check it, by asking the emulated STS who is calling."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
+from xml.etree import ElementTree
+
+import pytest
+
+from ray_provider.clusters.access import Credential, KubernetesAccess
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.infrastructure.eks import EksCluster, eks_credentials, eks_token
+from ray_provider.infrastructure.errors import TerraformCredentialsError
+from tests.infrastructure.lab.aws_server import CREDENTIALS, REGION, AwsServer
+
+PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+ENDPOINT = "https://10.0.0.1"
+
+
+@pytest.fixture(scope="module")
+def aws() -> Iterator[AwsServer]:
+    with AwsServer(cluster_endpoint=ENDPOINT, cluster_ca_data=base64.b64encode(PEM.encode()).decode()) as server:
+        role = server.client("iam").create_role(RoleName="ray", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        server.client("eks").create_cluster(name="c1", roleArn=role, resourcesVpcConfig={"subnetIds": ["a", "b"]})
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def environment(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("AWS_"):
+            monkeypatch.delenv(name)
+    for name, value in aws.env.items():
+        monkeypatch.setenv(name, value)
+
+
+def opened(token: str) -> str:
+    assert token.startswith("k8s-aws-v1.")
+    body = token.removeprefix("k8s-aws-v1.")
+    assert "=" not in body
+    return base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)).decode()
+
+
+def who(aws: AwsServer, token: str) -> str:
+    """Ask as a cluster does: follow the address, with the cluster's name as header.
+
+    moto routes by the Authorization header alone, and checks no signature: the one in the address is put there too.
+    """
+    parts = urlsplit(opened(token))
+    assert f"http://{parts.netloc}" == aws.url
+    scope = parse_qs(parts.query)["X-Amz-Credential"][0]
+    request = urllib.request.Request(
+        opened(token),
+        headers={
+            "x-k8s-aws-id": "c1",
+            "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0",
+        },
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        tree = ElementTree.fromstring(answer.read())
+    return next(str(element.text) for element in tree.iter() if element.tag.endswith("Arn"))
+
+
+def signature(url: str, secret: str, cluster: str) -> str:
+    """Sign an address as AWS does when it checks one: Signature Version 4, written down from its documentation."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    query.pop("X-Amz-Signature")
+    canonical_query = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
+    canonical = "\n".join(
+        [
+            "GET",
+            parts.path,
+            canonical_query,
+            f"host:{parts.netloc}",
+            f"x-k8s-aws-id:{cluster}",
+            "",
+            "host;x-k8s-aws-id",
+            hashlib.sha256(b"").hexdigest(),
+        ]
+    )
+    scope = query["X-Amz-Credential"].split("/", 1)[1]
+    text = "\n".join(["AWS4-HMAC-SHA256", query["X-Amz-Date"], scope, hashlib.sha256(canonical.encode()).hexdigest()])
+    key = b"AWS4" + secret.encode()
+    for part in scope.split("/"):
+        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+async def test_the_cluster_is_found_and_the_token_is_taken(aws: AwsServer) -> None:
+    found = await eks_credentials(EksCluster("c1", REGION))
+    assert (found.endpoint, found.ca_data, found.name) == (ENDPOINT, PEM, "c1")
+    token = await found.token_provider(False)
+    assert ":iam::123456789012:" in who(aws, token) or ":sts::123456789012:" in who(aws, token)
+    signed = parse_qs(urlsplit(opened(token)).query)
+    assert signed["Action"] == ["GetCallerIdentity"]
+    assert signed["X-Amz-SignedHeaders"] == ["host;x-k8s-aws-id"]
+    assert signed["X-Amz-Expires"] == ["60"]
+    assert signed["X-Amz-Signature"] == [signature(opened(token), CREDENTIALS["AWS_SECRET_ACCESS_KEY"], "c1")]
+    assert signed["X-Amz-Signature"] != [signature(opened(token), CREDENTIALS["AWS_SECRET_ACCESS_KEY"], "c2")]
+    assert token not in repr(found)
+    assert await found.token_provider(False) == token
+
+
+async def test_a_role_is_assumed_first(aws: AwsServer) -> None:
+    found = await eks_credentials(EksCluster("c1", REGION, role_arn="arn:aws:iam::123456789012:role/ray"))
+    token = await found.token_provider(False)
+    assert ":assumed-role/ray/airflow-ray" in who(aws, token)
+    assert "X-Amz-Security-Token" in opened(token)
+
+
+async def test_a_session_of_an_airflow_connection_stays_in_this_process(aws: AwsServer) -> None:
+    import boto3
+
+    found = await eks_credentials(EksCluster("c1", REGION), session=boto3.Session(region_name=REGION))
+    assert found.exec_arguments is None
+    with pytest.raises(ConfigurationError, match="can't be handed on"):
+        found.kubeconfig()
+
+
+async def test_errors_name_the_field() -> None:
+    with pytest.raises(ConfigurationError, match=r"no EKS cluster c2 in us-east-1 \(cluster_name, region\)"):
+        await eks_credentials(EksCluster("c2", REGION))
+    with pytest.raises(ConfigurationError, match="cluster_name"):
+        await eks_credentials(EksCluster("", REGION))
+
+
+async def test_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    with pytest.raises(TerraformCredentialsError, match="aws_conn_id"):
+        await eks_credentials(EksCluster("c1", REGION))
+
+
+async def test_a_kubeconfig_without_a_token_works_for_other_programs(aws: AwsServer) -> None:
+    found = await eks_credentials(EksCluster("c1", REGION))
+    config = found.kubeconfig()
+    assert "k8s-aws" not in json.dumps(config)
+    plugin = config["users"][0]["user"]["exec"]
+    done = await asyncio.to_thread(
+        subprocess.run, [plugin["command"], *plugin["args"]], capture_output=True, text=True, check=True
+    )
+    printed = json.loads(done.stdout)
+    assert printed["kind"] == "ExecCredential"
+    assert ":iam::" in who(aws, printed["status"]["token"]) or ":sts::" in who(aws, printed["status"]["token"])
+    # And our own client takes it too.
+    access = KubernetesAccess(kubeconfig=config)
+    headers = await Credential(access.resolve()).headers()
+    assert headers["Authorization"].startswith("Bearer k8s-aws-v1.")
+
+
+def test_the_exec_plugin_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    arguments = [
+        sys.executable,
+        "-m",
+        "ray_provider.infrastructure.exec_plugin",
+        "eks",
+        "--name",
+        "c1",
+        "--region",
+        REGION,
+    ]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert "AWS does not let us" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_token_ends_with_the_role_that_signed_it(aws: AwsServer) -> None:
+    from datetime import UTC, datetime, timedelta
+
+    token = eks_token(EksCluster("c1", REGION))
+    assert 850 < token.expires - time.time() <= 900
+
+    class Credentials:
+        access_key, secret_key, token = "AKIA", "s", "t"
+        _expiry_time = datetime.now(tz=UTC) + timedelta(minutes=5)
+
+        def get_frozen_credentials(self) -> Any:
+            return self
+
+    import boto3
+
+    session = boto3.Session(region_name=REGION)
+    session.get_credentials = Credentials  # type: ignore[method-assign,assignment]
+    assert eks_token(EksCluster("c1", REGION), session=session).expires - time.time() < 301
