@@ -54,11 +54,11 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-functions test-faults test-infrastructure ## what has to pass before a change lands
+test: lint test-unit test-helm test-functions test-faults test-terraform ## what has to pass before a change lands
 	@echo "make test: all stages passed"
 
 .PHONY: test-all
-test-all: test test-integration test-compat test-kubernetes ## the same, and all that takes longer
+test-all: test test-infrastructure test-integration test-compat test-kubernetes ## the same, and all that takes longer
 	@echo "make test-all: all stages passed"
 
 .PHONY: system
@@ -108,6 +108,12 @@ test-compat: .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## the o
 	@echo "== Airflow 2.11 and 3.1"
 	@scripts/isolated .venv-airflow-2.11/bin/python tests/compat/run_compat.py
 	@scripts/isolated .venv-airflow-3.1/bin/python tests/compat/run_compat.py
+
+.PHONY: test-terraform
+test-terraform: $(VENV)/.installed ## the EKS module, applied to an emulated AWS by the real provider
+	@echo "== Terraform: EKS"
+	@$(BIN)/python -m tests.support.terraform
+	@$(BIN)/python -m pytest tests/infrastructure/test_eks_apply.py
 
 .PHONY: test-infrastructure
 test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
