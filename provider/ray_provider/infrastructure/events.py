@@ -15,6 +15,8 @@ PROGRESS_EVERY_SECONDS = 60.0
 _SILENT = frozenset(
     {"version", "resource_drift_noop", "refresh_start", "refresh_complete", "ephemeral_op_progress", "init_output"}
 )
+#: Printed as plain text even in JSON mode.
+_PLAIN_NOISE = ("Successfully configured the backend", "use this backend unless the backend configuration changes")
 _INIT_WORTH_SAYING = ("Installing ", "Installed ", "Using previously-installed", "Downloading ")
 
 Sink = Callable[[str], None]
@@ -97,7 +99,8 @@ class EventReader:
         try:
             event = json.loads(line)
         except ValueError:
-            self.say(line)
+            if not line.startswith(_PLAIN_NOISE):
+                self.say(line)
             return
         if not isinstance(event, dict):
             self.say(line)

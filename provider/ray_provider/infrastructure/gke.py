@@ -121,7 +121,7 @@ def _get(cluster: GkeCluster, credentials: Any, client: Any) -> Any:
     if client is None:
         endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
         if endpoint.startswith("http://"):
-            import grpc
+            import grpc  # type: ignore[import-untyped]
             from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerGrpcTransport
 
             channel = grpc.insecure_channel(endpoint.removeprefix("http://"))

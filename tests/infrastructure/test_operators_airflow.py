@@ -1,0 +1,69 @@
+"""Infrastructure from a DAG on a real Airflow: its whole life, and a task that is marked failed in the middle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ray_provider.testing import AirflowStack
+from tests.infrastructure.runner_modules import Module, make_module, private_folders, wait_for
+from tests.support.terraform import need_terraform
+
+SECRET = "planted-in-a-connection-4711"
+
+
+@pytest.fixture(scope="module")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    return make_module(tmp_path_factory.mktemp("module"))
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, module: Module) -> Iterator[AirflowStack]:
+    home = tmp_path_factory.mktemp("airflow")
+    env = {
+        "TEST_MODULE": str(module.folder),
+        "TEST_STATE": str(module.state.parent),
+        "TEST_TERRAFORM": str(need_terraform().path),
+    }
+    with AirflowStack(home, dags_folder=Path(__file__).parent / "dags_runner", env=env) as running:
+        running.client.add_connection("planted", "generic", host="h", password=SECRET)
+        yield running
+
+
+def test_a_whole_life(stack: AirflowStack, module: Module) -> None:
+    client = stack.client
+    run_id = client.trigger_run("infrastructure_life")
+    assert client.wait_run("infrastructure_life", run_id, state="success", timeout=180)["state"] == "success"
+    log = client.log_text("infrastructure_life", run_id, "set_up")
+    assert "Plan: 2 to create, 0 to change, 0 to replace, 0 to destroy." in log
+    assert "terraform_data.first[0]: created after 0 s" in log
+    handle = client.xcom("infrastructure_life", run_id, "set_up")
+    assert handle["outputs"] == {"cluster_name": "e2e"}
+    assert client.xcom("infrastructure_life", run_id, "delete") == {"destroyed": 2}
+    log += client.log_text("infrastructure_life", run_id, "delete")
+    for task in client.task_instances("infrastructure_life", run_id):
+        log += json.dumps(task)
+    assert SECRET not in log + json.dumps(handle)
+    state = json.loads((module.state.parent / "life" / "terraform.tfstate").read_text())
+    assert state["resources"] == []
+
+
+def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, module: Module) -> None:
+    client = stack.client
+    before = private_folders()
+    run_id = client.trigger_run("infrastructure_killed")
+    state = module.state.parent / "killed" / "terraform.tfstate"
+    lock = state.with_name(".terraform.tfstate.lock.info")
+    client.wait_until(
+        "Terraform is in the middle of its apply",
+        lambda: "terraform_data.slow[0]: creating" in client.log_text("infrastructure_killed", run_id, "set_up"),
+        timeout=120,
+    )
+    assert lock.exists()
+    client.set_state("infrastructure_killed", run_id, "set_up", "failed")
+    wait_for(lambda: not lock.exists() and private_folders() <= before, seconds=60)
+    data = json.loads(state.read_text())
+    assert [item["name"] for item in data["resources"] if item["instances"]][0] == "first"
