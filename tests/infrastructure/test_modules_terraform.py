@@ -69,7 +69,7 @@ def test_valid(folder: str, aws: Workspace, google: Workspace) -> None:
 @pytest.mark.parametrize("folder", TESTED)
 def test_own_tests(folder: str, aws: Workspace, google: Workspace) -> None:
     target = at(folder, aws, google)
-    done = target.run("test", "-no-color", check=False)
+    done = target.run("test", "-no-color", check=False, timeout=580)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     match = re.search(r"Success! (\d+) passed, 0 failed", done.stdout)
     assert match is not None, done.stdout

@@ -15,12 +15,14 @@ Where things are looked for, in this order:
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import os
 import platform
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -383,8 +385,33 @@ def mirror_aws_provider(program: Program) -> Path:
     return final
 
 
+def checkov() -> Path | None:
+    """Give checkov, if the cache has it."""
+    lock = (ROOT / "requirements" / "checkov.txt").read_bytes()
+    program = cache_dir("checkov", hashlib.sha256(lock).hexdigest()[:16], "bin", "checkov")
+    return program if program.exists() else None
+
+
+def install_checkov() -> None:
+    """Install checkov as locked, in an environment of its own: it pins much that others need newer."""
+    if checkov():
+        return
+    lock = ROOT / "requirements" / "checkov.txt"
+    final = cache_dir("checkov", hashlib.sha256(lock.read_bytes()).hexdigest()[:16])
+    shutil.rmtree(final, ignore_errors=True)
+    # A virtual environment can't be renamed: checkov itself comes last, so that a half-made one has none.
+    subprocess.run([sys.executable, "-m", "venv", str(final)], check=True)
+    python = str(final / "bin" / "python")
+    subprocess.run(
+        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", str(lock)],
+        check=True,
+    )
+
+
 def prepare() -> None:
     """Get what this machine lacks, while there is a network."""
+    from tests.infrastructure.lab import schemas
+
     if find_terraform() is None:
         build_opentofu()
     program = find_terraform()
@@ -393,6 +420,9 @@ def prepare() -> None:
     if find_mirror() is None:
         mirror_aws_provider(program)
     print(f"{program} at {program.path}; AWS provider {', '.join(provider_versions(find_mirror()))} in {find_mirror()}")
+    schemas.prepare()
+    install_checkov()
+    print(f"checkov at {checkov()}")
 
 
 if __name__ == "__main__":

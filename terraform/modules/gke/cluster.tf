@@ -17,6 +17,9 @@ resource "google_container_cluster" "this" {
   datapath_provider        = var.autopilot ? null : "ADVANCED_DATAPATH"
   enable_shielded_nodes    = var.autopilot ? null : true
 
+  # Flow logs see the traffic between pods of one node, too.
+  enable_intranode_visibility = var.autopilot ? null : true
+
   ip_allocation_policy {
     cluster_secondary_range_name  = local.pod_range
     services_secondary_range_name = local.service_range
