@@ -66,9 +66,8 @@ class RayHead:
         self.token = token
         self.num_cpus = num_cpus
         self.extra_env = env or {}
-        ports = free_ports(9)
-        self.port = dashboard_port or ports[0]
-        self._ports = ports[1:]
+        first, self._autoscaler_metrics, self._dashboard_metrics, *self._ports = free_ports(11)
+        self.port = dashboard_port or first
         self._process: subprocess.Popen[bytes] | None = None
         self._started: list[psutil.Process] = []
         self.folder = Path("/nonexistent")
@@ -120,6 +119,12 @@ class RayHead:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         environment |= {
             "RAY_USAGE_STATS_ENABLED": "0",
+            # Makes Ray take 127.0.0.1 for what it is: else it binds every interface.
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+            # Fixed ports otherwise: the second Ray on a machine would not get them, and end.
+            "AUTOSCALER_METRIC_PORT": str(self._autoscaler_metrics),
+            "DASHBOARD_METRIC_PORT": str(self._dashboard_metrics),
+            "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
             # On a busy machine the dashboard takes its time.
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",

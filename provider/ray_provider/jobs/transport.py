@@ -85,6 +85,7 @@ def endpoint_key(endpoint: RayEndpoint) -> tuple[Any, ...]:
         tuple(sorted(endpoint.cookies.items())),
         endpoint.tls,
         endpoint.auth,
+        endpoint.ssl_context,  # it may hold a client's certificate, which is a credential as well
     )
 
 
