@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ray_provider.jobs import loglines
@@ -102,6 +102,7 @@ def oracle(data: bytes) -> list[str]:
     return [clean(line.rstrip(b"\r").rpartition(b"\r")[2].decode("utf-8", "replace")) for line in lines]
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.binary(max_size=300) | st.text(max_size=200).map(str.encode), st.lists(st.integers(0, 300), max_size=8))
 def test_the_same_lines_wherever_it_is_cut(data, cuts):
     edges = [0, *sorted(min(each, len(data)) for each in cuts), len(data)]
@@ -111,6 +112,7 @@ def test_the_same_lines_wherever_it_is_cut(data, cuts):
     assert not batches or batches[-1].end_offset == len(data)
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.binary(max_size=60) | st.text(max_size=30).map(str.encode), max_size=8), st.data())
 def test_long_lines_and_resuming_at_any_batch(parts, draw):
     """With a small limit, so that every line is a long one: nothing twice, nothing lost, from any offset on."""

@@ -85,7 +85,7 @@ async def test_the_end_is_known_soon(api, client):
         await watch.outcome()
         took.append(time.monotonic() - ended)
     assert sorted(took)[2] < 0.5
-    assert max(took) < 1
+    assert max(took) < 2
 
 
 async def test_failure_is_explained(api, client):
