@@ -61,6 +61,7 @@ class ClusterView:
     cluster: Json | None = None
     was_there: bool = False
     pods: dict[str, Json] = field(default_factory=dict)
+    pods_known: bool = False
     events: dict[str, Json] = field(default_factory=dict)
     stale_events: dict[str, str] = field(default_factory=dict)
     operator: Operator | None = None
@@ -82,7 +83,8 @@ class ClusterView:
         status = cluster.get("status") or {}
         if int(status.get("observedGeneration") or 0) < int(cluster["metadata"].get("generation") or 1):
             return "the operator's notice"
-        if stale_pods & self.pods.keys():
+        # Pods that were not listed yet are not gone.
+        if stale_pods and (not self.pods_known or stale_pods & self.pods.keys()):
             return "the end of pods of the former version"
         if not self._head_ready(cluster, status):
             return "the head"
@@ -209,6 +211,7 @@ class ReadinessWatch:
     def _on_pod(self, event: WatchEvent) -> None:
         if event.type == "SYNC":
             self.view.pods = {item["metadata"]["uid"]: item for item in event.items}
+            self.view.pods_known = True
         elif event.type == "DELETED":
             self.view.pods.pop(event.object["metadata"]["uid"], None)
         else:
