@@ -84,7 +84,7 @@ run "pools_become_worker_groups" {
   }
 
   assert {
-    condition     = keys(output.ray_helm_values.additionalWorkerGroups) == tolist(["cpu"])
+    condition     = join(",", keys(output.ray_helm_values.additionalWorkerGroups)) == "cpu"
     error_message = "Each pool but the system's must become a worker group."
   }
 

@@ -59,7 +59,7 @@ run "pools_become_worker_groups" {
   }
 
   assert {
-    condition     = keys(output.ray_helm_values.additionalWorkerGroups) == tolist(["l4"])
+    condition     = join(",", keys(output.ray_helm_values.additionalWorkerGroups)) == "l4"
     error_message = "Each pool but the system's must become a worker group."
   }
 

@@ -9,10 +9,13 @@ locals {
 
   # What a node really has: inferred, or said for a machine that can have any.
   hardware = {
-    for name, pool in var.pools : name => local.inferred[name] != null ? local.inferred[name] : try(
-      { resource = startswith(pool.machine_type, "ct") ? "google.com/tpu" : "nvidia.com/gpu", type = tostring(pool.accelerator.type), count = tonumber(pool.accelerator.count) },
-      null,
-    )
+    for name, pool in var.pools : name => local.inferred[name] != null ? local.inferred[name] : one([
+      for said in [pool.accelerator] : {
+        resource = startswith(pool.machine_type, "ct") ? "google.com/tpu" : "nvidia.com/gpu"
+        type     = said.type
+        count    = said.count
+      } if try(said.type != null && said.count != null, false)
+    ])
   }
 
   # What Kubernetes sees of it: a shared GPU counts once for each client.

@@ -25,7 +25,7 @@ run "a_group_for_each_pool_but_the_heads" {
   command = plan
 
   assert {
-    condition     = keys(output.values.additionalWorkerGroups) == tolist(["gpu"])
+    condition     = join(",", keys(output.values.additionalWorkerGroups)) == "gpu"
     error_message = "The head's pool is no worker group."
   }
   assert {
@@ -47,7 +47,7 @@ run "without_pools_the_charts_own_group_stays" {
   }
 
   assert {
-    condition     = keys(output.values) == tolist(["head"])
+    condition     = join(",", keys(output.values)) == "head"
     error_message = "Nothing but the head may be said."
   }
 }
