@@ -13,7 +13,7 @@ PROGRESS_EVERY_SECONDS = 60.0
 
 #: What terraform prints in JSON mode and nobody needs to see.
 _SILENT = frozenset(
-    {"version", "resource_drift_noop", "refresh_start", "refresh_complete", "ephemeral_op_progress", "init_output"}
+    {"version", "resource_drift", "refresh_start", "refresh_complete", "ephemeral_op_progress", "init_output"}
 )
 #: Printed as plain text even in JSON mode.
 _PLAIN_NOISE = ("Successfully configured the backend", "use this backend unless the backend configuration changes")
@@ -145,11 +145,6 @@ class EventReader:
                 f"  {_SIGNS.get(action, ' ')} {address}: {action}"
                 + (f" ({str(reason).replace('_', ' ')})" if reason else "")
             )
-
-    def _on_resource_drift(self, event: Mapping[str, Any]) -> None:
-        change = event.get("change") or {}
-        address = (change.get("resource") or {}).get("addr", "?")
-        self.say(f"  ! {address}: changed outside of Terraform ({change.get('action', '?')})")
 
     def _on_apply_start(self, event: Mapping[str, Any]) -> None:
         hook = event.get("hook") or {}

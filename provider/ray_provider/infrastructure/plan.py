@@ -53,7 +53,7 @@ class PlanSummary:
     """What a plan would do.
 
     :param changes: the resources that would be created, updated, replaced, deleted, imported, moved or forgotten.
-    :param drift: resources that were changed outside of Terraform since its last run.
+    :param drift: resources that were deleted, or whose values were changed, outside of Terraform since its last run.
     :param outputs_changed: names of outputs that would change.
     :param destroy: whether this is the plan of a destroy.
     """
@@ -68,7 +68,9 @@ class PlanSummary:
         """Read ``terraform show -json PLAN``. Values are left out: they may be secret."""
         return cls(
             changes=tuple(_changes(plan.get("resource_changes") or ())),
-            drift=tuple(_changes(plan.get("resource_drift") or ())),
+            drift=tuple(
+                change for change in _changes(plan.get("resource_drift") or (), drift=True) if _is_news(change)
+            ),
             outputs_changed=tuple(
                 sorted(
                     name
@@ -205,7 +207,11 @@ def _because(change: PlannedChange) -> str:
     return f" ({': '.join(parts)})" if parts else ""
 
 
-def _changes(found: Iterable[Mapping[str, Any]]) -> Iterable[PlannedChange]:
+def _is_news(change: PlannedChange) -> bool:
+    return change.action != "update" or bool(change.attributes)
+
+
+def _changes(found: Iterable[Mapping[str, Any]], *, drift: bool = False) -> Iterable[PlannedChange]:
     for item in found:
         change = item.get("change") or {}
         action = _action(change.get("actions") or (), item)
@@ -216,7 +222,7 @@ def _changes(found: Iterable[Mapping[str, Any]]) -> Iterable[PlannedChange]:
             type=str(item.get("type", "")),
             action=action,
             reason=str(item.get("action_reason", "")).replace("_", " "),
-            attributes=tuple(_differences(change, replacing=action == "replace")),
+            attributes=tuple(_drifted(change) if drift else _differences(change, replacing=action == "replace")),
         )
 
 
@@ -242,6 +248,28 @@ def _differences(change: Mapping[str, Any], *, replacing: bool) -> list[str]:
     if isinstance(unknown, Mapping):
         names |= {name for name, value in unknown.items() if value is True and name in before}
     return sorted(names)
+
+
+def _drifted(change: Mapping[str, Any]) -> list[str]:
+    """Name the attributes whose values were changed or taken away outside.
+
+    What was empty and is filled now doesn't count: clouds and providers do that by themselves after every apply, to
+    dozens of resources. Where such a value matters, the module says so, and the plan has a change for it.
+    """
+    before, after = change.get("before"), change.get("after")
+    if not isinstance(before, Mapping) or not isinstance(after, Mapping):
+        return []
+    return sorted(name for name, value in before.items() if _was_changed(value, after.get(name)))
+
+
+def _was_changed(before: Any, after: Any) -> bool:
+    if before in (None, "", [], {}):
+        return False
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        return any(_was_changed(value, after.get(name)) for name, value in before.items())
+    if isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        return any(_was_changed(old, new) for old, new in zip(before, after, strict=True))
+    return bool(before != after)
 
 
 def _state_resources(module: Mapping[str, Any]) -> list[str]:
