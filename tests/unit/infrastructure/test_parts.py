@@ -292,3 +292,21 @@ def test_a_backends_secrets_are_kept_out_of_what_is_shown(tmp_path: Path) -> Non
 def test_workspaces_of_a_local_state_lie_beside_it() -> None:
     backend = Backend.parse({"type": "local", "path": "/states/ray.tfstate"})
     assert backend.config["workspace_dir"] == "/states/terraform.tfstate.d"
+
+
+@pytest.mark.parametrize("name", ["eks", "gke"])
+def test_the_examples_variables_are_the_modules(name: str) -> None:
+    """The examples are imported by their own test; here their variables are checked against the modules."""
+    import importlib.util
+
+    from ray_provider.infrastructure.declared import check_variables
+
+    path = Path(__file__).parents[3] / "examples" / "dags" / f"ray_infrastructure_{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    operator = module.infrastructure.operator if hasattr(module.infrastructure, "operator") else module.infrastructure
+    folder = Path(ModuleSource.parse(operator.module).location)
+    check_variables(read_declared(folder), operator.variables, elsewhere={})

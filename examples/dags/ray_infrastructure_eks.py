@@ -1,0 +1,88 @@
+"""From nothing to a result and back, on AWS: an EKS cluster by Terraform, Ray on it by Helm, a job, and all of it gone.
+
+Needs an `aws` connection (or a worker with a role), a bucket for Terraform's state, and a `ray` connection whose backend
+is `kubernetes`. Terraform 1.9 or newer (or OpenTofu) is on the worker. A cluster takes 15 to 20 minutes; the machines
+with GPUs come when Ray asks for them, and go afterwards.
+"""
+
+from __future__ import annotations
+
+import os
+
+import pendulum
+
+try:
+    from airflow.sdk import DAG
+except ImportError:  # Airflow 2
+    from airflow import DAG
+
+from ray_provider.operators import (
+    DeleteRayCluster,
+    DeleteRayInfrastructure,
+    SetupRayCluster,
+    SetupRayInfrastructure,
+    SubmitRayJob,
+)
+
+NAME = "ray-airflow"
+REGION = os.environ.get("AWS_REGION", "eu-west-1")
+AWS = os.environ.get("RAY_EXAMPLE_AWS_CONN_ID") or None
+CONNECTION = "ray_default"
+
+with DAG(
+    "ray_infrastructure_eks",
+    schedule=None,
+    start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
+    catchup=False,
+    max_active_runs=1,
+    tags=["ray", "example", "terraform", "eks"],
+):
+    infrastructure = SetupRayInfrastructure(
+        task_id="infrastructure",
+        module="eks",
+        variables={
+            "name": NAME,
+            "deletion_protection": False,  # this DAG deletes it again
+            "node_pools": {
+                "cpu": {"machine_type": "m6i.2xlarge", "max": 4},
+                "gpu": {"machine_type": "g5.xlarge", "capacity": "spot", "max": 2},
+            },
+        },
+        providers={"aws": {"region": REGION}},
+        backend={
+            "type": "s3",
+            "bucket": os.environ.get("RAY_EXAMPLE_STATE_BUCKET", "my-terraform-states"),
+            "key": f"{NAME}/terraform.tfstate",
+            "region": REGION,
+            "use_lockfile": True,
+        },
+        aws_conn_id=AWS,
+    )
+
+    cluster = SetupRayCluster(
+        task_id="cluster",
+        conn_id=CONNECTION,
+        infrastructure_values=infrastructure.output["ray_helm_values"],
+        kuberay_operator="install",
+    )
+
+    job = SubmitRayJob(
+        task_id="job",
+        conn_id=CONNECTION,
+        cluster=cluster.output,
+        entrypoint="python -c 'import ray; ray.init(); print(ray.cluster_resources())'",
+        deferrable=True,
+    )
+
+    delete_cluster = DeleteRayCluster(task_id="delete_cluster", conn_id=CONNECTION, cluster=cluster.output)
+
+    delete_infrastructure = DeleteRayInfrastructure(
+        task_id="delete_infrastructure",
+        infrastructure=infrastructure.output,
+        confirm=NAME,
+        providers={"aws": {"region": REGION}},
+        aws_conn_id=AWS,
+    )
+
+    infrastructure >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
+    delete_cluster >> delete_infrastructure.as_teardown(setups=infrastructure)
