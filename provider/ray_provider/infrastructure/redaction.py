@@ -6,6 +6,7 @@ import base64
 import json
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 from urllib.parse import quote
 
@@ -47,6 +48,10 @@ class Redactor:
     def add(self, value: Any) -> None:
         """Remember the strings in a value as secrets."""
         for text in leaves(value):
+            if text.lstrip().startswith("{"):
+                # A key as Google gives it: the private part may show without the rest.
+                with suppress(ValueError):
+                    self.add_named(json.loads(text))
             forms = {text, text.strip(), *(line.strip() for line in text.splitlines() if len(line.strip()) >= 8)}
             for form in tuple(forms):
                 forms.update(_written(form))

@@ -49,7 +49,7 @@ class InfrastructureSpec:
     :param backend: where the state lies.
     :param workspace: Terraform workspace; made if missing.
     :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
-    :param env: environment variables for Terraform, e.g. credentials; all values are masked.
+    :param env: environment variables for Terraform, e.g. credentials; those whose names sound secret are masked.
     :param binary: path or name of ``terraform`` or ``tofu``.
     :param lock_timeout: how long to wait for the state's lock.
     :param parallelism: how many resources at a time.

@@ -100,6 +100,13 @@ def test_short_values_are_left_alone_and_longer_ones_go_first() -> None:
     assert "secret" not in repr(redact)
 
 
+def test_the_secret_part_of_a_key_in_json() -> None:
+    redact = Redactor()
+    redact.add(json.dumps({"type": "service_account", "private_key": "-----BEGIN-----\nplantedline\n-----END-----"}))
+    assert "planted" not in redact("it says plantedline")
+    assert redact("service_account") == "service_account"
+
+
 # ---------------------------------------------------------------- events
 
 
