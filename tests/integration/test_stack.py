@@ -30,7 +30,7 @@ def database(request) -> Iterator[str | None]:
 
 def listening(stack: AirflowStack) -> set[tuple[str, int]]:
     found = set()
-    for process in family(MARK, str(stack.home)):
+    for process in stack.processes():
         for connection in process.net_connections("inet"):
             if connection.status == psutil.CONN_LISTEN or connection.type == 2:
                 found.add((connection.laddr.ip, connection.laddr.port))
@@ -95,9 +95,11 @@ def test_a_stack_from_its_start_to_its_end(database, tmp_path, monkeypatch):
         # One that is in the middle of a task when the stack stops.
         client.trigger_run("stack_waits")
         client.wait_until("the task runs", flag.exists)
-        processes = family(MARK, str(home))
+        processes = stack.processes()
+        assert len(processes) > 5
     assert stack.components == ()
-    assert family(MARK, str(home)) == []
+    assert stack.processes() == []
+    assert stack.leftovers == []
     assert not [process for process in processes if process.is_running()]
 
 

@@ -47,7 +47,10 @@ from ray_provider.jobs.retry import RetryPolicy
 
 Progress = Callable[[str], None]
 
+#: The first pause between two looks at a head that starts, and the longest: a machine that is busy starting Ray has
+#: better things to do than to answer.
 _POLL_SECONDS = 0.25
+_MAX_POLL_SECONDS = 1.0
 #: How long a head that runs may leave us without an answer before it counts as dead.
 _ANSWER_SECONDS = 30.0
 _END_GRACE_SECONDS = 5.0
@@ -304,6 +307,7 @@ async def _wait_ready(
 ) -> None:
     """Wait until jobs are taken: the dashboard answers, and the agent that will run them is known to it."""
     said = ""
+    pause = _POLL_SECONDS
     async with RayJobsClient(_endpoint(paths, record), timeout=10, retry=RetryPolicy.none()) as client:
         while True:
             if process.poll() is not None:
@@ -327,19 +331,19 @@ async def _wait_ready(
                     hint="Give it more start_timeout, or more of the machine.",
                     name=paths.name,
                 )
-            await asyncio.sleep(_POLL_SECONDS)
+            await asyncio.sleep(pause)
+            pause = min(_MAX_POLL_SECONDS, pause * 1.1)
 
 
 async def _state(client: RayJobsClient) -> str | None:
     """Say what the start waits for; ``None`` if jobs are taken."""
     try:
-        await client.version()
+        nodes = await client.transport.json("GET", "/api/v0/nodes")
     except RayConnectionError:
         return "the dashboard does not answer yet"
     except RayApiError as error:
         return f"the dashboard answers with HTTP {error.status}"
     try:
-        nodes = await client.transport.json("GET", "/api/v0/nodes")
         node_ids = [node["node_id"] for node in nodes["data"]["result"]["result"]]
         if not node_ids:
             return "the head's node is not registered yet"

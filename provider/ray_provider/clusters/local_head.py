@@ -94,9 +94,11 @@ def spawn(
         "metrics-export-port",
         "ray-client-server-port",
     )
-    *ports, free, autoscaler_metrics, dashboard_metrics = free_ports(len(names) + 3)
+    *ports, free, dashboard_metrics = free_ports(len(names) + 2)
     dashboard = dashboard_port or free
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    # The monitor is the autoscaler's: there is one machine, and it is busy enough while Ray starts.
+    command += ["--no-monitor"]
     command += [f"--node-ip-address={HOST}", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     command += [f"--temp-dir={paths.ray_folder}"]
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
@@ -110,8 +112,7 @@ def spawn(
         # Makes Ray take 127.0.0.1 for what it is: else it looks for the machine's outward address, and all of its
         # servers listen on every interface. (The name is from the systems where that is Ray's default.)
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
-        # Fixed ports otherwise: the second Ray on a machine would fail to get them.
-        "AUTOSCALER_METRIC_PORT": str(autoscaler_metrics),
+        # A fixed port otherwise: the second Ray on a machine would fail to get it.
         "DASHBOARD_METRIC_PORT": str(dashboard_metrics),
         # When we end it nobody waits for its running tasks.
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",

@@ -207,6 +207,10 @@ class AirflowStack:
         """Give the id of a component's first process."""
         return self._processes[name].pid
 
+    def processes(self) -> list[psutil.Process]:
+        """Give all processes of the stack that run, its tasks' included; not those of a local Ray."""
+        return family(MARK, str(self.home), self._recorded())
+
     def log_tail(self, name: str, lines: int = 40) -> str:
         """Give the last lines that a component wrote."""
         return last_lines(self.logs / f"{name}.log", lines)
@@ -325,7 +329,7 @@ class AirflowStack:
 
     def _sweep(self, why: str) -> list[str]:
         """End what carries our mark, and give its description."""
-        remaining = family(MARK, str(self.home), self._recorded())
+        remaining = self.processes()
         names = [describe(process) for process in remaining]
         if remaining:
             log.warning("Ending %d processes %s: %s", len(remaining), why, ", ".join(names))
