@@ -263,7 +263,7 @@ def _drifted(change: Mapping[str, Any]) -> list[str]:
 
 
 def _was_changed(before: Any, after: Any) -> bool:
-    if before in (None, "", [], {}):
+    if before is False or before in (None, "", [], {}):
         return False
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         return any(_was_changed(value, after.get(name)) for name, value in before.items())

@@ -84,6 +84,7 @@ def test_values_are_never_in_a_summary() -> None:
     [
         ({"tags": None}, {"tags": {}}, False),
         ({"route": []}, {"route": [{"cidr": "x"}]}, False),
+        ({"versioning": [{"enabled": False}]}, {"versioning": [{"enabled": True}]}, False),
         ({"size": 1}, {"size": 2}, True),
         ({"tags": {"a": "1"}}, {"tags": {"a": "1", "b": "2"}}, False),
         ({"tags": {"a": "1"}}, {"tags": {}}, True),
