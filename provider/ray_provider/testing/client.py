@@ -15,6 +15,8 @@ FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "remove
 
 _POLL_SECONDS = 0.2
 _PAGE = 100
+_GET_TRIES = 3
+_HEALTH = "/api/v2/monitor/health"
 
 
 class AirflowApiError(RuntimeError):
@@ -60,16 +62,19 @@ class AirflowClient:
     ) -> Any:
         """Ask, and give the answer's JSON (or its text, if it is none).
 
+        A ``GET`` that gets no answer is sent again, twice: on a small machine an API server can stall for a while.
+
         :param path: from the root, e.g. ``/api/v2/dags``.
         :raises AirflowApiError: the answer is an error.
         :raises OSError: there is no answer.
         """
         if query:
             path = f"{path}?{urlencode(query, doseq=True)}"
-        status, text = self._send(method, path, body, accept)
+        tries = _GET_TRIES if method == "GET" and not path.startswith(_HEALTH) else 1
+        status, text = self._send_repeatedly(tries, method, path, body, accept)
         if status == http.HTTPStatus.UNAUTHORIZED and not path.startswith("/auth/"):
             self._token = None
-            status, text = self._send(method, path, body, accept)
+            status, text = self._send_repeatedly(tries, method, path, body, accept)
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise AirflowApiError(method, path, status, text)
         try:
@@ -77,11 +82,19 @@ class AirflowClient:
         except ValueError:
             return text
 
+    def _send_repeatedly(self, tries: int, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
+        for _ in range(tries - 1):
+            try:
+                return self._send(method, path, body, accept)
+            except OSError:
+                time.sleep(_POLL_SECONDS)
+        return self._send(method, path, body, accept)
+
     def _send(self, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
         headers = {"Accept": accept}
         if body is not None:
             headers["Content-Type"] = "application/json"
-        if not path.startswith(("/auth/", "/api/v2/monitor")):
+        if not path.startswith(("/auth/", _HEALTH)):
             if self._token is None:
                 self._token = self.request("GET", "/auth/token")["access_token"]
             headers["Authorization"] = f"Bearer {self._token}"
@@ -119,7 +132,7 @@ class AirflowClient:
 
     def health(self) -> dict[str, Any]:
         """Give the state of the database, scheduler, DAG processor and triggerer, with their last heartbeats."""
-        health: dict[str, Any] = self.request("GET", "/api/v2/monitor/health")
+        health: dict[str, Any] = self.request("GET", _HEALTH)
         return health
 
     def jobs(self, **query: Any) -> list[dict[str, Any]]:
