@@ -407,8 +407,9 @@ def _configuration(stack: AirflowStack) -> dict[str, dict[str, str]]:
         # A short task that resumes from a deferral can be failed by the scheduler while its heartbeat is still the
         # old one, at Airflow's default of 5 s.
         "workers": {"min_heartbeat_interval": "1"},
-        "scheduler": {"scheduler_idle_sleep_time": "0.2", "enable_tracemalloc": "False"},
-        "dag_processor": {"refresh_interval": "2", "min_file_process_interval": "5", "parsing_processes": "1"},
+        "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_tracemalloc": "False"},
+        # New and changed files are found at once; reading all of them again and again would keep a core busy.
+        "dag_processor": {"refresh_interval": "2", "min_file_process_interval": "60", "parsing_processes": "1"},
         "triggerer": {"job_heartbeat_sec": "2"},
         "usage_data_collection": {"enabled": "False"},
     }
