@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -123,10 +124,21 @@ def private_folders() -> set[Path]:
 
 @contextmanager
 def nothing_left_behind() -> Iterator[None]:
-    """Fail if a private folder or a process of Terraform of ours stays."""
-    before = private_folders()
-    yield
-    assert private_folders() - before == set()
+    """Fail if a private folder or a process of Terraform of ours stays. Other tests may run beside this one."""
+    before = tempfile.tempdir, os.environ.get("TMPDIR")
+    # Short: plugins make sockets in it, whose paths have at most 107 characters.
+    own = Path(tempfile.mkdtemp(prefix="rt-"))
+    tempfile.tempdir = os.environ["TMPDIR"] = str(own)
+    try:
+        yield
+        assert private_folders() == set()
+    finally:
+        tempfile.tempdir = before[0]
+        if before[1] is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before[1]
+        shutil.rmtree(own, ignore_errors=True)
     left = [child.cmdline() for child in psutil.Process(os.getpid()).children(recursive=True) if is_ours(child)]
     assert left == []
 

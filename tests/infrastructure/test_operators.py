@@ -40,7 +40,7 @@ def context() -> dict[str, Any]:
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
+def clean(tmp_path: Path) -> Iterator[None]:
     need_terraform()
     with nothing_left_behind():
         yield

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.infrastructure.runner_modules import Module, make_module, private_folders, wait_for
+from tests.infrastructure.runner_modules import Module, make_module, wait_for
 from tests.support.terraform import need_terraform
 
 SECRET = "planted-in-a-connection-4711"
@@ -21,19 +23,28 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, module: Module) -> Iterator[AirflowStack]:
+def temporary() -> Iterator[Path]:
+    """Where the tasks put their private files. Short: plugins make sockets in it."""
+    folder = Path(tempfile.mkdtemp(prefix="rt-"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, module: Module, temporary: Path) -> Iterator[AirflowStack]:
     home = tmp_path_factory.mktemp("airflow")
     env = {
         "TEST_MODULE": str(module.folder),
         "TEST_STATE": str(module.state.parent),
         "TEST_TERRAFORM": str(need_terraform().path),
+        "TMPDIR": str(temporary),
     }
     with AirflowStack(home, dags_folder=Path(__file__).parent / "dags_runner", env=env) as running:
         running.client.add_connection("planted", "generic", host="h", password=SECRET)
         yield running
 
 
-def test_a_whole_life(stack: AirflowStack, module: Module) -> None:
+def test_a_whole_life(stack: AirflowStack, module: Module, temporary: Path) -> None:
     client = stack.client
     run_id = client.trigger_run("infrastructure_life")
     assert client.wait_run("infrastructure_life", run_id, state="success", timeout=180)["state"] == "success"
@@ -49,21 +60,23 @@ def test_a_whole_life(stack: AirflowStack, module: Module) -> None:
     assert SECRET not in log + json.dumps(handle)
     state = json.loads((module.state.parent / "life" / "terraform.tfstate").read_text())
     assert state["resources"] == []
+    assert not list(temporary.glob("airflow-ray-tf-*"))
 
 
-def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, module: Module) -> None:
+def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, module: Module, temporary: Path) -> None:
     client = stack.client
-    before = private_folders()
     run_id = client.trigger_run("infrastructure_killed")
     state = module.state.parent / "killed" / "terraform.tfstate"
     lock = state.with_name(".terraform.tfstate.lock.info")
+    client.wait_task("infrastructure_killed", run_id, "set_up", state="running", timeout=120)
     client.wait_until(
         "Terraform is in the middle of its apply",
         lambda: "terraform_data.slow[0]: creating" in client.log_text("infrastructure_killed", run_id, "set_up"),
         timeout=120,
     )
     assert lock.exists()
+    assert list(temporary.glob("airflow-ray-tf-*"))
     client.set_state("infrastructure_killed", run_id, "set_up", "failed")
-    wait_for(lambda: not lock.exists() and private_folders() <= before, seconds=60)
+    wait_for(lambda: not lock.exists() and not list(temporary.glob("airflow-ray-tf-*")), seconds=60)
     data = json.loads(state.read_text())
     assert [item["name"] for item in data["resources"] if item["instances"]][0] == "first"

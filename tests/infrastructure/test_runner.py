@@ -31,7 +31,7 @@ from tests.support.terraform import need_terraform
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
+def clean(tmp_path: Path) -> Iterator[None]:
     need_terraform()
     with nothing_left_behind():
         yield

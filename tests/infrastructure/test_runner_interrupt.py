@@ -31,7 +31,7 @@ with InfrastructureRun(spec, write=lambda line: print(line, flush=True)) as run:
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
+def clean(tmp_path: Path) -> Iterator[None]:
     need_terraform()
     with nothing_left_behind():
         yield

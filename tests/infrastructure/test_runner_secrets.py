@@ -66,7 +66,7 @@ output "private" {
 
 
 @pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
+def clean(tmp_path: Path) -> Iterator[None]:
     need_terraform()
     with nothing_left_behind():
         yield
