@@ -225,7 +225,8 @@ def _last_words(body: str) -> str:
     """Give the part of an answer that says what happened: of a traceback, the last line."""
     text = body.strip()
     if "Traceback (most recent call last)" in text:
-        text = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        # One within another ends with a line that is only its full stop.
+        text = next((line.strip() for line in reversed(text.splitlines()) if len(line.strip()) > 1), "")
     if text.startswith("{"):
         try:
             said = json.loads(text)

@@ -345,3 +345,13 @@ async def test_tls_errors_are_explained(certificates, tmp_path):
             async with RayJobsClient(RayEndpoint("https://h", tls=TlsOptions(ca_file=str(ca_file)))):
                 pass
         assert str(ca_file) in str(raised.value)
+
+
+def test_of_a_traceback_within_another_the_reason_is_told():
+    from ray_provider.jobs.http_errors import api_error
+
+    body = (
+        "Traceback (most recent call last):\n  File x\nRuntimeError: Request failed with status code 500: Traceback "
+        "(most recent call last):\n  File y\nRuntimeError: Attempted to delete job 'a', but it is not over.\n.\n"
+    )
+    assert "Attempted to delete job 'a'" in str(api_error(RayEndpoint("http://h"), "DELETE", "/api/jobs/a", 500, body))

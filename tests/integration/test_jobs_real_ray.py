@@ -1,0 +1,333 @@
+"""The jobs library against a real Ray: submit, adopt, stop, logs, packages, and every way a job can end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+
+import pytest
+
+from ray_provider.exceptions import (
+    JobConflictError,
+    JobFailedError,
+    JobStoppedError,
+    RayApiError,
+    RayAuthenticationError,
+)
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.endpoint import RayEndpoint
+from ray_provider.jobs.identity import JobOwner, submission_id_for
+from ray_provider.jobs.models import JobSpec
+from ray_provider.jobs.packaging import package_runtime_env
+from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.submit import submit_once
+from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from tests.support.ray_head import RayHead
+
+
+@pytest.fixture
+async def client(token_ray_head: RayHead) -> AsyncIterator[RayJobsClient]:
+    async with RayJobsClient(token_ray_head.endpoint) as client:
+        yield client
+
+
+@pytest.fixture
+async def either_client(ray_head: RayHead) -> AsyncIterator[RayJobsClient]:
+    """Runs the test without and with a token."""
+    async with RayJobsClient(ray_head.endpoint) as client:
+        yield client
+
+
+def python(code: str) -> str:
+    return f"{sys.executable} -u -c '{code}'"
+
+
+def new_id() -> str:
+    return f"test-{uuid.uuid4().hex[:12]}"
+
+
+async def run(client, entrypoint, *, options=None, submission_id=None, **spec):
+    """Submit, watch, and give the outcome and the lines of the log."""
+    lines: list[str] = []
+    progress: list[str] = []
+    result = await submit_once(client, JobSpec(entrypoint, submission_id or new_id(), **spec))
+    watcher = JobWatcher(
+        client,
+        result.submission_id,
+        options or WatchOptions(),
+        on_log=lambda batch: lines.extend(batch.text.split("\n")),
+        on_progress=progress.append,
+    )
+    async with asyncio.timeout(120):
+        outcome = await watcher.watch()
+    return outcome, lines, progress
+
+
+async def until_running(client, submission_id):
+    async with asyncio.timeout(60):
+        while (details := await client.get(submission_id)).status != "RUNNING":
+            assert not details.is_final, details
+            await asyncio.sleep(0.05)
+
+
+async def test_submit_is_safe_to_repeat(either_client):
+    owner = JobOwner("dag", uuid.uuid4().hex, "task", try_number=1)
+    spec = JobSpec(python("import time; time.sleep(60)"), submission_id_for(owner), metadata=owner.to_metadata())
+    first = await submit_once(either_client, spec)
+    second = await submit_once(either_client, spec)
+    assert (first.adopted, second.adopted) == (False, True)
+    mine = [job for job in await either_client.list_jobs() if job.submission_id == spec.submission_id]
+    assert len(mine) == 1
+    assert JobOwner.from_metadata(mine[0].metadata) == owner
+    with pytest.raises(JobConflictError, match="entrypoint"):
+        await submit_once(either_client, JobSpec("true", spec.submission_id, metadata=owner.to_metadata()))
+    with pytest.raises(JobConflictError, match="airflow_run_id"):
+        other = JobOwner("dag", "another run", "task")
+        await submit_once(either_client, JobSpec(spec.entrypoint, spec.submission_id, metadata=other.to_metadata()))
+    # Stopped by somebody; found in that state by whoever repeats the submit.
+    assert (await either_client.stop_and_wait(spec.submission_id)).status == "STOPPED"
+    third = await submit_once(either_client, spec)
+    assert third.adopted
+    assert third.details.status == "STOPPED"
+
+
+async def test_a_thousand_lines_once_and_in_order(either_client):
+    code = 'for n in range(1000): print(f"line {n:04d} ☃", "  indented" if n % 2 else "")'
+    outcome, lines, progress = await run(either_client, python(code))
+    assert outcome.is_success
+    assert [line.split()[1] for line in lines if line.startswith("line ")] == [f"{n:04d}" for n in range(1000)]
+    assert any(line.endswith("☃   indented") for line in lines)
+    assert progress[-1].endswith("is SUCCEEDED")
+    assert outcome.log_incomplete is None
+
+
+async def test_lines_arrive_while_the_job_runs(client):
+    submission_id = new_id()
+    code = "import time; print(1); time.sleep(4); print(2)"
+    await submit_once(client, JobSpec(python(code), submission_id))
+    came: dict[str, float] = {}
+    watcher = JobWatcher(
+        client,
+        submission_id,
+        on_log=lambda batch: came.update({line: time.monotonic() for line in batch.text.split("\n")}),
+    )
+    outcome = await watcher.watch()
+    assert outcome.is_success
+    assert came["2"] - came["1"] > 2.5
+
+
+async def test_a_line_of_6_mb(client):
+    code = 'print("before"); print("x" * 6_000_000); print("after")'
+    outcome, lines, _ = await run(client, python(code))
+    assert outcome.is_success
+    at = lines.index("before")
+    assert lines[-1] == "after"
+    assert "".join(lines[at + 1 : -1]) == "x" * 6_000_000
+
+
+async def test_a_long_log_to_its_last_line(client):
+    code = 'for n in range(100_000): print(f"{n:06d}", "y" * 80)'
+    outcome, lines, _ = await run(client, python(code))
+    assert outcome.is_success
+    numbers = [line[:6] for line in lines if line.endswith("y" * 80)]
+    assert numbers == [f"{n:06d}" for n in range(100_000)]
+
+
+async def test_the_end_is_known_soon(client):
+    """What the watcher adds to what Ray itself needs to say that a job has ended."""
+    took = []
+    for _ in range(3):
+        outcome, _lines, _ = await run(client, python("print(1)"))
+        took.append(time.time() - outcome.end_time / 1000)
+    assert sorted(took)[1] < 1.0, took
+
+
+async def test_failed(client):
+    outcome, lines, _ = await run(client, python('import sys; print("bye"); sys.exit(3)'))
+    assert (outcome.kind, outcome.status, outcome.driver_exit_code) == ("final", "FAILED", 3)
+    assert "bye" in lines
+    error = outcome.error()
+    assert isinstance(error, JobFailedError)
+    assert "exit code 3" in str(error)
+    assert "bye" in str(error)
+
+
+async def test_an_entrypoint_that_does_not_exist(client):
+    outcome, lines, _ = await run(client, "no-such-command --x")
+    assert "127 (command not found)" in str(outcome.error())
+    assert "What to do: The command is not known" in str(outcome.error())
+    assert any("not found" in line for line in lines)
+
+
+async def test_a_driver_that_is_killed(client):
+    outcome, _, _ = await run(client, python("import os; os.kill(os.getpid(), 9)"))
+    assert "137 (killed, probably out of memory)" in str(outcome.error())
+
+
+async def test_stopped_by_somebody(client):
+    submission_id = new_id()
+    await submit_once(client, JobSpec(python("import time; time.sleep(100)"), submission_id))
+    watching = asyncio.create_task(JobWatcher(client, submission_id).watch())
+    await until_running(client, submission_id)
+    assert await client.stop(submission_id)
+    outcome = await asyncio.wait_for(watching, 60)
+    assert isinstance(outcome.error(), JobStoppedError)
+
+
+async def test_a_deadline(client):
+    code = 'import time; print("working"); time.sleep(300)'
+    submission_id = new_id()
+    await submit_once(client, JobSpec(python(code), submission_id))
+    await until_running(client, submission_id)
+    outcome, lines, _ = await run(
+        client, python(code), submission_id=submission_id, options=WatchOptions(deadline=time.time() + 3)
+    )
+    assert (outcome.kind, outcome.status) == ("deadline", "STOPPED")
+    assert "working" in lines
+    assert (await client.get(submission_id)).status == "STOPPED"
+
+
+async def test_a_job_that_vanishes(client):
+    submission_id = new_id()
+    await submit_once(client, JobSpec("true", submission_id))
+    async with asyncio.timeout(60):
+        while not (await client.get(submission_id)).is_final:
+            await asyncio.sleep(0.1)
+    assert await client.delete(submission_id)
+    outcome = await JobWatcher(client, submission_id).watch()
+    assert outcome.kind == "lost"
+    assert "deleted" in outcome.message
+
+
+async def test_deleting_a_running_job_is_refused(client):
+    submission_id = new_id()
+    await submit_once(client, JobSpec(python("import time; time.sleep(100)"), submission_id))
+    with pytest.raises(RayApiError, match="non-terminal"):
+        await client.delete(submission_id)
+    await client.stop_and_wait(submission_id)
+
+
+async def test_a_bad_runtime_env(client):
+    options = WatchOptions()
+    outcome, _, _ = await run(
+        client, "true", options=options, runtime_env={"working_dir": "https://127.0.0.1:1/nothing.zip"}
+    )
+    assert outcome.status == "FAILED"
+    assert outcome.error_type == "RUNTIME_ENV_SETUP_FAILURE"
+    assert "check runtime_env" in str(outcome.error())
+
+
+async def test_working_dir_and_py_modules_are_uploaded_without_what_is_excluded(either_client, tmp_path):
+    project = tmp_path / "project"
+    (project / "data").mkdir(parents=True)
+    (project / "main.py").write_text(
+        "import os, helpers\nprint('helpers say', helpers.VALUE)\n"
+        "print('files', sorted(os.path.join(d, f) for d, _, fs in os.walk('.') for f in fs if 'pycache' not in d))\n"
+    )
+    (project / "data" / "big.bin").write_text("x" * 1000)
+    (project / "data" / "small.csv").write_text("x")
+    (project / ".gitignore").write_text("*.tmp\n")
+    (project / "a.tmp").write_text("x")
+    package = tmp_path / "helpers"
+    package.mkdir()
+    (package / "__init__.py").write_text("VALUE = 42\n")
+    given = {"working_dir": str(project), "py_modules": [str(package)], "excludes": ["data/big.bin"]}
+    runtime_env = await package_runtime_env(either_client, given)
+    assert await package_runtime_env(either_client, given) == runtime_env
+    outcome, lines, _ = await run(either_client, f"{sys.executable} main.py", runtime_env=runtime_env)
+    assert outcome.is_success, outcome
+    assert "helpers say 42" in lines
+    assert "files ['./.gitignore', './data/small.csv', './main.py']" in lines
+
+
+async def test_env_vars_and_resources(client):
+    outcome, lines, _ = await run(
+        client,
+        python('import os; print("got", os.environ["GREETING"])'),
+        runtime_env={"env_vars": {"GREETING": "hello"}},
+        num_cpus=1,
+    )
+    assert outcome.is_success, outcome
+    assert "got hello" in lines
+
+
+async def test_a_result_file_in_the_log_folder(client):
+    """A driver can leave a file beside its log; it comes back unchanged."""
+    submission_id = new_id()
+    code = (
+        'import os; folder = os.path.dirname(os.path.realpath("/proc/self/fd/1")); '
+        f'open(os.path.join(folder, "result-{submission_id}.bin"), "wb").write(bytes(range(256)) * 1000)'
+    )
+    outcome, _, _ = await run(client, python(code), submission_id=submission_id)
+    assert outcome.is_success
+    node = (await client.get(submission_id)).driver_node_id
+    assert await client.list_log_files(node, f"result-{submission_id}*") == [f"result-{submission_id}.bin"]
+    assert await client.read_log_file(node, f"result-{submission_id}.bin") == bytes(range(256)) * 1000
+    with pytest.raises(RayApiError, match="more than 10 bytes"):
+        await client.read_log_file(node, f"result-{submission_id}.bin", max_bytes=10)
+    with pytest.raises(RayApiError, match="not found"):
+        await client.read_log_file(node, "result-of-nobody.bin")
+
+
+async def test_watching_goes_on_where_another_left_off(client):
+    submission_id = new_id()
+    code = "import time\nfor n in range(60): print(n); time.sleep(0.1)"
+    first: list[str] = []
+    await submit_once(client, JobSpec(python(code.replace("\n", "\n")), submission_id))
+    watcher = JobWatcher(client, submission_id, on_log=lambda batch: first.extend(batch.text.split("\n")))
+    watching = asyncio.create_task(watcher.watch())
+    async with asyncio.timeout(60):
+        while "20" not in first:
+            await asyncio.sleep(0.05)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    offset = watcher.log_offset
+    outcome, rest, _ = await run(
+        client, python(code), submission_id=submission_id, options=WatchOptions(log_offset=offset)
+    )
+    assert outcome.is_success
+    assert [line for line in first + rest if line.isdigit()] == [str(n) for n in range(60)]
+
+
+async def test_no_token_and_a_wrong_one_are_told_apart(token_ray_head):
+    for token, status, says in ((None, 401, "No token reached Ray"), ("wrong", 403, "refuses the token")):
+        async with RayJobsClient(RayEndpoint(token_ray_head.url, token=token)) as client:
+            assert await client.authentication_mode() == "token"
+            with pytest.raises(RayAuthenticationError, match=says) as raised:
+                await submit_once(client, JobSpec("true", new_id()))
+            assert raised.value.status == status
+            with pytest.raises(RayAuthenticationError):
+                await JobWatcher(client, "any").watch()
+
+
+async def test_the_websocket_tail_serves_as_well(client):
+    outcome, lines, _ = await run(client, python("print(1); print(2)"))
+    async with client.log_tail(outcome.submission_id) as websocket:
+        text = "".join([message.data async for message in websocket])
+    assert [line for line in text.splitlines() if line in "12"] == ["1", "2"]
+    assert lines[-2:] == ["1", "2"]
+
+
+async def test_a_head_that_dies_and_one_that_restarts():
+    """The watch survives the silence, and then says that the job was lost with the head."""
+    with RayHead(num_cpus=2) as head:
+        async with RayJobsClient(head.endpoint, retry=RetryPolicy(5)) as client:
+            submission_id = new_id()
+            await submit_once(client, JobSpec(python("import time; time.sleep(300)"), submission_id))
+            progress: list[str] = []
+            watching = asyncio.create_task(JobWatcher(client, submission_id, on_progress=progress.append).watch())
+            await until_running(client, submission_id)
+            await asyncio.sleep(1)
+            await asyncio.to_thread(head.kill)
+            short = await JobWatcher(client, submission_id, WatchOptions(max_unreachable_seconds=3)).watch()
+            assert short.kind == "unreachable"
+            assert not watching.done()
+            with RayHead(num_cpus=2, dashboard_port=head.port):
+                outcome = await asyncio.wait_for(watching, 60)
+    assert outcome.kind == "lost"
+    assert "head restarted" in outcome.message
+    assert any("can't be asked" in line for line in progress)
+    assert any("answers again" in line for line in progress)
