@@ -28,7 +28,7 @@ from ray_provider.clusters.local import (
 )
 from ray_provider.clusters.local_head import MARK, find_all, find_head
 from ray_provider.clusters.local_state import LocalPaths, LocalRecord
-from ray_provider.clusters.processes import family
+from ray_provider.clusters.processes import family, wait_gone
 from ray_provider.exceptions import ClusterFailedError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
@@ -161,7 +161,9 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
         assert (await client.version()).ray_version
 
     # A crash of the head alone leaves its children behind, some of which have lost the mark.
-    find_head(LocalRecord.read(LocalPaths.of("a"))).kill()
+    head = find_head(LocalRecord.read(LocalPaths.of("a")))
+    head.kill()
+    assert wait_gone([head], 10) == []
     assert list_local() == []
     old = processes_of("a")
     said: list[str] = []
