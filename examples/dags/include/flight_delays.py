@@ -6,6 +6,7 @@ Usage: ``python flight_delays.py [IMAGE]``.
 
 from __future__ import annotations
 
+import logging
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,9 +77,13 @@ def draw(table: pd.DataFrame, path: str) -> None:
 
 def main() -> None:
     ray.init(logging_level="warning")
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     rows = joined()
-    print(f"{len(rows):,} flights that arrived, on {int(ray.cluster_resources()['CPU'])} CPUs", flush=True)
+    print(
+        f"{len(rows):,} flights with a known delay and weather, on {int(ray.cluster_resources()['CPU'])} CPUs",
+        flush=True,
+    )
     data = ray.data.from_pandas(rows).repartition(4)
     sums = data.map_batches(delays_of_batch, batch_format="pandas", batch_size=50_000).to_pandas()
     table = table_of(sums)

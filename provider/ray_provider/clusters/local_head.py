@@ -99,6 +99,8 @@ def spawn(
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     # The monitor is the autoscaler's: there is one machine, and it is busy enough while Ray starts.
     command += ["--no-monitor"]
+    # By default Ray goes on without a dashboard when that can't start (its port is taken, ray[default] is missing).
+    command += ["--include-dashboard=true"]
     command += [f"--node-ip-address={HOST}", f"--dashboard-host={HOST}", f"--dashboard-port={dashboard}"]
     command += [f"--temp-dir={paths.ray_folder}"]
     command += [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
@@ -199,7 +201,8 @@ def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
     Ray gives its own processes 30 s, and no setting changes that.
     """
     text = text.lower()
-    return "timed out during startup" in text or ("address already in use" in text and not port_is_fixed)
+    port_taken = "address already in use" in text or "already occupied" in text
+    return "timed out during startup" in text or (port_taken and not port_is_fixed)
 
 
 def why_it_failed(paths: LocalPaths) -> str:

@@ -1,0 +1,81 @@
+"""``make demo`` as a person runs it: what it shows, and what is left of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from ray_provider.clusters.processes import family, marked, wait_gone
+
+pytestmark = pytest.mark.timeout(400)
+
+
+def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
+    """Start the demonstration; all that it starts carries the folder for temporary files as a mark."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "ray_provider.cli", "demo", *arguments],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def assert_nothing_left(tmp_path: Path, seen: list[psutil.Process]) -> None:
+    assert marked("TMPDIR", str(tmp_path)) == []
+    assert wait_gone(seen, 1) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_shows_the_states_the_log_and_the_result(tmp_path):
+    temporary, image = tmp_path / "tmp", tmp_path / "image.png"
+    temporary.mkdir()
+    demo = start(temporary, "--image", str(image))
+    try:
+        told, _ = demo.communicate(timeout=380)
+    finally:
+        demo.terminate()
+        demo.wait(60)
+    assert demo.returncode == 0, told
+    assert image.read_bytes().startswith(b"\x89PNG")
+    lines = told.splitlines()
+    for expected in (
+        "setup: success",
+        "delays: deferred",
+        "delays: success",
+        "delete: success",
+        "everything is stopped",
+    ):
+        assert len([line for line in lines if line.endswith(expected)]) == 1, (expected, told)
+    assert len([line for line in lines if "JetBlue Airways" in line]) == 1, told
+    assert_nothing_left(temporary, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_everything(number, tmp_path):
+    demo = start(tmp_path)
+    seen: list[psutil.Process] = []
+    told: list[str] = []
+    try:
+        for line in demo.stdout:
+            told.append(line)
+            if line.endswith("setup: running\n"):
+                # Airflow, and soon a Ray, which has a session of its own.
+                seen = family("TMPDIR", str(tmp_path))
+                demo.send_signal(number)
+                demo.send_signal(number)  # an impatient person
+        assert demo.wait(60) == 128 + number, "".join(told)
+    finally:
+        demo.terminate()
+        demo.wait(60)
+        demo.stdout.close()
+    assert len(seen) > 5
+    assert "everything is stopped" in "".join(told)
+    seen = [process for process in seen if process.pid != demo.pid]
+    assert_nothing_left(tmp_path, seen)
