@@ -88,11 +88,6 @@ test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
 	@$(BIN)/python -m tests.support.helm
 	@$(RUN) tests/helm
 
-.PHONY: test-functions
-test-functions: $(VENV)/.installed ## @task.ray on a real Ray and a real Airflow
-	@echo "== functions on Ray"
-	@$(RUN) tests/integration/test_dag_functions.py -m "not slow"
-
 .PHONY: test-integration
 test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks import imports
+from ray_provider.clusters.local_head import free_ports
 from tests.support.ray_head import RayHead
 
 HERE = Path(__file__).resolve().parent
@@ -25,16 +25,10 @@ ROOT = HERE.parent
 OURS, PEER = ROOT / ".venv/bin/python", ROOT / ".venv-peer/bin/python"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
 @contextmanager
 def proxied(address: str, delay: float, stall: tuple[float, float] | None = None) -> Iterator[str]:
     """Put a slow network between provider and Ray."""
-    port = free_port()
+    [port] = free_ports(1)
     command = [sys.executable, str(HERE / "proxy.py"), str(port), address.removeprefix("http://"), str(delay)]
     process = subprocess.Popen([*command, *(str(x) for x in stall or ())], stdout=subprocess.PIPE, text=True)
     try:

@@ -114,8 +114,8 @@ def test_it_is_ready_with_the_operator_as_a_release(kubernetes: Kubernetes) -> N
 def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
     kubernetes: Kubernetes, namespace: str, token: bool
 ) -> None:
-    if token and kubernetes.kuberay_version == "1.4.2":
-        pytest.skip("KubeRay 1.4.2 has no token authentication")
+    if token:
+        need("KubeRay with token authentication (1.5.1)", present=kubernetes.kuberay_version != "1.4.2")
     kubernetes.apply(ray_cluster(kubernetes.ray_image, token=token), namespace)
     kubernetes.kubectl(
         *("wait", "raycluster/sample", "-n", namespace, "--for=condition=RayClusterProvisioned", "--timeout=120s"),

@@ -20,24 +20,13 @@ from typing import Self
 
 import psutil
 
+from ray_provider.clusters.local_head import free_ports
 from ray_provider.jobs.endpoint import RayEndpoint
 
 _START_SECONDS = 240
 _STOP_SECONDS = 5
 _PR_SET_PDEATHSIG = 1
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody has, all different."""
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
-    finally:
-        for each in sockets:
-            each.close()
 
 
 def _die_with_parent() -> None:

@@ -9,7 +9,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -23,6 +22,7 @@ from typing import Self
 import psutil
 
 from ray_provider.clusters.local import end_all_local
+from ray_provider.clusters.local_head import free_ports
 from ray_provider.clusters.local_state import HOME_VARIABLE
 from ray_provider.clusters.processes import (
     ProcessIdentity,
@@ -97,7 +97,7 @@ class AirflowStack:
         self.logs = self.home / "logs"
         self.dags_folder = Path(dags_folder).absolute() if dags_folder else self.home / "dags"
         self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self.home / 'airflow.db'}"
-        self.port = port or _free_port()
+        self.port = port or free_ports(1)[0]
         self.client = AirflowClient(HOST, self.port)
         #: What ``stop`` had to end by force after all components were gone: a fault of theirs, empty if all is well.
         self.leftovers: list[str] = []
@@ -432,10 +432,3 @@ def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
         return descendants(psutil.Process(process.pid))
     except psutil.NoSuchProcess:
         return []
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        port: int = listener.getsockname()[1]
-        return port

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_provider.exceptions import JobError, RayApiError, RayConnectionError
@@ -66,18 +65,7 @@ async def watch(
     def on_progress(text: str) -> None:
         log.info("%s", text)
 
-    outcome = await JobWatcher(client, submission_id, options, on_log=on_log, on_progress=on_progress).watch()
-    if outcome.kind != "deadline":
-        return outcome
-    log.warning("The time for job %s is over: stopping it.", submission_id)
-    if not await stop(client, submission_id, log=log):
-        return outcome
-    rest = replace(options, deadline=None, log_offset=outcome.log_offset)
-    after = await JobWatcher(client, submission_id, rest, on_log=on_log, on_progress=on_progress).watch()
-    if after.status == "SUCCEEDED":
-        # It had ended before the stop reached it.
-        return after
-    return replace(after, kind="deadline")
+    return await JobWatcher(client, submission_id, options, on_log=on_log, on_progress=on_progress).watch()
 
 
 async def stop(

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import airflow
 import jsonschema
-import pytest
 
 from ray_provider import __version__
 from ray_provider.hooks import RayHook
 from ray_provider.provider_info import CONNECTION_FIELDS, get_provider_info
+from tests.support.requirements import need
 
 SCHEMAS = Path(airflow.__file__).parent
 
@@ -27,8 +27,7 @@ def test_the_metadata_satisfies_the_schema_airflow_checks_at_start():
 
 def test_the_connection_fields_satisfy_the_schema_of_provider_yaml():
     path = SCHEMAS / "provider.yaml.schema.json"
-    if not path.exists():
-        pytest.skip("this Airflow ships no schema of provider.yaml")
+    need("the schema of provider.yaml", present=path.exists(), how="Airflow 3.3 ships it.")
     schema = json.loads(path.read_text())["properties"]["connection-types"]
     jsonschema.validate(get_provider_info()["connection-types"], schema)
 

@@ -102,7 +102,6 @@ async def test_its_environment_is_the_calls_own(tmp_path, monkeypatch):
 
 
 async def test_values_go_by_standard_input_and_labels_by_arguments(tmp_path):
-    pytest.importorskip("pyhelm3")
     helm = script(tmp_path, f'echo "$@" >{tmp_path}/argv; cat >{tmp_path}/stdin; echo "{{}}"')
     command = make_command(helm, (4, 1, 4), Path("/c"), redact=Redactor(), labels={"airflow-ray/managed": "true"})
     await command.install_or_upgrade("r", "chart", {"password": "hunter2"}, namespace="n", create_namespace=False)
