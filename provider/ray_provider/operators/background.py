@@ -90,3 +90,48 @@ class Background(Generic[T]):
         if self._cancelled:
             self._task.cancel()
         return await self._task
+
+
+class Steps:
+    """Takes a task's steps beside its main thread, one after the other. A kill ends the one that is going on.
+
+    :param grace: seconds for a step's own clean-up when an exception interrupts the main thread.
+    :param handler: seconds that a signal handler may wait for that clean-up.
+    """
+
+    def __init__(self, *, grace: float, handler: float) -> None:
+        self.killed = False
+        self._grace = grace
+        self._handler = handler
+        self._current: Background[Any] | None = None
+
+    def take(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Run a coroutine to its end.
+
+        :param make: makes the coroutine; not called after a kill.
+        :raises asyncio.CancelledError: the task was killed, before this step or during it.
+        """
+        if self.killed:
+            raise asyncio.CancelledError
+        background: Background[T] = Background(make, grace=self._grace)
+        self._current = background
+        try:
+            return background.run()
+        finally:
+            self._current = None
+
+    def kill(self, between: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
+        """End what is going on. For ``on_kill``: in a signal handler, in the middle of the main thread.
+
+        :param between: makes what is to be done if no step is going on that would do it.
+        """
+        self.killed = True
+        background = self._current
+        if background is not None and not background.done:
+            background.cancel()
+        elif between is not None:
+            background = Background(between, grace=0.0)
+            background.start()
+        else:
+            return
+        background.wait(self._handler)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider.exceptions import ClusterError
-from ray_provider.operators.background import Background
+from ray_provider.operators.background import Steps
 
 if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
@@ -36,8 +36,7 @@ class ClusterRun:
     def __init__(self, hook: RayHook, log: Log) -> None:
         self.hook = hook
         self.log = log
-        self.killed = False
-        self._background: Background[Any] | None = None
+        self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
     def say(self, line: str) -> None:
         """Log a line of progress."""
@@ -135,25 +134,11 @@ class ClusterRun:
 
         :raises ClusterError: the task was killed meanwhile.
         """
-        if self.killed:
-            raise self._killed_error()
-        background: Background[T] = Background(make, grace=_GRACE_SECONDS)
-        self._background = background
         try:
-            return background.run()
+            return self._steps.take(make)
         except asyncio.CancelledError:
-            raise self._killed_error() from None
-        finally:
-            self._background = None
+            raise ClusterError("The task was ended from outside.", cause="killed") from None
 
     def kill(self) -> None:
         """End what is going on. Called by ``on_kill``: in a signal handler, in the middle of the main thread."""
-        self.killed = True
-        background = self._background
-        if background is not None and not background.done:
-            background.cancel()
-            background.wait(_HANDLER_SECONDS)
-
-    @staticmethod
-    def _killed_error() -> ClusterError:
-        return ClusterError("The task was ended from outside.", cause="killed")
+        self._steps.kill()

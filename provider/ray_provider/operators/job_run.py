@@ -11,7 +11,7 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobStoppedError, RayProviderError
 from ray_provider.hooks import own_cluster
 from ray_provider.operators import attempts
-from ray_provider.operators.background import Background
+from ray_provider.operators.background import Steps
 from ray_provider.triggers import watching
 
 if TYPE_CHECKING:
@@ -53,12 +53,11 @@ class JobRun:
         #: Who the task is, if it made the cluster itself.
         self.cluster_owner: Mapping[str, Any] | None = None
         self.endpoint: RayEndpoint | None = None
-        self.killed = False
         self._ended = False
         self._sending = False
         self._sent = False
         self._left = False
-        self._background: Background[Any] | None = None
+        self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 
@@ -208,16 +207,13 @@ class JobRun:
 
     def kill(self) -> None:
         """End what is going on. Called by ``on_kill``: in a signal handler, in the middle of the main thread."""
-        self.killed = True
-        background = self._background
-        if background is not None and not background.done:
-            background.cancel()
-            background.wait(_HANDLER_SECONDS)
-        elif not self._ended and (self.job_id or self.owns_cluster):
-            # Between two steps.
-            background = Background(self._end, grace=0.0)
-            background.start()
-            background.wait(_HANDLER_SECONDS)
+        stoppable = not self._ended and (self.job_id or self.owns_cluster)
+        self._steps.kill(self._end if stoppable else None)
+
+    @property
+    def killed(self) -> bool:
+        """Whether :meth:`kill` was called."""
+        return self._steps.killed
 
     async def _end(self) -> None:
         """Stop the job and delete the task's own cluster."""
@@ -259,9 +255,6 @@ class JobRun:
         return self._do(step)
 
     def _do(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        if self.killed:
-            raise self._killed_error()
-
         async def guarded() -> T:
             try:
                 return await make()
@@ -269,14 +262,10 @@ class JobRun:
                 await self._end()
                 raise
 
-        background: Background[T] = Background(guarded, grace=_GRACE_SECONDS)
-        self._background = background
         try:
-            return background.run()
+            return self._steps.take(guarded)
         except asyncio.CancelledError:
             raise self._killed_error() from None
-        finally:
-            self._background = None
 
     def _killed_error(self) -> JobStoppedError:
         if not self.job_id:

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from ray_provider.operators.background import Background
+from ray_provider.operators.background import Background, Steps
 
 
 class Interrupted(BaseException):
@@ -114,3 +114,26 @@ def test_the_grace_is_bounded():
         timer.join()
         signal.signal(signal.SIGUSR1, old)
     assert time.monotonic() - began < 1.5
+
+
+def test_a_kill_ends_the_step_that_is_going_on_and_no_other_begins():
+    events = []
+    steps = Steps(grace=5, handler=5)
+    timer = threading.Timer(0.3, steps.kill, (lambda: work(events),))
+    timer.start()
+    with pytest.raises(asyncio.CancelledError):
+        steps.take(lambda: work(events))
+    timer.join()
+    assert events == ["began", "cleaned up"], "the step cleans up by itself: nothing is done beside it"
+    with pytest.raises(asyncio.CancelledError):
+        steps.take(lambda: work(events))
+    assert len(events) == 2
+
+
+def test_a_kill_between_two_steps_does_what_a_step_would_have_done():
+    events = []
+    steps = Steps(grace=5, handler=5)
+    assert steps.take(lambda: work([], 0.01)) == "result"
+    steps.kill(lambda: work(events, 0.1))
+    assert events == ["began"]
+    assert steps.killed
