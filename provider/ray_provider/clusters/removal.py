@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm import Helm, HelmOptions, open_helm
 from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, open_kube, path_of
 from ray_provider.clusters.kuberay import find_operator
@@ -14,6 +15,8 @@ from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, same_o
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError, KubernetesError
 
 Say = Callable[[str], None]
+
+_CLEANUP_SECONDS = 120.0
 
 
 def _quiet(_: str) -> None:
@@ -67,6 +70,45 @@ async def delete_cluster(
     else:
         say(f"There is no Ray cluster {namespace}/{name}: nothing to delete.")
     return was_there
+
+
+async def take_back(
+    access: KubernetesAccess,
+    handle: ClusterHandle,
+    error: BaseException,
+    *,
+    keep: bool,
+    helm: HelmOptions | None = None,
+    say: Say = _quiet,
+) -> None:
+    """Remove what a task made that failed, unless it found it there. Goes on when it is cancelled."""
+    where = f"{handle.namespace}/{handle.name}"
+    if not handle.created:
+        return
+    if keep:
+        say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
+        return
+    say(f"Removing Ray cluster {where}, as it did not become ready.")
+    work = asyncio.ensure_future(
+        delete_cluster(
+            access,
+            name=handle.name,
+            namespace=str(handle.namespace),
+            release=handle.release,
+            owner=handle.owner,
+            timeout=_CLEANUP_SECONDS,
+            helm=helm,
+            say=say,
+        )
+    )
+    try:
+        await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await work
+        raise
+    except Exception as failure:  # noqa: BLE001 - the first error is the one to be raised; this one is told with it
+        error.add_note(f"And what was made of it could not be removed: {failure}")
+        say(f"WARNING: Ray cluster {where} could not be removed: {failure}")
 
 
 async def _check_owner(

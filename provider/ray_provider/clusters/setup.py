@@ -4,41 +4,29 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
 
 from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.charts import find_chart
 from ray_provider.clusters.dry_run import check_objects, missing_namespace
-from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.endpoints import dashboard_url
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.helm import Helm, HelmOptions, Release, open_helm
+from ray_provider.clusters.helm import Helm, Release, open_helm
 from ray_provider.clusters.kube import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.kuberay import ensure_operator, probe, require_operator
 from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_labels, same_owner
 from ray_provider.clusters.raycluster import auth_of, digest, head_service, helm_release_of, one_cluster, pod_spec
-from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
-from ray_provider.clusters.removal import cluster_labels, delete_cluster
+from ray_provider.clusters.readiness import ReadinessOptions
+from ray_provider.clusters.removal import cluster_labels, take_back
 from ray_provider.clusters.spec import KubernetesClusterSpec, chart_values
 from ray_provider.clusters.versions import KubeRay
-from ray_provider.exceptions import (
-    ClusterError,
-    ClusterTimeoutError,
-    ConfigurationError,
-    HelmError,
-    KubernetesAccessError,
-    RayApiError,
-    RayConnectionError,
-)
-from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.clusters.waiting import wait_ready
+from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError, KubernetesAccessError
 
 Say = Callable[[str], None]
 
 #: A release that is in the middle of something for longer than this is not worked on by anybody any more.
 _STALE_RELEASE_SECONDS = 600.0
-_CLEANUP_SECONDS = 120.0
-_DASHBOARD_PAUSE = 0.25
 
 
 def _quiet(_: str) -> None:
@@ -81,45 +69,6 @@ async def set_up_cluster(
     except BaseException as error:
         await take_back(access, applied.handle, error, keep=keep_on_failure, helm=spec.helm, say=say)
         raise
-
-
-async def take_back(
-    access: KubernetesAccess,
-    handle: ClusterHandle,
-    error: BaseException,
-    *,
-    keep: bool,
-    helm: HelmOptions | None = None,
-    say: Say = _quiet,
-) -> None:
-    """Remove what a task made that failed, unless it found it there. Goes on when it is cancelled."""
-    where = f"{handle.namespace}/{handle.name}"
-    if not handle.created:
-        return
-    if keep:
-        say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
-        return
-    say(f"Removing Ray cluster {where}, as it did not become ready.")
-    work = asyncio.ensure_future(
-        delete_cluster(
-            access,
-            name=handle.name,
-            namespace=str(handle.namespace),
-            release=handle.release,
-            owner=handle.owner,
-            timeout=_CLEANUP_SECONDS,
-            helm=helm,
-            say=say,
-        )
-    )
-    try:
-        await asyncio.shield(work)
-    except asyncio.CancelledError:
-        await work
-        raise
-    except Exception as failure:  # noqa: BLE001 - the first error is the one to be raised; this one is told with it
-        error.add_note(f"And what was made of it could not be removed: {failure}")
-        say(f"WARNING: Ray cluster {where} could not be removed: {failure}")
 
 
 async def apply_cluster(
@@ -353,70 +302,3 @@ class _Setup:
                 continue
             await self._kube.create(path, own)
             self._say(f"{own['kind']} {name} was made. It is shared, and stays when the cluster goes.")
-
-
-async def wait_ready(
-    access: KubernetesAccess,
-    handle: ClusterHandle,
-    readiness: ReadinessOptions,
-    *,
-    stale_pods: tuple[str, ...] = (),
-    how: Any = "auto",
-    deadline: float | None = None,
-    say: Say = _quiet,
-) -> ClusterHandle:
-    """Wait until a cluster is ready and its dashboard answers.
-
-    :return: the handle, with what is known only then.
-    :raises ClusterFailedError: it can't become ready.
-    :raises ClusterTimeoutError: it did not in time.
-    """
-    async with open_kube(access) as kube:
-        watch = ReadinessWatch(
-            kube,
-            str(handle.namespace),
-            handle.name,
-            readiness,
-            say=say,
-            stale_pods=stale_pods,
-            deadline=deadline,
-        )
-        cluster = await watch.wait()
-    service = head_service(cluster)
-    address = handle.address
-    if how != "url":
-        address = await dashboard_url(access, str(handle.namespace), service, how)
-    ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
-    version = await _dashboard_answers(access, ready, how)
-    workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
-    say(
-        f"Ray cluster {handle.namespace}/{handle.name} is ready: Ray {version}, head and {workers} "
-        f"worker{'' if workers == 1 else 's'}; dashboard {ready.address}"
-    )
-    return ready
-
-
-async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, how: Any, seconds: float = 60.0) -> str:
-    """Wait until the dashboard answers: the service follows the head's readiness a moment later."""
-    endpoint = await kubernetes_endpoint(access, handle, how=how)
-    loop = asyncio.get_running_loop()
-    until = loop.time() + seconds
-    async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
-        while True:
-            try:
-                return (await client.version()).ray_version
-            except (RayConnectionError, RayApiError) as error:
-                if not error.retryable:
-                    raise
-                if loop.time() >= until:
-                    raise ClusterTimeoutError(
-                        f"The Ray cluster {handle.namespace}/{handle.name} is ready, but its dashboard does not answer "
-                        f"at {endpoint.display_url}: {error.message}",
-                        hint="Through the API server's proxy the network policy has to let the API server in "
-                        "(networkPolicy.apiServer.cidrs); from a pod it has to let Airflow's namespace in "
-                        "(networkPolicy.allowFrom).",
-                        cause="dashboard",
-                        namespace=handle.namespace,
-                        name=handle.name,
-                    ) from error
-            await asyncio.sleep(_DASHBOARD_PAUSE)

@@ -72,7 +72,7 @@ class ClusterRun:
     def take_back(self, handle: ClusterHandle, error: BaseException, *, keep: bool, helm_path: str | None) -> None:
         """Remove what the task made and that did not become ready."""
         from ray_provider.clusters.helm import HelmOptions
-        from ray_provider.clusters.setup import take_back
+        from ray_provider.clusters.removal import take_back
 
         async def step() -> None:
             access = await self.hook.akubernetes_access()

@@ -104,7 +104,7 @@ class RayClusterSensor(BaseSensorOperator):
         raise error if error.retryable else AirflowFailException(str(error))
 
     async def _wait(self, handle: ClusterHandle) -> ClusterHandle:
-        from ray_provider.clusters.setup import wait_ready
+        from ray_provider.clusters.waiting import wait_ready
 
         hook = RayHook(self.conn_id)
         config = await hook.aconfig()

@@ -114,7 +114,7 @@ class RayClusterTrigger(BaseTrigger):
     async def _watch(self) -> ClusterHandle:
         from ray_provider.clusters.handle import ClusterHandle
         from ray_provider.clusters.readiness import ReadinessOptions
-        from ray_provider.clusters.setup import wait_ready
+        from ray_provider.clusters.waiting import wait_ready
 
         access, how = await self._reach()
         return await wait_ready(

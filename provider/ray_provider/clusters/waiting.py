@@ -1,0 +1,93 @@
+"""Waiting for a cluster that was made, until its dashboard answers: the last step of a set-up, a sensor's only one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.kube import open_kube
+from ray_provider.clusters.raycluster import auth_of, head_service
+from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.exceptions import ClusterTimeoutError, RayApiError, RayConnectionError
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.retry import RetryPolicy
+
+Say = Callable[[str], None]
+
+_DASHBOARD_PAUSE = 0.25
+
+
+def _quiet(_: str) -> None:
+    """Say nothing."""
+
+
+async def wait_ready(
+    access: KubernetesAccess,
+    handle: ClusterHandle,
+    readiness: ReadinessOptions,
+    *,
+    stale_pods: tuple[str, ...] = (),
+    how: Any = "auto",
+    deadline: float | None = None,
+    say: Say = _quiet,
+) -> ClusterHandle:
+    """Wait until a cluster is ready and its dashboard answers.
+
+    :return: the handle, with what is known only then.
+    :raises ClusterFailedError: it can't become ready.
+    :raises ClusterTimeoutError: it did not in time.
+    """
+    async with open_kube(access) as kube:
+        watch = ReadinessWatch(
+            kube,
+            str(handle.namespace),
+            handle.name,
+            readiness,
+            say=say,
+            stale_pods=stale_pods,
+            deadline=deadline,
+        )
+        cluster = await watch.wait()
+    service = head_service(cluster)
+    address = handle.address
+    if how != "url":
+        address = await dashboard_url(access, str(handle.namespace), service, how)
+    ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
+    version = await _dashboard_answers(access, ready, how)
+    workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
+    say(
+        f"Ray cluster {handle.namespace}/{handle.name} is ready: Ray {version}, head and {workers} "
+        f"worker{'' if workers == 1 else 's'}; dashboard {ready.address}"
+    )
+    return ready
+
+
+async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, how: Any, seconds: float = 60.0) -> str:
+    """Wait until the dashboard answers: the service follows the head's readiness a moment later."""
+    endpoint = await kubernetes_endpoint(access, handle, how=how)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
+        while True:
+            try:
+                return (await client.version()).ray_version
+            except (RayConnectionError, RayApiError) as error:
+                if not error.retryable:
+                    raise
+                if loop.time() >= until:
+                    raise ClusterTimeoutError(
+                        f"The Ray cluster {handle.namespace}/{handle.name} is ready, but its dashboard does not answer "
+                        f"at {endpoint.display_url}: {error.message}",
+                        hint="Through the API server's proxy the network policy has to let the API server in "
+                        "(networkPolicy.apiServer.cidrs); from a pod it has to let Airflow's namespace in "
+                        "(networkPolicy.allowFrom).",
+                        cause="dashboard",
+                        namespace=handle.namespace,
+                        name=handle.name,
+                    ) from error
+            await asyncio.sleep(_DASHBOARD_PAUSE)
