@@ -99,7 +99,9 @@ test-faults: $(VENV)/.installed ## every fault in every state of a task (AIRFLOW
 	@$(RUN) tests/faults $(if $(filter long,$(AIRFLOW_RAY_FAULTS)),,-m "not slow")
 
 .PHONY: test-compat
-test-compat: .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## the oldest Airflows that are supported
+test-compat: $(VENV)/.installed .venv-peer/.installed .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## astro-provider-ray's DAGs, and the oldest Airflows that are supported
+	@echo "== a drop-in for astro-provider-ray"
+	@$(BIN)/python -m pytest tests/compat/test_drop_in.py
 	@echo "== Airflow 2.11 and 3.1"
 	@scripts/isolated .venv-airflow-2.11/bin/python tests/compat/run_compat.py
 	@scripts/isolated .venv-airflow-3.1/bin/python tests/compat/run_compat.py

@@ -7,6 +7,7 @@ import concurrent.futures
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider.exceptions import ConfigurationError, JobLostError
@@ -30,6 +31,17 @@ def run_sync(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         return asyncio.run(make())
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         return pool.submit(lambda: asyncio.run(make())).result()
+
+
+#: What to use instead of the methods for a device plugin.
+_DAEMON_SETS = (
+    "Use SetupRayCluster(gpu_device_plugin_yaml=...), which installs a missing device plugin, or KubernetesHook of"
+    " apache-airflow-providers-cncf-kubernetes."
+)
+
+
+def _replaced(method: str, hint: str) -> ConfigurationError:
+    return ConfigurationError(f"RayHook.{method} is not part of this provider.", hint=hint)
 
 
 async def _known(client: RayJobsClient, job_id: str) -> JobDetails:
@@ -183,14 +195,30 @@ class PeerMethods:
 
         return run_sync(stop)
 
+    def load_yaml_content(self, path_or_link: str) -> Any:
+        """Read YAML from a file or an ``http(s)`` URL, with the safe loader.
+
+        :param path_or_link: the file's path, or the URL.
+        :raises ConfigurationError: there is none, or it is no YAML.
+        """
+        import yaml
+
+        from ray_provider.clusters.fetch import fetch_text
+
+        try:
+            text = fetch_text(path_or_link) if path_or_link.startswith("http") else Path(path_or_link).read_text()
+            return yaml.safe_load(text)
+        except (OSError, yaml.YAMLError) as error:
+            raise ConfigurationError(f"{path_or_link} can't be read as YAML: {error}") from error
+
     def setup_ray_cluster(self, *_: Any, **__: Any) -> None:
         """Say what replaces it: a cluster has to be handed on, with its address and where its token lies.
 
         :raises ConfigurationError: always; it says what replaces it.
         """
-        raise ConfigurationError(
-            "RayHook.setup_ray_cluster is not part of this provider.",
-            hint="Use the operator SetupRayCluster(conn_id=..., ray_cluster_yaml=...), which returns a cluster handle.",
+        raise _replaced(
+            "setup_ray_cluster",
+            "Use the operator SetupRayCluster(conn_id=..., ray_cluster_yaml=...), which returns a cluster handle.",
         )
 
     def delete_ray_cluster(self, *_: Any, **__: Any) -> None:
@@ -198,7 +226,44 @@ class PeerMethods:
 
         :raises ConfigurationError: always; it says what replaces it.
         """
-        raise ConfigurationError(
-            "RayHook.delete_ray_cluster is not part of this provider.",
-            hint="Use the operator DeleteRayCluster(conn_id=..., cluster=setup.output).",
+        raise _replaced("delete_ray_cluster", "Use the operator DeleteRayCluster(conn_id=..., cluster=setup.output).")
+
+    def install_kuberay_operator(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it: the operator is shared by all clusters.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced(
+            "install_kuberay_operator", 'Use SetupRayCluster(kuberay_operator="install"), which never downgrades it.'
         )
+
+    def uninstall_kuberay_operator(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it: taking the shared operator away breaks the clusters of others.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced(
+            "uninstall_kuberay_operator",
+            "Nothing removes the shared operator with a cluster. By hand: helm uninstall kuberay-operator.",
+        )
+
+    def get_daemon_set(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced("get_daemon_set", _DAEMON_SETS)
+
+    def create_daemon_set(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced("create_daemon_set", _DAEMON_SETS)
+
+    def delete_daemon_set(self, *_: Any, **__: Any) -> None:
+        """Say what replaces it.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced("delete_daemon_set", _DAEMON_SETS)
