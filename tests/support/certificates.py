@@ -13,6 +13,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+_DAY = datetime.timedelta(days=1)
+
 
 @dataclass
 class Certificates:
@@ -21,19 +23,22 @@ class Certificates:
     _ca: x509.Certificate
     _ca_key: ec.EllipticCurvePrivateKey
 
-    def server_context(self, host: str) -> ssl.SSLContext:
-        """For a server whose certificate, from our authority, is made for a host."""
+    def server_context(self, host: str, *, valid_for: datetime.timedelta = _DAY) -> ssl.SSLContext:
+        """For a server whose certificate, from our authority, is made for a host.
+
+        :param valid_for: from now on; less than nothing makes one that is over.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         try:
             name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
         except ValueError:
             name = x509.DNSName(host)
         certificate = (
-            _builder(host, self._ca.subject, key.public_key())
+            _builder(host, self._ca.subject, key.public_key(), valid_for)
             .add_extension(x509.SubjectAlternativeName([name]), critical=False)
             .sign(self._ca_key, hashes.SHA256())
         )
-        path = self.folder / f"{host}.pem"
+        path = self.folder / f"{host}-{key.public_key().public_numbers().x:x}.pem"
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + _pem(key))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
@@ -54,7 +59,9 @@ def make_certificates(folder: Path) -> Certificates:
     return Certificates(folder, ca_file, ca, key)
 
 
-def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+def _builder(
+    name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey, valid_for: datetime.timedelta = _DAY
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -62,8 +69,8 @@ def _builder(name: str, issuer: x509.Name, key: ec.EllipticCurvePublicKey) -> x5
         .issuer_name(issuer)
         .public_key(key)
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
+        .not_valid_before(now - _DAY)
+        .not_valid_after(now + valid_for)
     )
 
 

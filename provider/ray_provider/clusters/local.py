@@ -92,15 +92,32 @@ class LocalClusterSpec:
         for key in ("num_cpus", "num_gpus", "object_store_memory"):
             value = getattr(self, key)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
-                raise ConfigurationError(f"{key} is {value!r}: it must be a whole number, at least 0.", field=key)
+                raise ConfigurationError(
+                    f"{key} is {value!r}: it must be a whole number, at least 0.",
+                    hint="Correct it, or leave it out: Ray then takes what the machine has.",
+                    field=key,
+                )
         for key, value in self.resources.items():
             if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-                raise ConfigurationError(f"resources[{key!r}] is {value!r}: it must be at least 0.", field="resources")
+                raise ConfigurationError(
+                    f"resources[{key!r}] is {value!r}: it must be a number, at least 0.",
+                    hint="Say how much of it the node has, or leave it out.",
+                    field="resources",
+                )
         if self.dashboard_port is not None and not 0 < self.dashboard_port < 65536:
-            raise ConfigurationError(f"dashboard_port is {self.dashboard_port!r}: no port.", field="dashboard_port")
+            raise ConfigurationError(
+                f"dashboard_port is {self.dashboard_port!r}: no port.",
+                hint="Give a number from 1 to 65535, or leave it out: then a free port is found.",
+                field="dashboard_port",
+            )
         for key, text in self.env.items():
             if not isinstance(text, str):
-                raise ConfigurationError(f"env[{key!r}] is {text!r}: it must be text.", field="env")
+                # The value may be a secret: only its type is told.
+                raise ConfigurationError(
+                    f"env[{key!r}] is a {type(text).__name__}: it must be text.",
+                    hint="Write it in quotes.",
+                    field="env",
+                )
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -78,6 +78,7 @@ class JobSpec:
         if not isinstance(self.submission_id, str) or not 0 < len(self.submission_id) <= _ID_LENGTH:
             raise ConfigurationError(
                 f"submission_id has to be a text of 1 to {_ID_LENGTH} characters, but is {self.submission_id!r}.",
+                hint="Shorten it, or leave it out: then one is made of the task's names.",
                 field="submission_id",
             )
         if strange := sorted(set(self.submission_id) - _ID_CHARACTERS):
@@ -90,7 +91,13 @@ class JobSpec:
     @staticmethod
     def _validate_mapping(name: str, value: Any, values: type | None = None) -> None:
         if not isinstance(value, Mapping):
-            raise ConfigurationError(f"{name} has to be a mapping, but is a {type(value).__name__}.", field=name)
+            raise ConfigurationError(
+                f"{name} has to be a mapping, but is a {type(value).__name__}.",
+                hint=f'For example {name}={{"name": "value"}}.'
+                if values is str
+                else f'For example {name}={{"name": 1}}.',
+                field=name,
+            )
         for key, item in value.items():
             if not isinstance(key, str) or (values is not None and not isinstance(item, values)):
                 raise ConfigurationError(
@@ -135,6 +142,7 @@ def _validate_env_vars(runtime_env: Mapping[str, Any]) -> None:
     if not isinstance(variables, Mapping):
         raise ConfigurationError(
             f'runtime_env["env_vars"] has to be a mapping, but is a {type(variables).__name__}.',
+            hint='For example "env_vars": {"NAME": "value"}.',
             field="runtime_env.env_vars",
         )
     for key, value in variables.items():

@@ -52,7 +52,9 @@ async def package_runtime_env(client: RayJobsClient, runtime_env: Mapping[str, A
     """
     if not isinstance(runtime_env, Mapping):
         raise ConfigurationError(
-            f"runtime_env has to be a mapping, but is a {type(runtime_env).__name__}.", field="runtime_env"
+            f"runtime_env has to be a mapping, but is a {type(runtime_env).__name__}.",
+            hint='For example runtime_env={"working_dir": "./src", "pip": ["emoji"]}.',
+            field="runtime_env",
         )
     result = dict(runtime_env)
     excludes = _excludes(runtime_env)
@@ -111,7 +113,9 @@ def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
     field = 'runtime_env["working_dir"]'
     if not isinstance(value, str | Path):
         raise ConfigurationError(
-            f"{field} has to be a path or a URI, but is a {type(value).__name__}.", field="runtime_env.working_dir"
+            f"{field} has to be a path or a URI, but is a {type(value).__name__}.",
+            hint='For example "working_dir": "/opt/airflow/dags/training", or "s3://bucket/code.zip".',
+            field="runtime_env.working_dir",
         )
     if not _is_local(value):
         return str(value)
@@ -141,6 +145,7 @@ def _plan_module(value: Any, number: int, excludes: Sequence[str]) -> _Upload | 
     if not isinstance(value, str | Path):
         raise ConfigurationError(
             f"{field} has to be a path, a URI or an imported module, but is a {type(value).__name__}.",
+            hint='For example "py_modules": ["./my_package"].',
             field=f"runtime_env.py_modules.{number}",
         )
     if not _is_local(value):

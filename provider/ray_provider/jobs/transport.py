@@ -37,6 +37,8 @@ MAX_REQUESTS = 16
 #: New log streams a second for one endpoint and event loop.
 STREAM_STARTS_PER_SECOND = 200.0
 
+_URL_HINT = "Give the dashboard's URL, such as http://127.0.0.1:8265 or https://ray.example.com/prefix."
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -98,9 +100,9 @@ def base_url(endpoint: RayEndpoint) -> tuple[str, str | None]:
         parts = urlsplit(endpoint.url)
         _ = parts.port
     except ValueError as error:
-        raise ConfigurationError(f"The address is not a URL: {error}.", field="address") from None
+        raise ConfigurationError(f"The address is not a URL: {error}.", hint=_URL_HINT, field="address") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        hint = "Give the dashboard's URL, such as http://127.0.0.1:8265 or https://ray.example.com/prefix."
+        hint = _URL_HINT
         if parts.scheme == "ray":
             hint = f"ray:// is Ray Client's protocol: give the dashboard's URL, such as http://{parts.hostname}:8265."
         raise ConfigurationError(
@@ -285,7 +287,9 @@ class Transport:
                     method, path, headers, params=params, json_body=json_body, body=body, seconds=seconds
                 )
             except aiohttp.InvalidURL as error:
-                raise ConfigurationError(f"The address is not a URL: {error}.", field="address") from error
+                raise ConfigurationError(
+                    f"The address is not a URL: {error}.", hint=_URL_HINT, field="address"
+                ) from error
             except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
                 tried = f" ({attempts.number} tries)" if attempts.number > 1 else ""
                 failure = connection_error(self.endpoint, error, tried)

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
     from ray_provider.jobs.watcher import WatchOptions
     from ray_provider.operators.job import SubmitRayJob
 
+_RESERVE_NOTHING = "Leave it out to reserve nothing for the entrypoint: the tasks it starts reserve their own."
+_NUMBER_HINTS = {
+    "num_cpus": _RESERVE_NOTHING,
+    "num_gpus": _RESERVE_NOTHING,
+    "memory": _RESERVE_NOTHING,
+    "resources": _RESERVE_NOTHING,
+    "job_timeout_seconds": "Give seconds, or a timedelta; 0 waits for ever.",
+    "max_unreachable_seconds": "Give seconds, or a timedelta; 600 unless it is given.",
+    "poll_interval": "Give seconds, such as 0.5.",
+    "log_max_lines": "Give a whole number, or leave it out to pass on all lines.",
+}
+
 
 def command(value: Any) -> str:
     """Give the entrypoint as one shell command; a list's items are quoted.
@@ -52,7 +64,9 @@ def number(name: str, value: Any, *, least: float = 0.0, above: bool = False) ->
         found = float("nan")
     if not (found > least if above else found >= least) or found == float("inf"):
         raise ConfigurationError(
-            f"{name} has to be a number {'above' if above else 'of at least'} {least:g}, but is {value!r}.", field=name
+            f"{name} has to be a number {'above' if above else 'of at least'} {least:g}, but is {value!r}.",
+            hint=_NUMBER_HINTS.get(name.partition("[")[0], "Give a number, or a template that makes one."),
+            field=name,
         )
     return int(found) if found.is_integer() else found
 
@@ -72,7 +86,11 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
                 f"{name} is text, but no JSON.", hint="Give a dictionary, or a template that makes JSON.", field=name
             ) from None
     if not isinstance(value, Mapping):
-        raise ConfigurationError(f"{name} has to be a mapping, but is a {type(value).__name__}.", field=name)
+        raise ConfigurationError(
+            f"{name} has to be a mapping, but is a {type(value).__name__}.",
+            hint="Give a dictionary, or a template that makes JSON.",
+            field=name,
+        )
     return dict(value)
 
 

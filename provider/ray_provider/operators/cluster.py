@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
@@ -300,7 +301,11 @@ class SetupRayCluster(ClusterOperator):
         from ray_provider.clusters.readiness import ReadinessOptions
 
         if self.timeout_seconds <= 0 or self.scheduling_timeout_seconds <= 0:
-            raise ConfigurationError("`timeout_seconds` and `scheduling_timeout_seconds` have to be more than 0.")
+            raise ConfigurationError(
+                "`timeout_seconds` and `scheduling_timeout_seconds` have to be more than 0.",
+                hint="Give seconds, or leave them out.",
+                field="timeout_seconds",
+            )
         return ReadinessOptions(
             timeout_seconds=float(self.timeout_seconds),
             wait_for_workers=self.wait_for_workers,
@@ -323,8 +328,11 @@ class SetupRayCluster(ClusterOperator):
         try:
             return LocalClusterSpec(name=name or unique_name(owner), owner=owner, **(self.local or {}))
         except TypeError as error:
+            known = [field.name for field in fields(LocalClusterSpec) if field.name not in {"name", "owner"}]
             raise ConfigurationError(
-                f"`local` has an argument that the local backend does not know: {error}."
+                f"`local` has an argument that the local backend does not know: {error}.",
+                hint=f"It takes {', '.join(known)}.",
+                field="local",
             ) from error
 
     @staticmethod

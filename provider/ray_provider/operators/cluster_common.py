@@ -45,7 +45,11 @@ class ClusterOperator(BaseOperator):
         """Tell where clusters are: as the task says, else as the connection does."""
         backend = self.backend or run.hook.config.backend
         if backend not in BACKENDS:
-            raise ConfigurationError(f"`backend` is {backend!r}: it must be one of {', '.join(BACKENDS)}.")
+            raise ConfigurationError(
+                f"The argument `backend` is {backend!r}: no such backend.",
+                hint=f"Give one of {', '.join(BACKENDS)}, or leave it out: then the connection says which.",
+                field="backend",
+            )
         return backend
 
     @staticmethod

@@ -6,12 +6,12 @@ import asyncio
 import json
 import threading
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import pytest
 
 from ray_provider.hooks import RayHook
+from tests.support.airflow_task import FakeTask, context_of
 from tests.support.jobs_api import JobsApi
 
 TOKEN = "the-token-of-the-test"  # noqa: S105
@@ -75,46 +75,11 @@ def connection(monkeypatch, dashboard):
     return extra
 
 
-class FakeTask:
-    """A task instance: what is the same for all its tries, and one try."""
-
-    def __init__(self) -> None:
-        self.dag_id, self.run_id, self.task_id, self.map_index = "dag", "run", "task", -1
-        self.try_number, self.max_tries = 1, 3
-        self.start_date = datetime.now(UTC)
-        self.store: dict = {}
-        self.xcoms: dict = {}
-
-    def xcom_push(self, key, value):
-        self.xcoms[self.task_id, key] = value
-
-    def xcom_pull(self, task_ids=None, key="return_value", map_indexes=None):
-        return self.xcoms.get((task_ids or self.task_id, key))
-
-    def retry(self) -> None:
-        """What Airflow does between two tries."""
-        self.try_number += 1
-        self.xcoms = {key: value for key, value in self.xcoms.items() if key[0] != self.task_id}
-
-    def clear(self) -> None:
-        self.max_tries = self.try_number + 3
-        self.retry()
-
-
 @pytest.fixture
 def ti() -> FakeTask:
     return FakeTask()
 
 
-class Store(dict):
-    def set(self, key, value):
-        assert json.dumps(value)
-        self[key] = value
-
-
 @pytest.fixture
 def context(ti):
-    store = Store()
-    ti.store = store
-    started = datetime(2026, 1, 1, tzinfo=UTC)
-    return {"ti": ti, "task_state_store": store, "dag_run": SimpleNamespace(start_date=started)}
+    return context_of(ti)
