@@ -62,7 +62,7 @@ with DAG(
     cluster = SetupRayCluster(
         task_id="cluster",
         conn_id=CONNECTION,
-        infrastructure_values=infrastructure.output["ray_helm_values"],
+        infrastructure=infrastructure.output,
         kuberay_operator="install",
     )
 

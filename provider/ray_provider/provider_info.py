@@ -78,6 +78,34 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Take the Kubernetes access from this connection of type kubernetes.",
         "schema": {"type": _TEXT},
     },
+    "eks_cluster": {
+        "label": "EKS cluster",
+        "description": "Its name, instead of a kubeconfig: credentials come from AWS, and are renewed.",
+        "schema": {"type": _TEXT},
+    },
+    "gke_cluster": {
+        "label": "GKE cluster",
+        "description": "Its name, instead of a kubeconfig: credentials come from Google Cloud, and are renewed.",
+        "schema": {"type": _TEXT},
+    },
+    "cloud_location": {
+        "label": "Location of the EKS or GKE cluster",
+        "description": "Its region or, on Google Cloud, zone.",
+        "schema": {"type": _TEXT},
+    },
+    "gcp_project": {"label": "Google Cloud project of the GKE cluster", "schema": {"type": _TEXT}},
+    "aws_conn_id": {
+        "label": "AWS connection",
+        "description": "Enter EKS clusters with this connection (aws); else as the worker.",
+        "schema": {"type": _TEXT},
+    },
+    "aws_role_arn": {"label": "AWS role to assume for EKS", "schema": {"type": _TEXT}},
+    "gcp_conn_id": {
+        "label": "Google Cloud connection",
+        "description": "Enter GKE clusters with this connection (google_cloud_platform); else as the worker.",
+        "schema": {"type": _TEXT},
+    },
+    "gcp_impersonate": {"label": "Service account to act as for GKE", "schema": {"type": _TEXT}},
     "disable_verify_ssl": {
         "label": "Disable TLS verification of Kubernetes",
         "schema": {"type": ["boolean", "null"], "default": False},

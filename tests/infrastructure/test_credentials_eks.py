@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import json
 import os
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import parse_qs, parse_qsl, quote, urlsplit
-from xml.etree import ElementTree
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+import yaml
 
-from ray_provider.clusters.access import Credential, KubernetesAccess
+from ray_provider.clusters.access import Credential, KubernetesAccess, kubeconfig_file
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks import RayHook
 from ray_provider.infrastructure.eks import EksCluster, eks_credentials, eks_token
 from ray_provider.infrastructure.errors import TerraformCredentialsError
 from tests.infrastructure.lab.aws_server import CREDENTIALS, REGION, AwsServer
+from tests.infrastructure.lab.presigned import caller, signature
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 ENDPOINT = "https://10.0.0.1"
@@ -54,49 +53,9 @@ def opened(token: str) -> str:
 
 
 def who(aws: AwsServer, token: str) -> str:
-    """Ask as a cluster does: follow the address, with the cluster's name as header.
-
-    moto routes by the Authorization header alone, and checks no signature: the one in the address is put there too.
-    """
-    parts = urlsplit(opened(token))
-    assert f"http://{parts.netloc}" == aws.url
-    scope = parse_qs(parts.query)["X-Amz-Credential"][0]
-    request = urllib.request.Request(
-        opened(token),
-        headers={
-            "x-k8s-aws-id": "c1",
-            "Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0",
-        },
-    )
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        tree = ElementTree.fromstring(answer.read())
-    return next(str(element.text) for element in tree.iter() if element.tag.endswith("Arn"))
-
-
-def signature(url: str, secret: str, cluster: str) -> str:
-    """Sign an address as AWS does when it checks one: Signature Version 4, written down from its documentation."""
-    parts = urlsplit(url)
-    query = dict(parse_qsl(parts.query))
-    query.pop("X-Amz-Signature")
-    canonical_query = "&".join(f"{quote(k, safe='-_.~')}={quote(v, safe='-_.~')}" for k, v in sorted(query.items()))
-    canonical = "\n".join(
-        [
-            "GET",
-            parts.path,
-            canonical_query,
-            f"host:{parts.netloc}",
-            f"x-k8s-aws-id:{cluster}",
-            "",
-            "host;x-k8s-aws-id",
-            hashlib.sha256(b"").hexdigest(),
-        ]
-    )
-    scope = query["X-Amz-Credential"].split("/", 1)[1]
-    text = "\n".join(["AWS4-HMAC-SHA256", query["X-Amz-Date"], scope, hashlib.sha256(canonical.encode()).hexdigest()])
-    key = b"AWS4" + secret.encode()
-    for part in scope.split("/"):
-        key = hmac.new(key, part.encode(), hashlib.sha256).digest()
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+    """Ask as a cluster does: follow the address, with the cluster's name as header."""
+    assert opened(token).startswith(f"{aws.url}/?")
+    return caller(opened(token), "c1")
 
 
 async def test_the_cluster_is_found_and_the_token_is_taken(aws: AwsServer) -> None:
@@ -112,6 +71,10 @@ async def test_the_cluster_is_found_and_the_token_is_taken(aws: AwsServer) -> No
     assert signed["X-Amz-Signature"] != [signature(opened(token), CREDENTIALS["AWS_SECRET_ACCESS_KEY"], "c2")]
     assert token not in repr(found)
     assert await found.token_provider(False) == token
+    # For another cluster, or forged, it is worth nothing.
+    for url, cluster in ((opened(token), "c2"), (opened(token)[:-1] + "x", "c1")):
+        with pytest.raises(PermissionError, match="SignatureDoesNotMatch"):
+            caller(url, cluster)
 
 
 async def test_a_role_is_assumed_first(aws: AwsServer) -> None:
@@ -199,3 +162,47 @@ def test_a_token_ends_with_the_role_that_signed_it(aws: AwsServer) -> None:
     session = boto3.Session(region_name=REGION)
     session.get_credentials = Credentials  # type: ignore[method-assign,assignment]
     assert eks_token(EksCluster("c1", REGION), session=session).expires - time.time() < 301
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **extra: str) -> RayHook:
+    """Give the hook of a connection with these fields."""
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_CLOUD", json.dumps({"conn_type": "ray", "extra": extra}))
+    return RayHook("ray_cloud")
+
+
+async def test_a_connection_names_the_cluster(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """We make our own tokens; helm gets a program that makes them, and no token."""
+    hook = connect(monkeypatch, eks_cluster="c1", cloud_location=REGION, namespace="ray")
+    access = await hook.akubernetes_access()
+    assert access.namespace_or_default() == "ray"
+    server = access.resolve()
+    assert server.url == ENDPOINT
+    headers = await Credential(server, access.token_provider).headers()
+    assert ":123456789012:" in who(aws, headers["Authorization"].removeprefix("Bearer "))
+    async with kubeconfig_file(access) as path:
+        assert "exec_plugin" in path.read_text()
+        assert "k8s-aws-v1" not in path.read_text()
+    with pytest.raises(ConfigurationError, match="no EKS cluster c2"):
+        await connect(monkeypatch, eks_cluster="c2", cloud_location=REGION).akubernetes_access()
+
+
+async def test_an_airflow_connection_says_who_enters_what_a_handle_names(
+    aws: AwsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its secrets don't leave this process: helm gets a short-lived token, in a file that is not on the disk."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    planted = {
+        "conn_type": "aws",
+        "login": CREDENTIALS["AWS_ACCESS_KEY_ID"],
+        "password": CREDENTIALS["AWS_SECRET_ACCESS_KEY"],
+        "extra": {"region_name": REGION},
+    }
+    monkeypatch.setenv("AIRFLOW_CONN_AWS_PLANTED", json.dumps(planted))
+    hook = connect(monkeypatch, aws_conn_id="aws_planted")
+    access = await hook.akubernetes_access({"cloud": "aws", "name": "c1", "location": REGION})
+    async with kubeconfig_file(access) as path:
+        assert path.is_relative_to("/proc")
+        token = yaml.safe_load(path.read_text())["users"][0]["user"]["token"]
+    assert ":123456789012:" in who(aws, token)
+    assert not path.exists()

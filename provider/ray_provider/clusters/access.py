@@ -1,7 +1,7 @@
 """The way into a Kubernetes cluster: from plain data to a client, a TLS context, request headers or a kubeconfig.
 
-Nothing is set for the whole process, and secrets stay in memory, except where a program or OpenSSL insists on a file:
-then it lies in a private folder for as long as it is needed.
+Nothing is set for the whole process, and secrets stay in memory. A program that insists on a file gets one that lies in
+memory, too; where the system or OpenSSL can't do that, one in a private folder for as long as it is needed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class KubernetesAccess:
     :param context: which context of it; else its current one.
     :param server: URL of an API server, for clusters whose credentials come from a cloud.
     :param ca_data: its certificate authority (PEM).
-    :param token_provider: gives its bearer tokens.
+    :param token_provider: gives its bearer tokens. With a kubeconfig as well, other programs use what that says.
     :param in_cluster: the pod's own service account.
     :param namespace: used where a task names none.
     :param verify_tls: check the API server's certificate. Off only by an explicit false.
@@ -160,6 +160,8 @@ class Credential:
     async def certificate(self) -> tuple[str, str] | None:
         """Give our certificate and key as PEM text, if that is what we are known by."""
         user = self._server.user
+        if self._provider is not None:
+            return None
         if "exec" in user:
             status = await self._exec(False)
             pair = status.get("clientCertificateData"), status.get("clientKeyData")
@@ -296,19 +298,35 @@ async def client_of(connected: Connected) -> AsyncIterator[ApiClient]:
 
 @asynccontextmanager
 async def kubeconfig_file(access: KubernetesAccess) -> AsyncIterator[Path]:
-    """Give a kubeconfig file with the one context that is used, for helm; removed in all cases.
+    """Give a kubeconfig with the one context that is used, as a file for helm; gone afterwards in all cases.
 
     Exec plugins stay in it: the program then fetches its own credentials. Tokens of a provider are written into it.
     """
     server = await asyncio.to_thread(access.resolve)
     content = server.to_kubeconfig()
-    if access.token_provider is not None:
+    if access.token_provider is not None and "exec" not in server.user:
         content["users"][0]["user"] = {"token": await access.token_provider(False)}
-    with private_folder() as folder:
-        import yaml
+    import yaml
 
-        write_private(folder / "config", yaml.safe_dump(content))
-        yield folder / "config"
+    with private_file(yaml.safe_dump(content)) as path:
+        yield path
+
+
+@contextmanager
+def private_file(text: str) -> Iterator[Path]:
+    """Give a text as a file that only we and our children can read: in memory where that can be, else on disk."""
+    # Who may not be traced (PR_SET_DUMPABLE) is not seen by its children there: the folder then is root's.
+    own = Path(f"/proc/{os.getpid()}/fd")
+    if not hasattr(os, "memfd_create") or not own.is_dir() or own.stat().st_uid != os.geteuid():
+        with private_folder() as folder:
+            write_private(folder / "config", text)
+            yield folder / "config"
+        return
+    with os.fdopen(os.memfd_create("ray-provider"), "w", encoding="utf-8") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(text)
+        file.flush()
+        yield own / str(file.fileno())
 
 
 @contextmanager

@@ -40,6 +40,7 @@ class ClusterHandle:
     :param auth: where its token is found.
     :param owner: which DAG, run and task it belongs to (``dag_id``, ``run_id``, ``task_id``, ``map_index``).
     :param created: whether the task that returned this made it (true) or found it (false).
+    :param kubernetes: which Kubernetes it runs on (plain data that the hook reads); unless given, the connection's.
     """
 
     backend: Backend
@@ -51,11 +52,14 @@ class ClusterHandle:
     auth: AuthReference = field(default_factory=AuthReference)
     owner: Mapping[str, Any] = field(default_factory=dict)
     created: bool = True
+    kubernetes: Mapping[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the handle as JSON-able data."""
         data = asdict(self)
         data["owner"] = dict(self.owner)
+        if self.kubernetes is None:
+            del data["kubernetes"]
         return data
 
     @classmethod

@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import BaseHook, mask_secrets
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, KubernetesError
-from ray_provider.infrastructure.handle import InfrastructureHandle
+from ray_provider.hooks.cloud_cluster import CloudCluster
 
 if TYPE_CHECKING:
     from ray_provider.clusters.access import KubernetesAccess
@@ -23,57 +22,6 @@ if TYPE_CHECKING:
 
 _GOOGLE_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _OLD_GOOGLE_PREFIX = "extra__google_cloud_platform__"
-
-
-@dataclass(frozen=True, slots=True)
-class CloudCluster:
-    """A cluster of a cloud, by name.
-
-    :param cloud: ``aws`` or ``gcp``.
-    :param name: of the cluster.
-    :param location: its region (or, on Google Cloud, zone).
-    :param project: Google Cloud's project.
-    :param role_arn: a role to assume (AWS).
-    :param impersonate: a service account to act as (Google Cloud).
-    :param aws_conn_id: Airflow connection; without one, what boto3 finds.
-    :param gcp_conn_id: Airflow connection; without one, the application default credentials.
-    :param namespace: used where a task names none.
-    """
-
-    cloud: str
-    name: str
-    location: str
-    project: str | None = None
-    role_arn: str | None = None
-    impersonate: str | None = None
-    aws_conn_id: str | None = None
-    gcp_conn_id: str | None = None
-    namespace: str | None = None
-
-    @classmethod
-    def of(cls, infrastructure: InfrastructureHandle | Mapping[str, Any], **more: Any) -> CloudCluster:
-        """Find the cluster in the outputs of ``SetupRayInfrastructure``.
-
-        :raises ConfigurationError: the outputs don't name a cluster.
-        """
-        if not isinstance(infrastructure, InfrastructureHandle):
-            infrastructure = InfrastructureHandle.from_dict(infrastructure)
-        outputs = infrastructure.typed_outputs
-        missing = [name for name in ("cloud", "cluster_name", "location") if not getattr(outputs, name)]
-        if missing:
-            raise ConfigurationError(
-                f"infrastructure: the module {infrastructure.module} has no output {', '.join(missing)}.",
-                hint="A module of your own needs the outputs `cloud` (aws or gcp), `cluster_name`, `location`, and on"
-                " Google Cloud `project`; or name the cluster in the connection.",
-                field="infrastructure",
-            )
-        return cls(
-            cloud=str(outputs.cloud),
-            name=str(outputs.cluster_name),
-            location=str(outputs.location),
-            project=outputs.project,
-            **more,
-        )
 
 
 async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
@@ -108,8 +56,9 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
 async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
     """Give the way into a cloud's cluster.
 
-    With the worker's own identity, programs like helm get a kubeconfig with an exec plugin, and no token is written
-    anywhere. With an Airflow connection only this process has the credentials: its tokens are handed on.
+    This process makes its tokens itself, and renews them before they end. With the worker's own identity, programs like
+    helm get a kubeconfig with an exec plugin, and no token is written anywhere. With an Airflow connection only this
+    process has the credentials: its tokens are handed on, in memory where the system can do that.
 
     :raises ConfigurationError: as :func:`cloud_credentials`.
     """
@@ -117,7 +66,12 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
 
     found = await cloud_credentials(cluster)
     if found.exec_arguments is not None:
-        return KubernetesAccess(kubeconfig=found.kubeconfig(), namespace=cluster.namespace, name=found.name)
+        return KubernetesAccess(
+            kubeconfig=found.kubeconfig(),
+            token_provider=found.token_provider,
+            namespace=cluster.namespace,
+            name=found.name,
+        )
     return KubernetesAccess(
         server=found.endpoint,
         ca_data=found.ca_data,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.jobs.endpoint import TlsOptions
 
 if TYPE_CHECKING:
@@ -26,6 +27,11 @@ _OLD_PREFIX = "extra__ray__"
 
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
+
+#: The field that names the cluster of a cloud.
+_CLUSTER_FIELDS = {"aws": "eks_cluster", "gcp": "gke_cluster"}
+#: Fields that say by whom a cloud's cluster is entered, also one that a task names.
+_IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersonate")
 
 ADDRESS_HINT = (
     "Set the connection's field `address` to the dashboard's URL, such as http://127.0.0.1:8265, "
@@ -55,6 +61,12 @@ class RayConnectionConfig:
     :param disable_verify_ssl: don't check the certificate of the Kubernetes API server.
     :param disable_tcp_keepalive: no TCP keep-alive on connections to it.
     :param kubernetes_conn_id: take all of that from this connection of type ``kubernetes``.
+    :param cloud: a cluster of EKS or GKE, by its name.
+    :param aws_conn_id: connection of type ``aws`` that EKS clusters are entered with; else what the worker has.
+    :param aws_role_arn: role that is assumed for it.
+    :param gcp_conn_id: connection of type ``google_cloud_platform`` that GKE clusters are entered with; else what the
+        worker has.
+    :param gcp_impersonate: service account that is acted as.
     :param extra: fields that are none of the above.
     """
 
@@ -76,6 +88,11 @@ class RayConnectionConfig:
     disable_verify_ssl: bool = False
     disable_tcp_keepalive: bool = False
     kubernetes_conn_id: str | None = None
+    cloud: CloudCluster | None = None
+    aws_conn_id: str | None = None
+    aws_role_arn: str | None = None
+    gcp_conn_id: str | None = None
+    gcp_impersonate: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -122,6 +139,14 @@ class RayConnectionConfig:
         in_cluster = reader.flag("in_cluster", default=False)
         if in_cluster and (path or kubeconfig):
             raise reader.error("in_cluster", "is set together with a kubeconfig", "Keep one of the two.")
+        kubernetes_conn_id = reader.text("kubernetes_conn_id")
+        cloud = reader.cloud()
+        if cloud and (path or kubeconfig or in_cluster or kubernetes_conn_id):
+            raise reader.error(
+                _CLUSTER_FIELDS[cloud.cloud],
+                "is given, and so is a kubeconfig, `in_cluster` or `kubernetes_conn_id`",
+                "Keep one of them: each says which Kubernetes it is.",
+            )
         return cls(
             conn_id=conn_id,
             address=address,
@@ -140,7 +165,9 @@ class RayConnectionConfig:
             in_cluster=in_cluster,
             disable_verify_ssl=reader.flag("disable_verify_ssl", default=False),
             disable_tcp_keepalive=reader.flag("disable_tcp_keepalive", default=False),
-            kubernetes_conn_id=reader.text("kubernetes_conn_id"),
+            kubernetes_conn_id=kubernetes_conn_id,
+            cloud=cloud,
+            **{name: reader.text(name) for name in _IDENTITY_FIELDS},
             extra=reader.rest(),
         )
 
@@ -242,6 +269,38 @@ class _Reader:
                     name, f"holds a {type(item).__name__} at {key!r}", "Names and values must be strings: quote them."
                 )
         return dict(value)
+
+    def cloud(self) -> CloudCluster | None:
+        """Give the cluster of EKS or GKE, if one is named."""
+        names = {cloud: self.text(name) for cloud, name in _CLUSTER_FIELDS.items()}
+        location, project = self.text("cloud_location"), self.text("gcp_project")
+        given = [cloud for cloud, name in names.items() if name]
+        if not given:
+            for name, value in (("cloud_location", location), ("gcp_project", project)):
+                if value:
+                    raise self.error(name, "is given without a cluster", "Name it: `eks_cluster` or `gke_cluster`.")
+            return None
+        if len(given) > 1:
+            raise self.error("gke_cluster", "is given, and so is `eks_cluster`", "Keep one of the two.")
+        cloud = given[0]
+        if not location:
+            kind = "region, such as eu-west-1" if cloud == "aws" else "region or zone, such as europe-west4"
+            raise self.error("cloud_location", "is empty", f"Give the cluster's {kind}.")
+        if cloud == "aws" and project:
+            raise self.error("gcp_project", "is given for an EKS cluster", "Leave it out.")
+        if cloud == "gcp" and not project and not self.text("gcp_conn_id"):
+            raise self.error("gcp_project", "is empty", "Give the project of the GKE cluster.")
+        return CloudCluster(
+            cloud=cloud,
+            name=str(names[cloud]),
+            location=location,
+            project=project,
+            role_arn=self.text("aws_role_arn"),
+            impersonate=self.text("gcp_impersonate"),
+            aws_conn_id=self.text("aws_conn_id"),
+            gcp_conn_id=self.text("gcp_conn_id"),
+            namespace=self.text("namespace"),
+        )
 
     def cookies(self) -> dict[str, str]:
         return self.mapping("cookies", _cookie_header)

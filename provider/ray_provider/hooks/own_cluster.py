@@ -82,7 +82,7 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
     from ray_provider.clusters.removal import delete_cluster
 
     return await delete_cluster(
-        await hook.akubernetes_access(),
+        await hook.akubernetes_access(handle.kubernetes),
         name=handle.name,
         namespace=str(handle.namespace),
         release=handle.release,

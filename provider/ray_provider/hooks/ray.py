@@ -17,6 +17,7 @@ from ray_provider.exceptions import (
     RayConnectionError,
     RayProviderError,
 )
+from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.connection import RayConnectionConfig, check_address
 from ray_provider.hooks.peer import PeerMethods, run_sync
 from ray_provider.jobs.endpoint import RayEndpoint
@@ -175,7 +176,9 @@ class RayHook(PeerMethods, BaseHook):
             return await asyncio.to_thread(local_endpoint, handle)
         from ray_provider.clusters.endpoints import kubernetes_endpoint
 
-        endpoint = await kubernetes_endpoint(await self.akubernetes_access(), handle, how=config.access)
+        endpoint = await kubernetes_endpoint(
+            await self.akubernetes_access(handle.kubernetes), handle, how=config.access
+        )
         if config.access != "url":
             return endpoint
         # An address of the user's own (an ingress): what the connection says of headers and TLS is meant for it.
@@ -187,13 +190,25 @@ class RayHook(PeerMethods, BaseHook):
             tls=config.tls,
         )
 
-    def kubernetes_access(self) -> KubernetesAccess:
-        """Give what is needed to reach Kubernetes."""
-        return self._kubernetes_access(self.config)
+    def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
+        """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""
+        return run_sync(lambda: self.akubernetes_access(where))
 
-    async def akubernetes_access(self) -> KubernetesAccess:
-        """Give what is needed to reach Kubernetes, without blocking the event loop."""
-        return self._kubernetes_access(await self.aconfig())
+    async def akubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
+        """Give what is needed to reach Kubernetes, without blocking the event loop.
+
+        :param where: which Kubernetes, as a cluster's handle says it (its field ``kubernetes``); unless given, the
+            connection's. The connection says in both cases by whom it is entered.
+        :raises ConfigurationError: there is no such cluster, or what the connection says can't be used.
+        :raises TerraformCredentialsError: the cloud does not let us.
+        """
+        config = await self.aconfig()
+        cluster = config.cloud if where is None else CloudCluster.from_dict(where).entered_by(config)
+        if cluster is None:
+            return self._kubernetes_access(config)
+        from ray_provider.hooks.cloud import cloud_access
+
+        return replace(await cloud_access(cluster), verify_tls=not config.disable_verify_ssl)
 
     @staticmethod
     def _kubernetes_access(config: RayConnectionConfig) -> KubernetesAccess:
@@ -247,7 +262,7 @@ class RayHook(PeerMethods, BaseHook):
             return True, "The backend is local: tasks set up their clusters on the worker."
         from ray_provider.clusters.access import api_client
 
-        async with api_client(self._kubernetes_access(config)) as api:
+        async with api_client(await self.akubernetes_access()) as api:
             from kubernetes_asyncio.client import VersionApi
 
             found = await VersionApi(api).get_code(_request_timeout=10)

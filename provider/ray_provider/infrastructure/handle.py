@@ -19,6 +19,8 @@ class InfrastructureHandle:
     :param workspace: Terraform workspace.
     :param variables: of the module, without those that are secret.
     :param outputs: of the module, without the sensitive ones.
+    :param aws_conn_id: the Airflow connection with which it was made, for the tasks after it.
+    :param gcp_conn_id: likewise.
     """
 
     module: str
@@ -26,6 +28,8 @@ class InfrastructureHandle:
     workspace: str | None = None
     variables: Mapping[str, Any] = field(default_factory=dict)
     outputs: Mapping[str, Any] = field(default_factory=dict)
+    aws_conn_id: str | None = None
+    gcp_conn_id: str | None = None
 
     @property
     def typed_outputs(self) -> InfrastructureOutputs:

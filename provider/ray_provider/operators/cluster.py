@@ -57,7 +57,12 @@ class SetupRayCluster(ClusterOperator):
     :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
     :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
     :param profile: one of the provider's profiles or a list of them: cpu, gpu-eks, gpu-gke, tpu, spot, autoscaling, …
-    :param infrastructure_values: Terraform's output ``ray_helm_values``; above the profile, below ``values``.
+    :param infrastructure: the handle that ``SetupRayInfrastructure`` returned: the cluster is made on that Kubernetes,
+        with the output ``ray_helm_values`` as ``infrastructure_values``. Credentials come from the cloud, stay in
+        memory and are renewed; the connection says by whom (``aws_conn_id``, ``aws_role_arn``, ``gcp_conn_id``,
+        ``gcp_impersonate``), else the handle or the worker. The cluster's handle then says where it is, for the tasks
+        after this one.
+    :param infrastructure_values: values above the profile and below ``values``, for modules of your own.
     :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
     :param chart_repo: URL of a chart repository.
     :param chart_version: version of the chart.
@@ -89,6 +94,7 @@ class SetupRayCluster(ClusterOperator):
         "namespace",
         "values",
         "profile",
+        "infrastructure",
         "infrastructure_values",
         "chart",
         "chart_repo",
@@ -117,6 +123,7 @@ class SetupRayCluster(ClusterOperator):
         namespace: str | None = None,
         values: Any = None,
         profile: str | list[str] | None = None,
+        infrastructure: Any = None,
         infrastructure_values: Any = None,
         chart: str = "ray-cluster",
         chart_repo: str | None = None,
@@ -149,6 +156,7 @@ class SetupRayCluster(ClusterOperator):
         self.namespace = namespace
         self.values = values
         self.profile = profile
+        self.infrastructure = infrastructure
         self.infrastructure_values = infrastructure_values
         self.chart = chart
         self.chart_repo = chart_repo
@@ -181,6 +189,12 @@ class SetupRayCluster(ClusterOperator):
         try:
             run = self.new_run()
             if self.backend_of(run) == "local":
+                if self.infrastructure is not None:
+                    raise ConfigurationError(
+                        "`infrastructure` is given, but the backend is local.",
+                        hint='Set `backend="kubernetes"`, in the task or in the connection.',
+                        field="infrastructure",
+                    )
                 return self._done(
                     context, run.start_local(self._local_spec(context), update_if_exists=self.update_if_exists)
                 )
@@ -255,7 +269,7 @@ class SetupRayCluster(ClusterOperator):
         return handle.to_dict()
 
     def _take_back(self, handle: ClusterHandle, error: RayProviderError) -> None:
-        run = self.new_run()
+        run = self.new_run(handle.kubernetes)
         try:
             run.take_back(handle, error, keep=self.keep_on_failure, helm_path=self.helm_path)
         except RayProviderError:
@@ -275,7 +289,7 @@ class SetupRayCluster(ClusterOperator):
             namespace=self.namespace or None,
             values=self.values,
             profile=self.profile or None,
-            infrastructure_values=self.infrastructure_values,
+            infrastructure_values=self._infrastructure_values(),
             ray_cluster_yaml=self.ray_cluster_yaml or None,
             chart=self.chart,
             chart_repo=self.chart_repo or None,
@@ -296,6 +310,20 @@ class SetupRayCluster(ClusterOperator):
             render=lambda text: str(self.render_template(text, context)),
             fetch=fetch_text,
         )
+
+    def _infrastructure_values(self) -> Any:
+        if self.infrastructure is None or self.ray_cluster_yaml:
+            # A manifest takes no values.
+            return self.infrastructure_values
+        if self.infrastructure_values:
+            raise ConfigurationError(
+                "`infrastructure_values` are given, and so is `infrastructure`, whose outputs have them.",
+                hint="Give more values, or other ones, by `values`: they count more.",
+                field="infrastructure_values",
+            )
+        from ray_provider.infrastructure.handle import InfrastructureHandle
+
+        return InfrastructureHandle.from_dict(self.infrastructure).outputs.get("ray_helm_values")
 
     def _readiness(self) -> ReadinessOptions:
         from ray_provider.clusters.readiness import ReadinessOptions

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ class ClusterOperator(BaseOperator):
 
     conn_id: str
     backend: str | None
+    infrastructure: Any
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -36,9 +38,13 @@ class ClusterOperator(BaseOperator):
         if self._run is not None:
             self._run.kill()
 
-    def new_run(self) -> ClusterRun:
-        """Begin what can be killed."""
-        self._run = ClusterRun(self.hook, self.log)
+    def new_run(self, where: Mapping[str, Any] | None = None) -> ClusterRun:
+        """Begin what can be killed.
+
+        :param where: which Kubernetes it is about, as a handle says it; unless given, what ``infrastructure`` or the
+            connection says.
+        """
+        self._run = ClusterRun(self.hook, self.log, where or where_is(self.infrastructure))
         return self._run
 
     def backend_of(self, run: ClusterRun) -> str:
@@ -56,6 +62,18 @@ class ClusterOperator(BaseOperator):
     def for_airflow(error: RayProviderError) -> Exception:
         """Don't burn retries on what another try can't change."""
         return error if error.retryable else AirflowFailException(with_notes(error))
+
+
+def where_is(infrastructure: Any) -> dict[str, str] | None:
+    """Tell which Kubernetes ``SetupRayInfrastructure`` made, as handles of Ray clusters say it.
+
+    :raises ConfigurationError: this is not its handle, or its module does not tell.
+    """
+    if infrastructure is None:
+        return None
+    from ray_provider.hooks.cloud_cluster import CloudCluster
+
+    return CloudCluster.of(infrastructure).to_dict()
 
 
 def folders_of(context: Context) -> tuple[Path, ...]:

@@ -28,6 +28,8 @@ class DeleteRayCluster(ClusterOperator):
     :param cluster: the handle that ``SetupRayCluster`` returned.
     :param name: of the release or the cluster, where there is no handle.
     :param namespace: Kubernetes namespace, with ``name``.
+    :param infrastructure: with ``name``: the handle that ``SetupRayInfrastructure`` returned, of the Kubernetes that
+        the cluster runs on; else the connection's. A cluster's handle says by itself where it is.
     :param timeout_seconds: until all has to be gone.
     :param helm_path: Helm's executable.
     :param backend: ``kubernetes`` or ``local``; else the handle's, or as the connection says.
@@ -40,6 +42,7 @@ class DeleteRayCluster(ClusterOperator):
         "cluster",
         "name",
         "namespace",
+        "infrastructure",
         "backend",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {"cluster": "json", "ray_cluster_yaml": "yaml"}
@@ -54,6 +57,7 @@ class DeleteRayCluster(ClusterOperator):
         cluster: Any = None,
         name: str | None = None,
         namespace: str | None = None,
+        infrastructure: Any = None,
         timeout_seconds: float = 300,
         helm_path: str | None = None,
         backend: str | None = None,
@@ -66,6 +70,7 @@ class DeleteRayCluster(ClusterOperator):
         self.cluster = cluster
         self.name = name
         self.namespace = namespace
+        self.infrastructure = infrastructure
         self.timeout_seconds = timeout_seconds
         self.helm_path = helm_path
         self.backend = backend
@@ -84,9 +89,9 @@ class DeleteRayCluster(ClusterOperator):
             raise self.for_airflow(error) from error
 
     def _delete(self, context: Context) -> bool:
-        run = self.new_run()
         if self.cluster:
-            return self._delete_handle(run)
+            return self._delete_handle()
+        run = self.new_run()
         if self.name or self.ray_cluster_yaml:
             name, namespace = self._named(context)
             if self.backend_of(run) == "local":
@@ -97,7 +102,7 @@ class DeleteRayCluster(ClusterOperator):
             hint="Give cluster=setup.output, or name=..., or ray_cluster_yaml=...",
         )
 
-    def _delete_handle(self, run: ClusterRun) -> bool:
+    def _delete_handle(self) -> bool:
         if not isinstance(self.cluster, Mapping):
             raise ConfigurationError(
                 f"`cluster` is a {type(self.cluster).__name__}, not the handle that SetupRayCluster returns.",
@@ -107,6 +112,7 @@ class DeleteRayCluster(ClusterOperator):
         if not handle.created:
             self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
             return False
+        run = self.new_run(handle.kubernetes)
         if handle.backend == "local":
             return run.delete_local(handle.name, owner=handle.owner or None)
         return run.delete(

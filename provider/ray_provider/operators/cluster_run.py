@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider.exceptions import ClusterError
@@ -31,11 +32,13 @@ class ClusterRun:
 
     :param hook: of the connection.
     :param log: the task's.
+    :param where: which Kubernetes it is about, as handles say it; unless given, the connection's.
     """
 
-    def __init__(self, hook: RayHook, log: Log) -> None:
+    def __init__(self, hook: RayHook, log: Log, where: Mapping[str, Any] | None = None) -> None:
         self.hook = hook
         self.log = log
+        self.where = where
         self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
     def say(self, line: str) -> None:
@@ -54,8 +57,9 @@ class ClusterRun:
         from ray_provider.clusters.setup import set_up_cluster
 
         async def step() -> ClusterHandle:
-            access = await self.hook.akubernetes_access()
-            return await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
+            access = await self.hook.akubernetes_access(self.where)
+            made = await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
+            return replace(made, kubernetes=self.where)
 
         return self.run(step)
 
@@ -64,8 +68,9 @@ class ClusterRun:
         from ray_provider.clusters.setup import apply_cluster
 
         async def step() -> Applied:
-            access = await self.hook.akubernetes_access()
-            return await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
+            access = await self.hook.akubernetes_access(self.where)
+            applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
+            return replace(applied, handle=replace(applied.handle, kubernetes=self.where))
 
         return self.run(step)
 
@@ -75,7 +80,7 @@ class ClusterRun:
         from ray_provider.clusters.removal import take_back
 
         async def step() -> None:
-            access = await self.hook.akubernetes_access()
+            access = await self.hook.akubernetes_access(self.where)
             await take_back(access, handle, error, keep=keep, helm=HelmOptions(path=helm_path), say=self.say)
 
         self.run(step)
@@ -95,7 +100,7 @@ class ClusterRun:
         from ray_provider.clusters.removal import delete_cluster
 
         async def step() -> bool:
-            access = await self.hook.akubernetes_access()
+            access = await self.hook.akubernetes_access(self.where)
             where = await asyncio.to_thread(access.namespace_or_default, namespace)
             return await delete_cluster(
                 access,

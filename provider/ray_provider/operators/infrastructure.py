@@ -99,6 +99,8 @@ class SetupRayInfrastructure(InfrastructureOperator):
                     workspace=run.spec.workspace,
                     variables=run.public_variables(),
                     outputs=run.outputs().public(),
+                    aws_conn_id=self.aws_conn_id,
+                    gcp_conn_id=self.gcp_conn_id,
                 ).to_dict()
         except RayProviderError as error:
             raise self.for_airflow(error) from error
@@ -184,7 +186,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         return handle.outputs.get("cluster_name") if handle else None
 
     def _refuse_if_used(self, run: InfrastructureRun, outputs: Mapping[str, Any]) -> None:
-        from ray_provider.hooks.cloud import CloudCluster, users_of_cluster
+        from ray_provider.hooks.cloud import users_of_cluster
+        from ray_provider.hooks.cloud_cluster import CloudCluster
         from ray_provider.hooks.peer import run_sync
 
         cluster = CloudCluster.of(

@@ -109,7 +109,7 @@ class RayClusterSensor(BaseSensorOperator):
         hook = RayHook(self.conn_id)
         config = await hook.aconfig()
         return await wait_ready(
-            await hook.akubernetes_access(),
+            await hook.akubernetes_access(handle.kubernetes),
             handle,
             self._readiness(),
             how=self.access or config.access,

@@ -134,7 +134,8 @@ class RayClusterTrigger(BaseTrigger):
         pause = 0.5
         while True:
             try:
-                return await self.hook.akubernetes_access(), (await self.hook.aconfig()).access
+                access = await self.hook.akubernetes_access(self.cluster.get("kubernetes"))
+                return access, (await self.hook.aconfig()).access
             except ConfigurationError:
                 raise
             except Exception as error:

@@ -113,17 +113,32 @@ class AwsServer:
         )
 
 
+def _secrets() -> dict[str, str]:
+    """Give the secret keys of the account's owner and of all roles that are assumed."""
+    from moto.sts.models import sts_backends
+
+    found = {CREDENTIALS["AWS_ACCESS_KEY_ID"]: CREDENTIALS["AWS_SECRET_ACCESS_KEY"]}
+    for account in sts_backends.values():
+        for backend in account.values():
+            found |= {role.access_key_id: role.secret_access_key for role in backend.assumed_roles}
+    return found
+
+
 def main() -> None:
     """Serve until the input closes (so that nothing is left behind by a parent that died)."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--cluster-endpoint")
     parser.add_argument("--cluster-ca-data")
     options = parser.parse_args()
+    from moto.moto_server import threaded_moto_server
     from moto.server import ThreadedMotoServer
 
     from tests.infrastructure.lab.moto_eks import install
+    from tests.infrastructure.lab.presigned import Presigned
 
     install(endpoint=options.cluster_endpoint, ca_data=options.cluster_ca_data)
+    make = threaded_moto_server.DomainDispatcherApplication
+    threaded_moto_server.DomainDispatcherApplication = lambda *given, **more: Presigned(make(*given, **more), _secrets)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     with contextlib.redirect_stdout(sys.stderr):
         server.start()

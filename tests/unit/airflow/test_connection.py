@@ -7,6 +7,7 @@ import json
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.connection import RayConnectionConfig, check_address
 
 KUBECONFIG = {"clusters": [{"name": "c"}], "contexts": [], "users": []}
@@ -118,6 +119,15 @@ def test_verify_may_be_the_path_of_a_ca_file(tmp_path):
         ({"kube_config": "just: text"}, "`kube_config` is no kubeconfig"),
         ({"kube_config": KUBECONFIG, "kube_config_path": "/k"}, "`kube_config_path`"),
         ({"in_cluster": True, "kube_config_path": "/k"}, "`in_cluster`"),
+        ({"eks_cluster": "e"}, "`cloud_location` is empty"),
+        ({"cloud_location": "eu-west-1"}, "`cloud_location` is given without a cluster"),
+        ({"gcp_project": "p"}, "`gcp_project` is given without a cluster"),
+        ({"eks_cluster": "e", "gke_cluster": "g", "cloud_location": "x"}, "`gke_cluster` is given, and so is"),
+        ({"gke_cluster": "g", "cloud_location": "x"}, "`gcp_project` is empty"),
+        ({"eks_cluster": "e", "cloud_location": "x", "gcp_project": "p"}, "`gcp_project` is given for an EKS"),
+        ({"eks_cluster": "e", "cloud_location": "x", "in_cluster": True}, "`eks_cluster` is given, and so is a kube"),
+        ({"gke_cluster": "g", "cloud_location": "x", "gcp_project": "p", "kube_config_path": "/k"}, "`gke_cluster`"),
+        ({"gke_cluster": 7}, "`gke_cluster` is a int"),
     ],
 )
 def test_a_field_that_cannot_work_is_named(extra, says):
@@ -170,7 +180,34 @@ def test_the_password_is_the_token_unless_the_extra_has_one():
 
 
 def test_unknown_fields_are_kept():
-    assert read({"eks_cluster": "x"}).extra == {"eks_cluster": "x"}
+    assert read({"aks_cluster": "x"}).extra == {"aks_cluster": "x"}
+
+
+def test_a_cluster_of_a_cloud_is_named():
+    given = {
+        "eks_cluster": "ray",
+        "cloud_location": "eu-west-1",
+        "aws_role_arn": "arn:aws:iam::1:role/r",
+        "namespace": "n",
+    }
+    config = read({**given, "aws_conn_id": "aws_prod"})
+    assert config.cloud == CloudCluster(
+        "aws", "ray", "eu-west-1", role_arn="arn:aws:iam::1:role/r", aws_conn_id="aws_prod", namespace="n"
+    )
+    google = read({"gke_cluster": "ray", "cloud_location": "europe-west4", "gcp_project": "p", "gcp_impersonate": "sa"})
+    assert google.cloud == CloudCluster("gcp", "ray", "europe-west4", project="p", impersonate="sa")
+    # By whom a cluster is entered that a task names.
+    theirs = CloudCluster("aws", "other", "us-east-1", aws_conn_id="aws_of_the_handle")
+    assert theirs.entered_by(config).to_dict() == {
+        "cloud": "aws",
+        "name": "other",
+        "location": "us-east-1",
+        "role_arn": "arn:aws:iam::1:role/r",
+        "aws_conn_id": "aws_prod",
+        "namespace": "n",
+    }
+    assert theirs.entered_by(read({})) == theirs
+    assert CloudCluster.from_dict(theirs.to_dict()) == theirs
 
 
 def test_check_address_names_its_source():

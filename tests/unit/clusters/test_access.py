@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import os
 import stat
+import subprocess
 import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,20 +102,30 @@ def test_no_secret_shows(tmp_path):
     assert "secret-of-one" not in repr(access.resolve())
 
 
-async def test_the_file_for_helm_is_private_and_removed_in_all_cases(scratch):
+@pytest.mark.parametrize("where", ["memory", "disk"])
+async def test_the_file_for_helm_is_private_and_removed_in_all_cases(scratch, where, monkeypatch):
+    if where == "disk":
+        monkeypatch.delattr(os, "memfd_create", raising=False)
     seen = []
     for fail in (False, True):
         try:
             async with kubeconfig_file(KubernetesAccess(kubeconfig=config())) as path:
                 seen.append(path)
                 assert stat.S_IMODE(path.stat().st_mode) == 0o600
-                assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+                if where == "disk":
+                    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+                else:
+                    assert list(scratch.iterdir()) == []
+                # More than once, and by another program.
+                read = [await asyncio.to_thread(subprocess.check_output, ["cat", path]) for _ in range(2)]
+                assert read[0] == read[1] == path.read_bytes()
                 assert yaml.safe_load(path.read_text())["users"][0]["user"]["token"] == "secret-of-one"
                 if fail:
                     raise RuntimeError
         except RuntimeError:
             pass
-    assert not any(path.parent.exists() for path in seen)
+    assert not any(path.exists() for path in seen)
+    assert list(scratch.iterdir()) == []
 
 
 async def test_a_providers_token_is_written_for_helm_and_asked_for_anew_when_refused():
