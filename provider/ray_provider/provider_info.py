@@ -51,10 +51,25 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "description": "Path of a PEM file on the workers and triggerers with the authorities to trust.",
         "schema": {"type": _TEXT},
     },
+    "ca_data": {
+        "label": "CA certificates (PEM)",
+        "description": "The authorities to trust themselves, instead of a file with them.",
+        "schema": {"type": _TEXT},
+    },
+    "cert_file": {
+        "label": "Client certificate file",
+        "description": "Path of a PEM file on the workers and triggerers, where the dashboard asks for a certificate.",
+        "schema": {"type": _TEXT},
+    },
+    "key_file": {
+        "label": "Client key file",
+        "description": "Path of the certificate's key, if it is not in the same file.",
+        "schema": {"type": _TEXT},
+    },
     "access": {
         "label": "Access to clusters in Kubernetes",
-        "description": "auto, proxy (through the API server), service (from inside), or url (the address above).",
-        "schema": {"type": _TEXT, "enum": ["auto", "proxy", "service", "url"]},
+        "description": "auto, proxy (by the API server), service (from inside), ingress, or url (the address above).",
+        "schema": {"type": _TEXT, "enum": ["auto", "proxy", "service", "ingress", "url"]},
     },
     "namespace": {"label": "Kubernetes namespace", "schema": {"type": _TEXT}},
     "kube_config_path": {

@@ -23,10 +23,13 @@ class Certificates:
     _ca: x509.Certificate
     _ca_key: ec.EllipticCurvePrivateKey
 
-    def server_context(self, host: str, *, valid_for: datetime.timedelta = _DAY) -> ssl.SSLContext:
+    def server_context(
+        self, host: str, *, valid_for: datetime.timedelta = _DAY, clients: bool = False
+    ) -> ssl.SSLContext:
         """For a server whose certificate, from our authority, is made for a host.
 
         :param valid_for: from now on; less than nothing makes one that is over.
+        :param clients: it asks for a client's certificate, from the same authority.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         try:
@@ -42,7 +45,19 @@ class Certificates:
         path.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + _pem(key))
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(path)
+        if clients:
+            context.load_verify_locations(self.ca_file)
+            context.verify_mode = ssl.CERT_REQUIRED
         return context
+
+    def client_files(self, name: str) -> tuple[Path, Path]:
+        """A client's certificate from our authority, and its key."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        certificate = _builder(name, self._ca.subject, key.public_key()).sign(self._ca_key, hashes.SHA256())
+        files = self.folder / f"{name}.crt", self.folder / f"{name}.key"
+        files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+        files[1].write_bytes(_pem(key))
+        return files
 
 
 def make_certificates(folder: Path) -> Certificates:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import base64
 import importlib
+import json
 import os
 import shutil
 import ssl
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -33,6 +34,8 @@ from ray_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
     from kubernetes_asyncio.client import ApiClient
+
+    from ray_provider.jobs.endpoint import RayEndpoint
 
 #: Gives a bearer token. The argument is true when the API server has just refused the last one.
 TokenProvider = Callable[[bool], Awaitable[str]]
@@ -57,6 +60,11 @@ class KubernetesAccess:
     :param namespace: used where a task names none.
     :param verify_tls: check the API server's certificate. Off only by an explicit false.
     :param name: of the cluster, for messages.
+    :param identity: what ``token_provider`` stands for: two that are equal are the same account in the same cluster.
+        Without it, each provider counts as an account of its own.
+    :param dashboard: how dashboards are reached where that is not by Kubernetes' own ways (``access`` is ``url`` or
+        ``ingress``): URL, in which ``{namespace}`` and ``{cluster}`` are replaced, headers, cookies, TLS. Its token
+        counts for clusters whose own is in no Secret.
 
     With nothing given: the pod's service account if there is one, else ``KUBECONFIG``, else ``~/.kube/config``.
     """
@@ -71,6 +79,22 @@ class KubernetesAccess:
     namespace: str | None = None
     verify_tls: bool = True
     name: str | None = None
+    identity: Hashable | None = None
+    dashboard: RayEndpoint | None = field(default=None, repr=False)
+
+    def key(self) -> tuple[Hashable, ...]:
+        """Say what has to be equal before two may share connections: the same Kubernetes, the same account."""
+        content = json.dumps(self.kubeconfig, sort_keys=True, default=str) if self.kubeconfig is not None else None
+        return (
+            content,
+            self.kubeconfig_path,
+            self.context,
+            self.server,
+            self.ca_data,
+            self.identity or self.token_provider,
+            self.in_cluster,
+            self.verify_tls,
+        )
 
     def resolve(self) -> Server:
         """Find the API server. Blocking: it may read files.
@@ -128,11 +152,15 @@ class Credential:
 
     :param server: as found by :meth:`KubernetesAccess.resolve`.
     :param provider: gives the tokens, where the kubeconfig does not.
+    :param again: reads the kubeconfig anew: some programs renew a token by writing another one into it. Blocking.
     """
 
-    def __init__(self, server: Server, provider: TokenProvider | None = None) -> None:
+    def __init__(
+        self, server: Server, provider: TokenProvider | None = None, again: Callable[[], Server] | None = None
+    ) -> None:
         self._server = server
         self._provider = provider
+        self._again = again
         self._lock = asyncio.Lock()
         self._exec_status: dict[str, Any] | None = None
         self._file_token: tuple[float, str] | None = None
@@ -142,9 +170,13 @@ class Credential:
 
         :param refused: the server has just answered 401 to the last ones.
         """
-        user = self._server.user
         if self._provider is not None:
             return _bearer(await self._provider(refused))
+        if refused and self._again is not None:
+            fresh = await asyncio.to_thread(self._again)
+            if fresh.url == self._server.url:
+                self._server = fresh
+        user = self._server.user
         if "exec" in user:
             token = (await self._exec(refused)).get("token")
             return _bearer(token) if token else {}
@@ -245,7 +277,7 @@ async def connect(access: KubernetesAccess) -> Connected:
     :raises ConfigurationError: what is given can't work.
     """
     server = await asyncio.to_thread(access.resolve)
-    credential = Credential(server, access.token_provider)
+    credential = Credential(server, access.token_provider, access.resolve if access.kubeconfig is None else None)
     return Connected(server, credential, await ssl_context(server, credential))
 
 

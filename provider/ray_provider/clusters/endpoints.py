@@ -1,23 +1,23 @@
-"""The way to the dashboard of a Ray cluster on Kubernetes: through the API server, by its service, or by a URL."""
+"""The way to a dashboard on Kubernetes: through the API server's proxy, by its service, an Ingress, or a URL."""
 
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import os
-from collections.abc import Mapping
-from typing import Any, Literal
+import re
+from dataclasses import replace
+from typing import Literal
 
 from ray_provider.clusters.access import Connected, KubernetesAccess, connect
+from ray_provider.clusters.account import get, shared_account
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.kube import refusal
-from ray_provider.exceptions import ClusterError, ConfigurationError, KubernetesError
+from ray_provider.exceptions import ConfigurationError, KubernetesError
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 
-How = Literal["auto", "proxy", "service", "url"]
+Way = Literal["proxy", "service", "ingress", "url"]
+How = Literal["auto", "proxy", "service", "ingress", "url"]
 DASHBOARD_PORT = 8265
-_TIMEOUT = 30.0
+_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def proxy_path(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str:
@@ -30,7 +30,7 @@ def service_url(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str
     return f"http://{service}.{namespace}.svc:{port}"
 
 
-def way(access: KubernetesAccess, how: How) -> Literal["proxy", "service", "url"]:
+def way(access: KubernetesAccess, how: How) -> Way:
     """Decide how a cluster is reached: from a pod with its own service account by the service, else by the proxy."""
     if how != "auto":
         return how
@@ -39,10 +39,24 @@ def way(access: KubernetesAccess, how: How) -> Literal["proxy", "service", "url"
     return "service" if inside else "proxy"
 
 
-async def dashboard_url(access: KubernetesAccess, namespace: str, service: str, how: How = "auto") -> str:
-    """Give the URL by which tasks reach a dashboard."""
-    if way(access, how) == "service":
+async def dashboard_url(
+    access: KubernetesAccess, namespace: str, service: str, how: How = "auto", *, name: str = ""
+) -> str:
+    """Give the URL by which tasks reach a dashboard.
+
+    :param service: of the head.
+    :param name: of the cluster.
+    :raises ConfigurationError: ``url``, and the connection has no address.
+    :raises KubernetesError: ``ingress``, and no Ingress leads to the service.
+    """
+    _check_names(namespace=namespace, service=service)
+    chosen = way(access, how)
+    if chosen == "service":
         return service_url(namespace, service)
+    if chosen == "url":
+        return _own_url(access, namespace, name)
+    if chosen == "ingress":
+        return await find_ingress(await connect(access), namespace, service)
     server = await asyncio.to_thread(access.resolve)
     return server.url + proxy_path(namespace, service)
 
@@ -50,10 +64,14 @@ async def dashboard_url(access: KubernetesAccess, namespace: str, service: str, 
 async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *, how: How = "auto") -> RayEndpoint:
     """Make the endpoint of a cluster, with its token, read from its Secret, and our Kubernetes credentials.
 
+    Endpoints of the same cluster, reached the same way by the same account, share their credentials in an event loop,
+    and with them connections and polls. Both tokens, Kubernetes' and Ray's, are renewed as they change.
+
     :param access: the Kubernetes that it runs on.
     :param handle: of the cluster.
-    :param how: through the API server's ``proxy``, at its ``service`` (from inside the cluster), at the handle's own
-        address (``url``); ``auto`` takes the service from a pod, and else the proxy.
+    :param how: through the API server's ``proxy``, at its ``service`` (from inside the cluster), through its
+        ``ingress``, at the connection's own address (``url``); ``auto`` takes the service from a pod, and else the
+        proxy.
     :raises ConfigurationError: the handle is not of a cluster on Kubernetes.
     :raises KubernetesError: the token could not be read.
     """
@@ -61,98 +79,76 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
         raise ConfigurationError(
             f"The Ray cluster {handle.name!r} has no namespace and service: it is not one on Kubernetes."
         )
+    _check_names(namespace=handle.namespace, service=handle.service, secret=handle.auth.secret_name)
     chosen = way(access, how)
-    connected = await connect(access)
-    token = await read_token(connected, handle)
-    if chosen == "url":
-        return RayEndpoint(url=handle.address, token=token)
+    account = await shared_account(access, handle)
+    await account.read_once()
+    source = account.token if account.has_secret else None
+    own = access.dashboard
+    token = own.token if own is not None and source is None else None
+    if chosen in {"url", "ingress"}:
+        if chosen == "url":
+            url = _own_url(access, handle.namespace, handle.name)
+        else:
+            url = await find_ingress(account.connected, handle.namespace, handle.service)
+        base = own or RayEndpoint(url=url)
+        return replace(base, url=url, token=token, token_source=source)
     if chosen == "service":
-        return RayEndpoint(url=service_url(handle.namespace, handle.service), token=token)
-    cluster = connected.server.cluster
+        return RayEndpoint(url=service_url(handle.namespace, handle.service), token=token, token_source=source)
+    cluster = account.connected.server.cluster
     if cluster.get("proxy-url") or cluster.get("tls-server-name"):
         raise ConfigurationError(
             "The kubeconfig has a proxy-url or tls-server-name: Ray can't be reached through such an API server.",
             hint="Give an address of your own: `access: url` in the connection, or run Airflow inside the cluster.",
         )
-
-    async def authenticate(refused: bool) -> Mapping[str, str]:
-        return await connected.credential.headers(refused)
-
     return RayEndpoint(
-        url=connected.server.url + proxy_path(handle.namespace, handle.service),
+        url=account.connected.server.url + proxy_path(handle.namespace, handle.service),
         token=token,
         tls=TlsOptions(verify=not cluster.get("insecure-skip-tls-verify")),
-        auth=authenticate,
-        ssl_context=connected.tls,
+        auth=account.kubernetes,
+        token_source=source,
+        ssl_context=account.connected.tls,
     )
 
 
-async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
-    """Read Ray's token from the cluster's Secret; ``None`` where the cluster asks for none.
+def _own_url(access: KubernetesAccess, namespace: str, name: str) -> str:
+    if access.dashboard is None or not access.dashboard.url:
+        raise ConfigurationError(
+            "The connection says `access: url`, and has no `address` at which the dashboard is.",
+            hint="Give one, such as https://ray.example.com/{namespace}/{cluster}; or set access to proxy or ingress.",
+            field="address",
+        )
+    return access.dashboard.url.replace("{namespace}", namespace).replace("{cluster}", name)
 
-    Does without ``kubernetes_asyncio``, whose import takes seconds: each task that uses a cluster comes by here.
+
+def _check_names(**names: str | None) -> None:
+    """Refuse what is no name of Kubernetes': these go into paths, and may come from an XCom."""
+    for what, name in names.items():
+        if name and not _NAME.fullmatch(name):
+            raise ConfigurationError(f"{name[:80]!r} is no {what} of Kubernetes.", field=what)
+
+
+async def find_ingress(connected: Connected, namespace: str, service: str) -> str:
+    """Find the URL under which an Ingress leads to a head's service.
+
+    :raises KubernetesError: none does, or we may not ask.
     """
-    if handle.auth.kind != "secret" or not handle.auth.secret_name:
-        return None
-    secret = await _get(connected, f"/api/v1/namespaces/{handle.namespace}/secrets/{handle.auth.secret_name}")
-    encoded = (secret.get("data") or {}).get(handle.auth.secret_key)
-    try:
-        if not encoded:
-            raise ValueError
-        return base64.b64decode(encoded, validate=True).decode().strip()
-    except (ValueError, binascii.Error):
-        raise ClusterError(
-            f"The Secret {handle.namespace}/{handle.auth.secret_name} has no usable key {handle.auth.secret_key!r}.",
-            hint="It has to hold Ray's token under this key.",
-            namespace=handle.namespace,
-            name=handle.name,
-        ) from None
-
-
-async def _get(connected: Connected, path: str) -> dict[str, Any]:
-    import aiohttp
-
-    url = connected.server.url + path
-    options: dict[str, Any] = {"ssl": connected.tls} if connected.tls is not None else {}
-    if connected.server.cluster.get("proxy-url"):
-        options["proxy"] = connected.server.cluster["proxy-url"]
-    if connected.server.cluster.get("tls-server-name"):
-        options["server_hostname"] = connected.server.cluster["tls-server-name"]
-    failure: Exception | None = None
-    async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
-        refused = False
-        for attempt in range(5):
-            try:
-                headers = await connected.credential.headers(refused)
-                async with session.get(url, headers=headers, **options) as response:
-                    if response.status == 401 and not refused:
-                        refused = True
-                        continue
-                    text = await response.text()
-                    if response.status < 400:
-                        found: dict[str, Any] = await response.json()
-                        return found
-                    if response.status < 500:
-                        raise _explain(response.status, text, path)
-                    failure = refusal(response.status, text, "GET", path)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failure = error
-            await asyncio.sleep(0.3 * 2**attempt)
-    if isinstance(failure, KubernetesError):
-        raise failure
+    found = await get(connected, f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses")
+    for ingress in found.get("items") or []:
+        spec = ingress.get("spec") or {}
+        secure = {host for entry in spec.get("tls") or [] for host in entry.get("hosts") or [None]}
+        balancers = ((ingress.get("status") or {}).get("loadBalancer") or {}).get("ingress") or []
+        at = next((str(entry.get("hostname") or entry.get("ip")) for entry in balancers), None)
+        for rule in spec.get("rules") or []:
+            host = rule.get("host") or at
+            for path in (rule.get("http") or {}).get("paths") or []:
+                if host and ((path.get("backend") or {}).get("service") or {}).get("name") == service:
+                    scheme = "https" if host in secure or None in secure else "http"
+                    # Controllers that rewrite paths are told by patterns such as /name/(.*).
+                    prefix = re.split(r"[(*\[]", str(path.get("path") or "/"))[0].rstrip("/")
+                    return f"{scheme}://{host}{prefix}"
     raise KubernetesError(
-        f"The Kubernetes API server at {connected.server.url} can't be reached: {failure}.",
-        hint="Does the cluster run, and can this machine reach it?",
-        cause="unreachable",
-    ) from failure
-
-
-def _explain(status: int, text: str, path: str) -> KubernetesError:
-    if status != 404:
-        return refusal(status, text, "GET", path)
-    return KubernetesError(
-        f"The cluster's token can't be read: {path.rpartition('/')[2]!r} is no Secret in its namespace.",
-        hint="Is the cluster still there? KubeRay makes the Secret together with it and deletes it with it.",
-        status=404,
-        cause="token",
+        f"No Ingress in namespace {namespace!r} leads to the service {service!r}, or it has no host yet.",
+        hint="Set `ingress.enabled` and `ingress.hosts` in the cluster's values, or `access: proxy` in the connection.",
+        cause="ingress",
     )

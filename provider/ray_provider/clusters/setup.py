@@ -285,7 +285,14 @@ class _Setup:
             namespace=self._namespace,
             release=self._spec.name if release == "" else release,
             service=service,
-            address=await dashboard_url(self._access, self._namespace, service, self._spec.how),
+            # The Ingress is looked for when the cluster is ready: its controller has given it a host by then.
+            address=await dashboard_url(
+                self._access,
+                self._namespace,
+                service,
+                "proxy" if self._spec.how == "ingress" else self._spec.how,
+                name=name,
+            ),
             auth=auth_of(cluster),
             owner=dict(self._spec.owner),
             created=created,

@@ -54,9 +54,7 @@ async def wait_ready(
         )
         cluster = await watch.wait()
     service = head_service(cluster)
-    address = handle.address
-    if how != "url":
-        address = await dashboard_url(access, str(handle.namespace), service, how)
+    address = await dashboard_url(access, str(handle.namespace), service, how, name=handle.name)
     ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
     version = await _dashboard_answers(access, ready, how)
     workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)

@@ -76,6 +76,7 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
         server=found.endpoint,
         ca_data=found.ca_data,
         token_provider=found.token_provider,
+        identity=cluster,
         namespace=cluster.namespace,
         name=found.name,
     )

@@ -17,10 +17,10 @@ from ray_provider.jobs.endpoint import TlsOptions
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Access = Literal["auto", "proxy", "service", "url"]
+Access = Literal["auto", "proxy", "service", "ingress", "url"]
 
 BACKENDS = ("local", "kubernetes")
-ACCESS_WAYS = ("auto", "proxy", "service", "url")
+ACCESS_WAYS = ("auto", "proxy", "service", "ingress", "url")
 
 #: How the forms of Airflow before 2.3 stored a field; connections made by the predecessor may still hold it.
 _OLD_PREFIX = "extra__ray__"
@@ -52,7 +52,8 @@ class RayConnectionConfig:
     :param metadata: added to the metadata of each job.
     :param tls: how a certificate of the dashboard is checked.
     :param backend: where clusters are set up.
-    :param access: how a cluster in Kubernetes is reached: through the API server's proxy, at its service, or by a URL.
+    :param access: how a cluster in Kubernetes is reached: through the API server's proxy, at its service, through its
+        Ingress, or by a URL.
     :param namespace: Kubernetes namespace.
     :param kubeconfig_path: path of a kubeconfig file.
     :param kubeconfig: the kubeconfig itself.
@@ -130,7 +131,7 @@ class RayConnectionConfig:
         if address:
             address, basic = check_address(address, source)
             headers = {**basic, **headers}
-        verify, ca_file = reader.verify()
+        tls = reader.tls()
         path, kubeconfig = reader.text("kube_config_path"), reader.kubeconfig()
         if path and kubeconfig:
             raise reader.error(
@@ -155,7 +156,7 @@ class RayConnectionConfig:
             headers=headers,
             cookies=reader.cookies(),
             metadata=reader.mapping("metadata"),
-            tls=TlsOptions(verify=verify, ca_file=ca_file),
+            tls=tls,
             backend=cast("Literal['local', 'kubernetes']", reader.choice("backend", BACKENDS, "kubernetes")),
             access=cast("Access", reader.choice("access", ACCESS_WAYS, "auto")),
             namespace=reader.text("namespace"),
@@ -246,6 +247,22 @@ class _Reader:
                 "ca_file", f"names {ca_file!r}, which is no file on this machine", "Give the path of a PEM file."
             )
         return checked, ca_file
+
+    def tls(self) -> TlsOptions:
+        """Give how the dashboard's certificate is checked, and which one is shown to it."""
+        verify, ca_file = self.verify()
+        ca_data = self.text("ca_data")
+        if ca_data and ca_file:
+            raise self.error("ca_data", "is given, and so is `ca_file`", "Keep one of the two.")
+        if ca_data and "-----BEGIN CERTIFICATE-----" not in ca_data:
+            raise self.error("ca_data", "is no certificate", "Paste the PEM text, BEGIN and END lines included.")
+        files = {name: self.text(name) for name in ("cert_file", "key_file")}
+        if files["key_file"] and not files["cert_file"]:
+            raise self.error("key_file", "is given without `cert_file`", "A key is shown with its certificate only.")
+        for name, path in files.items():
+            if path and not os.path.isfile(path):  # noqa: PTH113
+                raise self.error(name, f"names {path!r}, which is no file on this machine", "Give a PEM file's path.")
+        return TlsOptions(verify=verify, ca_file=ca_file, ca_data=ca_data, **files)
 
     def mapping(self, name: str, other_form: Callable[[str], dict[str, str] | None] | None = None) -> dict[str, str]:
         value = self.get(name)

@@ -176,19 +176,8 @@ class RayHook(PeerMethods, BaseHook):
             return await asyncio.to_thread(local_endpoint, handle)
         from ray_provider.clusters.endpoints import kubernetes_endpoint
 
-        endpoint = await kubernetes_endpoint(
-            await self.akubernetes_access(handle.kubernetes), handle, how=config.access
-        )
-        if config.access != "url":
-            return endpoint
-        # An address of the user's own (an ingress): what the connection says of headers and TLS is meant for it.
-        return replace(
-            endpoint,
-            token=endpoint.token or config.token,
-            headers={**endpoint.headers, **config.headers},
-            cookies={**endpoint.cookies, **config.cookies},
-            tls=config.tls,
-        )
+        access = await self.akubernetes_access(handle.kubernetes)
+        return await kubernetes_endpoint(access, handle, how=config.access)
 
     def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
         """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""
@@ -208,7 +197,8 @@ class RayHook(PeerMethods, BaseHook):
             return self._kubernetes_access(config)
         from ray_provider.hooks.cloud import cloud_access
 
-        return replace(await cloud_access(cluster), verify_tls=not config.disable_verify_ssl)
+        access = await cloud_access(cluster)
+        return replace(access, verify_tls=not config.disable_verify_ssl, dashboard=self._dashboard(config))
 
     @staticmethod
     def _kubernetes_access(config: RayConnectionConfig) -> KubernetesAccess:
@@ -221,6 +211,18 @@ class RayHook(PeerMethods, BaseHook):
             in_cluster=config.in_cluster,
             namespace=config.namespace,
             verify_tls=not config.disable_verify_ssl,
+            dashboard=RayHook._dashboard(config),
+        )
+
+    @staticmethod
+    def _dashboard(config: RayConnectionConfig) -> RayEndpoint:
+        """Give what the connection says of an address of the user's own, or an ingress: headers, TLS."""
+        return RayEndpoint(
+            url=config.address or "",
+            token=config.token,
+            headers=config.headers,
+            cookies=config.cookies,
+            tls=config.tls,
         )
 
     # -- test ----------------------------------------------------------------------------------------------------------

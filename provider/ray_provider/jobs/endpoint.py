@@ -11,6 +11,10 @@ from urllib.parse import urlsplit, urlunsplit
 #: the last ones: then they have to be fetched anew.
 AuthProvider = Callable[[bool], Awaitable[Mapping[str, str]]]
 
+#: Gives Ray's token, where it may change. The argument is the token that the server has just refused, if it did: then
+#: another one is wanted. Called before each request: it has to remember.
+TokenSource = Callable[[str | None], Awaitable[str | None]]
+
 
 @dataclass(frozen=True, slots=True)
 class TlsOptions:
@@ -55,6 +59,9 @@ class RayEndpoint:
     :param cookies: sent with every request.
     :param tls: for ``https``.
     :param auth: headers that expire, asked for before each request and again after a 401.
+    :param token_source: Ray's token where it may change; ``token`` counts where it gives none. Endpoints whose
+        providers are the same objects share connections and polls.
+    :param ssl_context: for ``https``, instead of ``tls``.
     """
 
     url: str
@@ -63,7 +70,13 @@ class RayEndpoint:
     cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     tls: TlsOptions = field(default_factory=TlsOptions)
     auth: AuthProvider | None = field(default=None, repr=False)
+    token_source: TokenSource | None = field(default=None, repr=False)
     ssl_context: ssl.SSLContext | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def has_token(self) -> bool:
+        """Whether requests carry a token of Ray's, as far as is known without asking."""
+        return bool(self.token) or self.token_source is not None
 
     @property
     def display_url(self) -> str:

@@ -85,19 +85,19 @@ def _authentication_error(
     if status == 401:
         sent = (
             "One was sent: something on the way took it off."
-            if endpoint.token
+            if endpoint.has_token
             else "The connection has none."
         )  # fmt: skip
         return RayAuthenticationError(
             f"No token reached Ray at {where} (401), and this cluster asks for one. {sent}",
             hint="Put the cluster's token (RAY_AUTH_TOKEN) into the connection's field 'token', or into its password."
-            if not endpoint.token
+            if not endpoint.has_token
             else "Let the proxy before Ray pass the header X-Ray-Authorization.",
             **data,
         )
     return RayAuthenticationError(
         f"Ray at {where} refuses the token (403): it is not this cluster's."
-        if endpoint.token
+        if endpoint.has_token
         else f"Access to Ray at {where} is forbidden (403): {_last_words(data['body'])}",
         hint="Compare the connection's token with RAY_AUTH_TOKEN of the cluster; a cluster made anew has a new one.",
         **data,

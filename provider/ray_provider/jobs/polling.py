@@ -19,7 +19,7 @@ from ray_provider.exceptions import RayProviderError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.parsing import parse_jobs
 from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.transport import endpoint_key
+from ray_provider.jobs.session import endpoint_key
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint

@@ -75,7 +75,8 @@ class SetupRayCluster(ClusterOperator):
     :param operator_values: for it.
     :param operator_namespace: where it goes: ``kuberay-system`` unless given.
     :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
-    :param access: how the dashboard is reached (``proxy``, ``service``, ``url``); else as the connection says.
+    :param access: how the dashboard is reached (``proxy``, ``service``, ``ingress``, ``url``), if not as the connection
+        says.
     :param wait_for_workers: true: all workers that are wanted; false: only the head; or a number of them.
     :param timeout_seconds: until it is ready.
     :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.

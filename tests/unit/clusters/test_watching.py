@@ -16,7 +16,13 @@ from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
 from ray_provider.clusters.kube import open_kube, path_of
 from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
-from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
+from ray_provider.exceptions import (
+    ClusterFailedError,
+    ClusterTimeoutError,
+    ConfigurationError,
+    KubernetesAccessError,
+    KubernetesError,
+)
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
 
@@ -321,11 +327,12 @@ async def test_the_endpoint_has_rays_token_and_our_credentials_apart():
         await server.put(path_of("secrets", "n"), "c", {"data": {"auth_token": base64.b64encode(b"rays\n").decode()}})
         endpoint = await kubernetes_endpoint(access, HANDLE)
         assert endpoint.url == f"http://127.0.0.1:{server.port}/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
-        assert endpoint.token == "rays"
+        assert await endpoint.token_source(None) == "rays"
         assert await endpoint.auth(False) == {"Authorization": "Bearer good"}
         assert "rays" not in repr(endpoint)
         assert (await kubernetes_endpoint(access, HANDLE, how="service")).url == "http://c-head-svc.n.svc:8265"
-        assert (await kubernetes_endpoint(access, HANDLE, how="url")).url == "http://own/address"
+        with pytest.raises(ConfigurationError, match="has no `address`"):
+            await kubernetes_endpoint(access, HANDLE, how="url")
 
 
 async def test_a_token_that_can_not_be_read_is_told():
