@@ -340,6 +340,7 @@ class SubmitRayJob(BaseOperator):
                 log_max_lines=options.log_max_lines,
                 cancel_on_kill=self.cancel_on_kill,
                 not_before=now + _SETTLE_SECONDS,
+                session_name=run.session_name,
             ),
             method_name="execute_complete",
             timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),

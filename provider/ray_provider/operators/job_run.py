@@ -53,6 +53,8 @@ class JobRun:
         #: Who the task is, if it made the cluster itself.
         self.cluster_owner: Mapping[str, Any] | None = None
         self.endpoint: RayEndpoint | None = None
+        #: The head's session, as it was when the job was planned: a job that is missing in another one was lost with it.
+        self.session_name: str | None = None
         self._ended = False
         self._sending = False
         self._sent = False
@@ -93,6 +95,7 @@ class JobRun:
         """
 
         async def plan(client: RayJobsClient) -> attempts.Plan:
+            self.session_name = (await client.version()).session_name
             known = record
             if known is None:
                 found = await attempts.last_known(client, id_for, is_ours)
@@ -152,9 +155,10 @@ class JobRun:
 
     def watch(self, options: WatchOptions) -> JobOutcome:
         """Follow the job to its end."""
+        told = replace(options, session_name=self.session_name)
 
         async def watch(client: RayJobsClient) -> JobOutcome:
-            outcome = await watching.watch(client, self._id, options, log=self.log)
+            outcome = await watching.watch(client, self._id, told, log=self.log)
             self._ended = outcome.kind in {"final", "lost"}
             # Nothing can be said of it, and a retry may take it over.
             self._left = outcome.kind == "unreachable"

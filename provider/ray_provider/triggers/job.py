@@ -44,6 +44,7 @@ class RayJobTrigger(BaseTrigger):
     :param log_max_lines: pass on at most so many lines; ``None``: all.
     :param cancel_on_kill: stop the job when a user acts on the task.
     :param not_before: don't fire before this time (seconds since 1970).
+    :param session_name: the head's session in which the job was submitted: tells a job that was lost with its head.
     """
 
     _DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -59,6 +60,7 @@ class RayJobTrigger(BaseTrigger):
         "log_max_lines": None,
         "cancel_on_kill": True,
         "not_before": None,
+        "session_name": None,
     }
 
     def __init__(
@@ -78,6 +80,7 @@ class RayJobTrigger(BaseTrigger):
         log_max_lines: int | None = None,
         cancel_on_kill: bool = True,
         not_before: float | None = None,
+        session_name: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -94,6 +97,7 @@ class RayJobTrigger(BaseTrigger):
         self.log_max_lines = log_max_lines
         self.cancel_on_kill = cancel_on_kill
         self.not_before = not_before
+        self.session_name = session_name
         self.hook = RayHook(conn_id)
         self._endpoint: RayEndpoint | None = None
         self._offset = _Offset(job_id)
@@ -142,6 +146,7 @@ class RayJobTrigger(BaseTrigger):
             deadline=self.deadline,
             max_unreachable_seconds=self.max_unreachable_seconds,
             log_max_lines=self.log_max_lines,
+            session_name=self.session_name,
         )
         async with RayJobsClient(self._endpoint) as client:
             return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._offset.passed_on)

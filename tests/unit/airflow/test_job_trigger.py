@@ -202,6 +202,18 @@ async def test_a_successor_goes_on_where_the_log_was(trigger, dashboard, airflow
     assert airflow.writes < 8
 
 
+async def test_a_head_that_restarted_while_no_triggerer_ran_is_told(trigger, dashboard, airflow, log):
+    """The trigger was moved, and the head restarted meanwhile: only the session tells that the job was lost with it."""
+    trigger.session_name = dashboard.api.session_name
+    path, arguments = trigger.serialize()
+    dashboard.api.restart()
+    successor = RayJobTrigger(**arguments)
+    successor.task_instance = trigger.task_instance
+    [event] = await (await start(successor))
+    assert event["outcome"]["kind"] == "lost"
+    assert "the Ray head restarted" in event["message"]
+
+
 async def test_an_offset_of_another_job_is_not_taken(trigger, dashboard, airflow, log):
     airflow.xcoms["ray_log_offset"] = {"submission_id": "the one before", "offset": 100}
     task = await start(trigger)

@@ -247,6 +247,7 @@ def test_a_deferral_carries_what_the_trigger_needs_and_no_secret(dashboard, cont
     assert 100 < deferred.timeout.total_seconds() <= 110, "the deadline and a minute"
     assert "fetch_logs" not in arguments, "defaults are left out"
     assert type(deferred.trigger)(**arguments).serialize() == (path, arguments)
+    assert arguments["session_name"] == dashboard.api.session_name
 
 
 def test_a_job_that_has_ended_is_not_deferred(dashboard, context):
