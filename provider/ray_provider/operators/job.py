@@ -239,8 +239,9 @@ class SubmitRayJob(BaseOperator):
 
     def _execute(self, context: Context) -> Any:
         spec = arguments.job_spec(self)
-        arguments.watch_options(self)
+        options = arguments.watch_options(self)
         run = self._new_run()
+        run.patience = options.max_unreachable_seconds
         memory = TaskMemory(context)
         config = run.hook.config
         own = self._own_cluster(context, memory)
@@ -290,6 +291,7 @@ class SubmitRayJob(BaseOperator):
         memory = TaskMemory(context)
         task_memory.recall(context, run)
         run.job_id = event["job_id"]
+        run.patience = arguments.watch_options(self).max_unreachable_seconds
         if "outcome" in event:
             run.ended()
             return self._finish(context, run, memory, JobOutcome.from_dict(event["outcome"]))

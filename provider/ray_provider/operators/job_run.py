@@ -53,8 +53,11 @@ class JobRun:
         #: Who the task is, if it made the cluster itself.
         self.cluster_owner: Mapping[str, Any] | None = None
         self.endpoint: RayEndpoint | None = None
-        #: The head's session, as it was when the job was planned: a job that is missing in another one was lost with it.
+        #: The head's session when the job was planned: a job that is missing in another one was lost with its head.
         self.session_name: str | None = None
+        #: Seconds that a Ray which does not answer is waited for.
+        self.patience = 60.0
+        self._answered = False
         self._ended = False
         self._sending = False
         self._sent = False
@@ -117,7 +120,7 @@ class JobRun:
                 )
             return plan
 
-        return self._with_client(plan)
+        return self._with_client(plan, patient=True)
 
     def submit(self, spec: JobSpec) -> JobDetails | None:
         """Upload what is local, and submit.
@@ -139,7 +142,7 @@ class JobRun:
             return result.details
 
         try:
-            return self._with_client(submit)
+            return self._with_client(submit, patient=True)
         except RayProviderError as error:
             # Refused, or taken by somebody else: nothing of ours to stop. Only of a lost answer nothing is known.
             self._ended = not self._sending or not error.retryable
@@ -151,7 +154,7 @@ class JobRun:
 
     def look(self) -> JobDetails | None:
         """Ask for the job once."""
-        return self._with_client(lambda client: client.get(self._id))
+        return self._with_client(lambda client: client.get(self._id), patient=True)
 
     def watch(self, options: WatchOptions) -> JobOutcome:
         """Follow the job to its end."""
@@ -167,8 +170,8 @@ class JobRun:
         return self._with_client(watch)
 
     def run(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
-        """Take a step of a subclass: a coroutine that gets a client, run like the steps here."""
-        return self._with_client(make)
+        """Take a step of a subclass: a coroutine that gets a client, run like the steps here, and safe to repeat."""
+        return self._with_client(make, patient=True)
 
     def stop(self) -> bool:
         """Stop the job and wait for its end. Gives whether it has ended."""
@@ -247,14 +250,28 @@ class JobRun:
             raise RuntimeError("No job is known yet.")
         return self.job_id
 
-    def _with_client(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
+    def _with_client(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]], *, patient: bool = False) -> T:
+        """Take a step with a client.
+
+        :param make: makes the coroutine. If patient, it is repeated, so that it has to be safe to repeat.
+        :param patient: wait for a Ray that does not answer.
+        """
+
         async def step() -> T:
+            from ray_provider.jobs import patience
             from ray_provider.jobs.client import RayJobsClient
 
             endpoint = self.endpoint or await self.hook.endpoint(self.cluster, self.dashboard_url)
             self.endpoint = endpoint
-            async with RayJobsClient(endpoint) as client:
-                return await make(client)
+            if not patient:
+                async with RayJobsClient(endpoint) as client:
+                    return await make(client)
+            async with RayJobsClient(endpoint, retry=patience.REQUESTS) as client:
+                answer = await patience.patiently(
+                    lambda: make(client), seconds=self.patience, known=self._answered, tell=self.log.warning
+                )
+                self._answered = True
+                return answer
 
         return self._do(step)
 

@@ -1,0 +1,80 @@
+"""A Ray that does not answer for a while is waited for, and people are told; what waiting does not change is not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from ray_provider.exceptions import RayApiError, RayAuthenticationError, RayConnectionError
+from ray_provider.jobs import patience
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.endpoint import RayEndpoint
+from ray_provider.jobs.patience import patiently
+from ray_provider.jobs.retry import RetryPolicy
+from tests.support.jobs_api import JobsApi
+
+pytestmark = pytest.mark.timeout(60)
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    monkeypatch.setattr(patience, "_BACKOFF", RetryPolicy(first_delay=0.02, max_delay=0.05))
+    monkeypatch.setattr(patience, "DOUBTFUL_SECONDS", 0.3)
+
+
+async def ask(endpoint, lines, *, seconds=2.0, known=True, end=None):
+    async with RayJobsClient(endpoint, retry=RetryPolicy.none()) as client:
+
+        async def once():
+            if end is not None:
+                end()
+            return await client.version()
+
+        return await patiently(once, seconds=seconds, known=known, tell=lines.append)
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_outage_is_waited_for_and_told_once_at_its_begin_and_once_at_its_end():
+    async with JobsApi() as api:
+        api.unavailable = True
+        until, lines = time.monotonic() + 0.6, []
+
+        def end():
+            api.unavailable = time.monotonic() < until
+
+        await ask(api.endpoint(), lines, end=end)
+    assert len(lines) == 2
+    assert "503" in lines[0]
+    assert "Going on for 2 s" in lines[0]
+    assert "answers again" in lines[1]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_patience_has_an_end():
+    async with JobsApi() as api:
+        api.unavailable = True
+        began = time.monotonic()
+        with pytest.raises(RayApiError, match="503"):
+            await ask(api.endpoint(), [], seconds=0.5)
+        assert 0.3 < time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("quick")
+async def test_an_address_that_never_answered_may_be_a_mistake():
+    began = time.monotonic()
+    lines = []
+    with pytest.raises(RayConnectionError):
+        await ask(RayEndpoint(url="http://127.0.0.1:9"), lines, seconds=600, known=False)
+    assert time.monotonic() - began < 5
+    assert "Going on for 0 s" in lines[0]
+
+
+@pytest.mark.usefixtures("quick")
+async def test_a_wrong_token_is_told_at_once():
+    async with JobsApi(token="right") as api:  # noqa: S106
+        lines = []
+        with pytest.raises(RayAuthenticationError):
+            await ask(api.endpoint(token="wrong"), lines, seconds=600)  # noqa: S106
+        assert not lines
+        assert len(api.requests) == 1
