@@ -201,14 +201,27 @@ class Transport:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Open an answer that comes in pieces. One try, without a time limit unless one is given.
 
-        :param timeout: seconds that no byte may come; None: a stream may be silent as long as it likes.
+        :param timeout: seconds that no byte may come, of an answer that has an end: it counts as a request. None: a
+            stream may be silent as long as it likes.
         :raises RayConnectionError: it could not be opened. What breaks later is aiohttp's own error.
         :raises RayApiError: the answer was not 200.
         """
+        shared = self._joined()
+        if timeout is None:
+            await shared.stream_turn()
+            turn: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
+        else:
+            turn = shared.requests
+        async with turn, self._opened_stream(path, params, timeout) as response:
+            yield response
+
+    @contextlib.asynccontextmanager
+    async def _opened_stream(
+        self, path: str, params: Mapping[str, str] | None, timeout: float | None
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         import aiohttp
 
         shared = self._joined()
-        await shared.stream_turn()
         limits = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=timeout)
         refused: Sent | None = None
         while True:
