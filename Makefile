@@ -94,7 +94,7 @@ test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@$(RUN) tests/integration
 
 .PHONY: test-faults
-test-faults: $(VENV)/.installed ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: outages of minutes)
+test-faults: $(VENV)/.installed system ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: longer ones)
 	@echo "== fault matrix"
 	@$(RUN) tests/faults $(if $(filter long,$(AIRFLOW_RAY_FAULTS)),,-m "not slow")
 

@@ -1,4 +1,4 @@
-"""One task per DAG: a Ray job that runs until a file appears. What a run does is in its conf."""
+"""DAGs of Ray jobs that run until a file appears. What a run does is in its conf."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, task_group
 
 from ray_provider.operators import SubmitRayJob
 
@@ -30,30 +30,48 @@ class SlowResume(SubmitRayJob):
 
 
 COMMON = {
-    "task_id": "job",
     "conn_id": "{{ params.conn }}",
-    "entrypoint": "{{ params.entrypoint }}",
     "job_timeout_seconds": "{{ params.timeout }}",
-    "max_unreachable_seconds": 180,
+    "max_unreachable_seconds": 240,
     "retry_delay": timedelta(seconds=1),
 }
+PARAMS = {"conn": "ray_faults", "entrypoint": "true", "timeout": 600, "marker": ""}
 
 
-def make(name: str, *, retries: int, operator=SubmitRayJob, **arguments) -> DAG:
-    with DAG(
+def dag(name: str) -> DAG:
+    return DAG(
         name,
         schedule=None,
         start_date=pendulum.datetime(2026, 1, 1),
         catchup=False,
         max_active_runs=16,
+        max_active_tasks=64,
         render_template_as_native_obj=True,
-        params={"conn": Param("ray_faults"), "entrypoint": Param("true"), "timeout": Param(600), "marker": Param("")},
-    ) as dag:
-        operator(retries=retries, **COMMON, **arguments)
-    return dag
+        params={key: Param(value) for key, value in PARAMS.items()},
+    )
 
 
-worker = make("worker", retries=0, deferrable=False)
+def make(name: str, *, retries: int = 0, operator=SubmitRayJob, **arguments) -> DAG:
+    with dag(name) as made:
+        operator(task_id="job", entrypoint="{{ params.entrypoint }}", retries=retries, **COMMON, **arguments)
+    return made
+
+
+worker = make("worker", deferrable=False)
 worker_retry = make("worker_retry", retries=1, deferrable=False)
-deferred = make("deferred", retries=0, deferrable=True)
+worker_own = make("worker_own", deferrable=False, cancel_on_kill=False)
+worker_anew = make("worker_anew", retries=1, deferrable=False, durable=False)
+worker_brief = make("worker_brief", deferrable=False, execution_timeout=timedelta(seconds=12))
+deferred = make("deferred", deferrable=True)
+deferred_own = make("deferred_own", deferrable=True, cancel_on_kill=False)
+deferred_brief = make("deferred_brief", deferrable=True, execution_timeout=timedelta(seconds=20))
+deferred_terse = make("deferred_terse", deferrable=True, log_max_lines=100)
 resuming = make("resuming", retries=1, deferrable=True, operator=SlowResume, marker="{{ params.marker }}")
+
+with dag("mapped") as mapped:
+
+    @task_group
+    def shard(number):
+        SubmitRayJob.partial(task_id="job", deferrable=True, **COMMON).expand(entrypoint=number)
+
+    shard([f"echo shard {number} started; sleep {number % 5}; echo shard {number} ended" for number in range(50)])

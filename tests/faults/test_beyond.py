@@ -1,0 +1,189 @@
+"""What the matrix leaves out: other ways to end a task, other settings, many jobs at once."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults.cells import ROWS, Ground, row, until
+from tests.faults.test_matrix import ENDED_BY_AIRFLOW, MATRIX, deferred
+
+SECRET = "s3cret-of-the-fault-rows"  # noqa: S105
+
+
+# ---------------------------------------------------------------- other ways to end a task
+
+
+@row()
+def run_stopped_while_waiting(ground: Ground) -> None:
+    case = ground.start("worker")
+    case.running()
+    case.mark_run("failed")
+    case.settled("STOPPED")
+    case.wait("failed", "skipped")
+    case.told(ENDED_BY_AIRFLOW)
+
+
+@row()
+def run_stopped_while_deferred(ground: Ground) -> None:
+    case = deferred(ground)
+    case.mark_run("failed")
+    case.settled("STOPPED")
+    case.wait("failed", "skipped")
+
+
+@row()
+def worker_sigterm(ground: Ground) -> None:
+    """An orderly end of the worker, such as a pod's: the supervisor gets SIGTERM."""
+    case = ground.start("worker")
+    [job] = case.running()
+    _, supervisor = case.worker()
+    supervisor.terminate()
+    case.wait("failed")
+    case.settled("STOPPED")
+    case.told(f"Job {job['submission_id']} was stopped")
+
+
+@row()
+def execution_timeout_while_waiting(ground: Ground) -> None:
+    case = ground.start("worker_brief")
+    case.wait("failed")
+    case.settled("STOPPED")
+    case.told("timed out")
+
+
+@row()
+def execution_timeout_while_deferred(ground: Ground) -> None:
+    """Airflow does not enforce it there: the trigger does."""
+    case = ground.start("deferred_brief")
+    case.wait("failed")
+    case.settled("STOPPED")
+    case.told("did not end before its deadline and was stopped")
+
+
+# ---------------------------------------------------------------- other settings
+
+
+@row()
+def cancel_on_kill_off_while_waiting(ground: Ground) -> None:
+    case = ground.start("worker_own")
+    case.running()
+    case.mark("failed")
+    case.wait("failed")
+    case.told(ENDED_BY_AIRFLOW)
+    case.stays_running()
+    case.let_end()
+    case.settled("SUCCEEDED")
+
+
+@row()
+def cancel_on_kill_off_while_deferred(ground: Ground) -> None:
+    case = deferred(ground, "deferred_own")
+    case.mark("failed")
+    case.wait("failed")
+    case.stays_running()
+    case.let_end()
+    case.settled("SUCCEEDED")
+
+
+@row()
+def durable_off(ground: Ground) -> None:
+    """The retry stops the job of the try that died, and only then submits its own."""
+    case = ground.start("worker_anew")
+    case.running()
+    case.kill_worker()
+    case.running(2)
+    first, second = sorted(case.jobs(), key=lambda job: job["start_time"])
+    assert first["end_time"] <= second["start_time"]
+    case.let_end()
+    case.wait("success")
+    case.settled("STOPPED", "SUCCEEDED")
+    case.told("durable=False", 2)
+
+
+@row()
+def log_budget(ground: Ground) -> None:
+    case = ground.start("deferred_terse", entrypoint="seq 1 1000; sleep 12; seq 1001 1500")
+    case.wait("success")
+    case.told("1400 lines left out")
+    numbers = [int(line) for line in case.lines() if line.isdigit()]
+    assert numbers == list(range(1, 101))
+
+
+@row()
+def secrets_stay_masked(ground: Ground) -> None:
+    """What the job prints goes through Airflow's own masking, in the worker and in the trigger."""
+    for dag in ("worker", "deferred"):
+        command = f"echo before {SECRET} after; sleep 10; echo again {SECRET} after"
+        case = ground.start(dag, entrypoint=command, extra={"token": SECRET})
+        case.wait("success")
+        case.told("again *** after")
+        log = case.log()
+        assert "before *** after" in log
+        assert SECRET not in log
+
+
+# ---------------------------------------------------------------- short jobs, and many
+
+
+@row()
+def short_jobs(ground: Ground) -> None:
+    """They end before, while, or right after the task is deferred."""
+    cases = [ground.start("deferred", entrypoint=f"sleep {pause}; echo done") for pause in (0, 1, 3, 5)]
+    for case in cases:
+        case.wait("success")
+        case.settled("SUCCEEDED")
+        case.told("done")
+
+
+@row(alone=True)
+def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
+    case = ground.start("mapped", task="shard.job")
+    client = ground.stack.client
+
+    def ended() -> list[dict] | None:
+        found = client.task_instances(case.dag, case.run_id)
+        assert not [each for each in found if each["state"] in {"failed", "upstream_failed"}], case.jobs()
+        return found if len(found) == 50 and all(each["state"] == "success" for each in found) else None
+
+    instances = until("50 mapped tasks have succeeded", ended, timeout=400)
+    jobs = case.settled(*["SUCCEEDED"] * 50)
+    owners = {int(job["metadata"]["airflow_map_index"]): job["submission_id"] for job in jobs}
+    assert sorted(owners) == list(range(50))
+    for number in (0, 24, 49):
+        assert f"shard {number} ended" in client.log_text(case.dag, case.run_id, case.task, map_index=number)
+        assert client.xcom(case.dag, case.run_id, case.task, map_index=number) == owners[number]
+    assert {each["try_number"] for each in instances} == {1}
+
+
+# ---------------------------------------------------------------- a triggerer that goes in good order
+
+
+@row(alone=True)
+def triggerer_redistribution(ground: Ground) -> None:
+    """SIGTERM, as in a rollout: the other triggerer goes on where this one stopped. Every line once."""
+    case, ending = deferred(ground), deferred(ground, timeout=90)
+    case.told("started")
+    with ground.second_triggerer():
+        ground.stack.stop_component("triggerer")
+        try:
+            case.stays_running()
+            case.let_end()
+            case.wait("success")
+            case.settled("SUCCEEDED")
+            case.told("ended")
+            lines = case.lines()
+            assert (lines.count("started"), lines.count("ended")) == (1, 1), case.log()
+            ending.wait("failed")
+            ending.settled("STOPPED")
+            ending.told("did not end before its deadline and was stopped")
+        finally:
+            ground.stack.start_component("triggerer")
+
+
+BEYOND = {name: each for name, each in ROWS.items() if name not in MATRIX}
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("row", BEYOND.values(), ids=BEYOND)
+def test_row(rows, row):
+    rows.result(row)
