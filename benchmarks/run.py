@@ -45,7 +45,7 @@ class Bench:
         self.rows: list[tuple[str, str, str, str, bool]] = []
         self.raw: dict[str, object] = {}
 
-    def measure(self, python: Path, what: str, address: str, *arguments: str) -> dict:
+    def measure(self, python: Path, what: str, address: str, *arguments: str, script: str = "measure.py") -> dict:
         home = self.folder / python.parent.parent.name
         env = {
             **os.environ,
@@ -55,7 +55,7 @@ class Bench:
             "PYTHONWARNINGS": "ignore",
         }
         done = subprocess.run(
-            [str(python), str(HERE / "measure.py"), what, address, *arguments],
+            [str(python), str(HERE / script), what, address, *arguments],
             env=env,
             stdout=subprocess.PIPE,
             text=True,
@@ -116,8 +116,21 @@ class Bench:
                 good=ours["worst_tick_ms"] <= 30 and ours["events"] == 50,
             )
 
+    def functions(self, address: str) -> None:
+        ours = self.measure(OURS, "functions", address, script="functions.py")
+        self.raw["functions"] = ours
+        for kind in ("json", "pickle"):
+            over = ours[f"{kind}_s"] - ours["bare_s"]
+            self.row(
+                f"@task.ray, 10 MB in and out as {kind}, over a bare submit (median)",
+                f"{over:+.2f} s ({ours[f'{kind}_s']:.2f} s)",
+                "can't",
+                f"{ours['bare_s']:.2f} + 0.5 s",
+                good=over <= 0.5,
+            )
 
-PARTS = ("imports", "latency", "ticks")
+
+PARTS = ("imports", "latency", "ticks", "functions")
 
 
 def main() -> int:

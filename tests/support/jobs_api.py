@@ -90,6 +90,10 @@ class JobsApi:
         self.jobs: dict[str, FakeJob] = {}
         self.used_ids: set[str] = set()
         self.packages: dict[str, bytes] = {}
+        #: Further files in the session's log folder, by name.
+        self.files: dict[str, bytes] = {}
+        #: None: a Ray that does not tell.
+        self.python_version: str | None = None
         self.session_name = "session_1"
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
@@ -125,6 +129,7 @@ class JobsApi:
         add("GET", f"{p}/api/packages/gcs/{{name}}", self._package)
         add("PUT", f"{p}/api/packages/gcs/{{name}}", self._upload)
         add("GET", f"{p}/api/v0/logs/{{kind}}", self._logs)
+        add("GET", f"{p}/api/v0/cluster_metadata", self._metadata)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         await self.listen()
@@ -250,6 +255,11 @@ class JobsApi:
         self.packages[request.match_info["name"]] = await request.read()
         return web.Response()
 
+    async def _metadata(self, _request: web.Request) -> web.Response:
+        if self.python_version is None:
+            return web.Response(status=404, text="404: Not Found")
+        return web.json_response({"result": True, "msg": "", "data": {"pythonVersion": self.python_version}})
+
     def _file(self, request: web.Request) -> FakeJob | None:
         name = request.query["filename"].removeprefix("job-driver-").removesuffix(".log")
         return self.jobs.get(name)
@@ -259,6 +269,9 @@ class JobsApi:
             return web.Response(status=404, text="404: Not Found")
         if request.query.get("node_id") != NODE:
             return web.Response(status=500, text=f"Agent for node id: {request.query.get('node_id')} doesn't exist.")
+        name = request.query["filename"]
+        if request.match_info["kind"] == "file" and not name.startswith("job-driver-"):
+            return web.Response(body=self.files.get(name, b""))
         job = self._file(request)
         if job is None or job.log is None:
             return web.Response(status=500, text=f"A file is not found at: /tmp/ray/{request.query['filename']}")

@@ -166,6 +166,13 @@ class RayHead:
         with opener.open(urllib.request.Request(self.url + path, headers=headers), timeout=3) as answer:
             return json.load(answer)
 
+    def jobs(self) -> list[dict]:
+        """All jobs that were submitted, as Ray tells of them."""
+        return [job for job in self._get("/api/jobs/") if job.get("submission_id")]
+
+    def job(self, submission_id: str) -> dict:
+        return self._get(f"/api/jobs/{submission_id}")
+
     def output(self) -> str:
         """What ``ray start`` printed."""
         return (self.folder / "start.log").read_text(errors="replace")[-3000:]

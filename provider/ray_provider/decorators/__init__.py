@@ -3,14 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
 
-from ray_provider.functions.results import read_reference
+from ray_provider.decorators.storage import read_reference
 
 if TYPE_CHECKING:
-    from airflow.providers.common.compat.sdk import TaskDecorator
+    from airflow.sdk.bases.decorator import Task
 
 __all__ = ["ray", "ray_task", "read_reference"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def ray_task(python_callable: Callable[P, R]) -> Task[P, R]: ...
+
+
+@overload
+def ray_task(
+    python_callable: None = None,
+    multiple_outputs: bool | None = None,
+    config: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
+    **kwargs: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 
 
 def ray_task(
@@ -18,14 +34,14 @@ def ray_task(
     multiple_outputs: bool | None = None,
     config: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
     **kwargs: Any,
-) -> TaskDecorator:
+) -> Any:
     """Run a Python function as a Ray job. Registered as ``@task.ray``.
 
     :param python_callable: the function.
     :param multiple_outputs: push each key of the returned dictionary as an XCom of its own.
-    :param config: arguments of :class:`~ray_provider.operators.SubmitRayJob` as a dictionary, or a callable that makes
-        them when the task runs; it may ask for ``context``. With an ``entrypoint`` in it, that is run and the function
-        is not.
+    :param config: arguments of :class:`~ray_provider.operators.SubmitRayJob` and those named below as a dictionary, or
+        a callable that makes one when the task runs; it may ask for ``context`` and for keys of it. With an
+        ``entrypoint`` in it, that is run and the function is not.
     :param kwargs: arguments of ``SubmitRayJob`` and of any operator, and ``allow_pickle_results``, ``max_result_bytes``
         and ``result_path``. They win over ``config``.
     """
@@ -33,17 +49,17 @@ def ray_task(
 
     from ray_provider.decorators.operator import RayDecoratedOperator
 
-    decorator: TaskDecorator = task_decorator_factory(
+    return task_decorator_factory(
         python_callable=python_callable,
         multiple_outputs=multiple_outputs,
         decorated_operator_class=RayDecoratedOperator,
         config=config,
         **kwargs,
     )
-    return decorator
 
 
 class ray:  # noqa: N801 - the name that DAGs import
     """Namespace of ``@ray.task(config=...)``."""
 
-    task = staticmethod(ray_task)
+    # Not `staticmethod(…)`: type checkers would forget the overloads, and with them the function's own parameters.
+    task = ray_task

@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
 from ray_provider._compat import AirflowFailException, AirflowSkipException
-from ray_provider.exceptions import ConfigurationError, JobError, RayApiError, RayProviderError
+from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
+from ray_provider.decorators.storage import ResultStore
+from ray_provider.exceptions import JobError, RayApiError, RayConnectionError, RayProviderError
 from ray_provider.operators.job import SubmitRayJob
 
 if TYPE_CHECKING:
@@ -30,21 +32,27 @@ if TYPE_CHECKING:
 
 #: An argument's name where the attribute has another one.
 _ATTRIBUTES = {"resources": "ray_resources"}
-#: What astro-provider-ray's configuration may hold and `SubmitRayJob` takes.
-_ARGUMENTS = frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}
+#: The function's own arguments, and their defaults.
+_OWN: dict[str, Any] = {"allow_pickle_results": False, "max_result_bytes": 16 * 1024 * 1024, "result_path": None}
+#: What a configuration may hold.
+_ARGUMENTS = (frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}) | set(_OWN)
+#: What a result file may have beyond the value itself: its header, or the texts of an exception (bytes).
+_RESULT_MARGIN = 1024 * 1024
+#: A result that can't be read for so long (seconds) is given up.
+_RESULT_PATIENCE = 30.0
 
 
 class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     """Sends a function to a Ray cluster, waits for it like ``SubmitRayJob``, and returns what it returned.
 
     :param python_callable: the function.
-    :param config: arguments of ``SubmitRayJob``, or a callable that makes them when the task runs.
+    :param config: arguments of ``SubmitRayJob`` and those below, or a callable that makes them when the task runs.
     :param allow_pickle_results: take a pickle where JSON can't say the return value. Reading one runs whatever code the
         cluster put into it.
     :param max_result_bytes: the largest return value (bytes) that goes through XCom.
-    :param result_path: object storage (an fsspec URL that cluster and workers reach) for pandas and Arrow tables and
-        for values of more than 256 KiB; the task then returns a reference for
-        :func:`ray_provider.decorators.read_reference`.
+    :param result_path: object storage that cluster and workers reach (an fsspec URL or an ``ObjectStoragePath``) for
+        pandas and Arrow tables, for values of more than 256 KiB, and for arguments of more than 100 MiB; the task then
+        returns a reference for :func:`ray_provider.decorators.read_reference`.
     """
 
     custom_operator_name = "@task.ray"
@@ -57,63 +65,83 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         config: Mapping[str, Any] | Callable[..., Mapping[str, Any]] | None = None,
         allow_pickle_results: bool = False,
         max_result_bytes: int = 16 * 1024 * 1024,
-        result_path: str | None = None,
+        result_path: Any = None,
         **kwargs: Any,
     ) -> None:
-        from ray_provider.functions.payload import ENTRYPOINT
+        from ray_provider.functions.payload import ENTRYPOINT, check_callable
 
+        own = {
+            "allow_pickle_results": allow_pickle_results,
+            "max_result_bytes": max_result_bytes,
+            "result_path": result_path,
+        }
+        kwargs |= {name: value for name, value in own.items() if value != _OWN[name]}
         self.config = config
-        self.allow_pickle_results = allow_pickle_results
-        self.max_result_bytes = max_result_bytes
-        self.result_path = result_path
         self._given = frozenset(kwargs)
-        settings = {} if config is None or callable(config) else _checked(config)
+        settings = {} if config is None or callable(config) else checked_config(config, _ARGUMENTS)
         # The function's own job reserves a CPU for itself, as astro-provider-ray's did.
-        arguments = {"entrypoint": ENTRYPOINT, "num_cpus": 1, **settings, **kwargs}
+        arguments: dict[str, Any] = {"entrypoint": ENTRYPOINT, "num_cpus": 1, **_OWN, **settings, **kwargs}
+        self.allow_pickle_results = arguments.pop("allow_pickle_results")
+        self.max_result_bytes = arguments.pop("max_result_bytes")
+        self.result_path = _as_text(arguments.pop("result_path"))
+        self._packed: PackedCall | None = None
+        if arguments["entrypoint"] == ENTRYPOINT:
+            check_callable(python_callable)
         super().__init__(python_callable=python_callable, **arguments)
-        self.runs_function = self.entrypoint == ENTRYPOINT
 
-    def execute(self, context: Context) -> Any:
-        """Run the function on the cluster.
-
-        :param context: of the task.
-        :return: what the function returned; of an entrypoint, the submission id.
-        """
+    @property
+    def runs_function(self) -> bool:
+        """Whether the job is the function: a configuration may name an entrypoint of its own."""
         from ray_provider.functions.payload import ENTRYPOINT
 
-        if callable(self.config):
-            for name, value in _checked(self._make_config(self.config, context)).items():
-                if name not in self._given:
-                    setattr(self, _ATTRIBUTES.get(name, name), value)
-            self.runs_function = self.entrypoint == ENTRYPOINT
-        return super().execute(context)
+        return bool(self.entrypoint == ENTRYPOINT)
 
-    def _make_config(self, make: Callable[..., Mapping[str, Any]], context: Context) -> Mapping[str, Any]:
-        wanted = inspect.signature(make).parameters
-        known = {**self.op_kwargs, "context": context}
-        return make(**{name: known[name] for name in wanted if name in known})
+    # -- what Airflow calls --------------------------------------------------------------------------------------------
 
-    def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:
-        """Upload the function, and have the job run it."""
-        if not self.runs_function:
-            return spec
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral. The operator is a new object: what a callable configures is asked for anew."""
+        self._configure(context)
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    # -- what SubmitRayJob asks ----------------------------------------------------------------------------------------
+
+    def prepare(self, context: Context) -> None:
+        """Make the configuration, and pack the function and its arguments."""
         from ray_provider.functions.payload import ResultSettings, pack
-        from ray_provider.functions.results import result_file
 
+        self._configure(context)
+        if not self.runs_function:
+            return
+        store = self._store()
         settings = ResultSettings(
             allow_pickle=self.allow_pickle_results,
             max_result_bytes=self.max_result_bytes,
-            result_path=self.result_path,
+            result_path=store.url if store else None,
         )
-        packed = pack(self.python_callable, tuple(self.op_args), self.op_kwargs, settings=settings)
+        args, kwargs = tuple(self.op_args), dict(self.op_kwargs)
+        kwargs |= context_arguments(self.python_callable, args, kwargs, context)
+        self._packed = pack(self.python_callable, args, kwargs, settings=settings)
+
+    def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:
+        """Upload the function, and have the job run it."""
+        if self._packed is None:
+            return spec
+        from ray_provider.functions.results import result_file
+
+        packed, self._packed = self._packed, None
         run.run(lambda client: _send(client, packed))
+        runtime_env = spec.runtime_env
         variables = {
             **_context_variables(context),
-            **(spec.runtime_env.get("env_vars") or {}),
+            **(runtime_env.get("env_vars") or {}),
             "AIRFLOW_RAY_RESULT_FILE": result_file(str(spec.submission_id)),
         }
-        modules = [*(spec.runtime_env.get("py_modules") or []), packed.uri]
-        return replace(spec, runtime_env={**spec.runtime_env, "env_vars": variables, "py_modules": modules})
+        if packed.apart is not None and (store := self._store()):
+            variables["AIRFLOW_RAY_CALL_PATH"] = store.write(f"airflow-call-{spec.submission_id}.pkl", packed.apart)
+        modules = runtime_env.get("py_modules") or []
+        if isinstance(modules, list | tuple):  # anything else is refused where it is packed
+            modules = [*modules, packed.uri]
+        return replace(spec, runtime_env={**runtime_env, "env_vars": variables, "py_modules": modules})
 
     def result(self, context: Context, run: JobRun, outcome: JobOutcome) -> Any:
         """Read what the function returned."""
@@ -122,7 +150,14 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         found = self._fetch(run, outcome)
         if found.error is not None:  # the one error with which a job succeeds: the function wants to be skipped
             raise AirflowSkipException(found.error["message"])
-        return found.value
+        if not found.by_reference:
+            return found.value
+        store = self._store()
+        if store is None:
+            raise RayProviderError(f"Job {outcome.submission_id} gives a reference, but there is no result_path.")
+        reference = store.reference(outcome.submission_id, found.value)
+        self.log.info("The result is at %s (%s bytes).", reference["path"], f"{reference.get('bytes'):,}")
+        return reference
 
     def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: RayProviderError) -> Exception:
         """Read what the function raised, if it came that far."""
@@ -130,7 +165,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return super().failure(context, run, outcome, error)
         try:
             found = self._fetch(run, outcome)
-        except (JobError, RayApiError) as missing:
+        except (JobError, RayApiError, RayConnectionError) as missing:
             self.log.info("The function left no result: its process was ended from outside or by itself (%s)", missing)
             return error
         if found.error is None:
@@ -143,25 +178,62 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return failed
         return raised
 
+    # -- parts ---------------------------------------------------------------------------------------------------------
+
+    def _configure(self, context: Context) -> None:
+        """Take what a callable configuration makes; arguments that are given by name win."""
+        if not callable(self.config):
+            return
+        made = make_config(self.config, dict(context), self.op_kwargs)
+        for name, value in checked_config(made, _ARGUMENTS).items():
+            if name not in self._given:
+                setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)
+
+    def _store(self) -> ResultStore | None:
+        return ResultStore.parse(self.result_path) if self.result_path else None
+
     def _fetch(self, run: JobRun, outcome: JobOutcome) -> FunctionResult:
-        from ray_provider.functions.results import decode, result_file
+        from ray_provider.functions.results import decode
 
         async def read(client: RayJobsClient) -> bytes:
-            details = await client.get(outcome.submission_id)
-            if details is None or not details.driver_node_id:
-                raise JobError(
-                    f"The result of job {outcome.submission_id} can't be found: Ray does not say where it ran.",
-                    submission_id=outcome.submission_id,
-                )
-            content = await client.read_log_file(details.driver_node_id, result_file(outcome.submission_id))
-            if not content:  # what Ray answers for a file that is not there
-                raise JobError(
-                    f"Job {outcome.submission_id} left no result: its process ended before the function did.",
-                    submission_id=outcome.submission_id,
-                )
-            return content
+            return await _read_result(client, outcome.submission_id, self.max_result_bytes + _RESULT_MARGIN)
 
         return decode(run.run(read), allow_pickle=self.allow_pickle_results)
+
+
+def _as_text(path: Any) -> Any:
+    """Give an ``ObjectStoragePath`` as text, so that templates in it are rendered."""
+    return str(path) if hasattr(path, "protocol") else path
+
+
+async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int) -> bytes:
+    """Read what the function left. A dashboard or a node's agent that is busy is asked again for a while."""
+    from ray_provider.functions.results import result_file
+    from ray_provider.jobs.retry import Attempts, RetryPolicy
+
+    attempts = Attempts(RetryPolicy(deadline_seconds=_RESULT_PATIENCE))
+    while True:
+        details = await client.get(submission_id)
+        if details is None or not details.driver_node_id:
+            raise JobError(
+                f"The result of job {submission_id} can't be found: Ray does not say where it ran.",
+                submission_id=submission_id,
+            )
+        try:
+            content = await client.read_log_file(
+                details.driver_node_id, result_file(submission_id), max_bytes=max_bytes
+            )
+        except (RayApiError, RayConnectionError) as error:
+            passing = not isinstance(error, RayApiError) or (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+            if passing and await attempts.wait():
+                continue
+            raise
+        if not content:  # what Ray answers for a file that is not there
+            raise JobError(
+                f"Job {submission_id} left no result: its process ended before the function did.",
+                submission_id=submission_id,
+            )
+        return content
 
 
 async def _send(client: RayJobsClient, packed: PackedCall) -> None:
@@ -205,15 +277,3 @@ def _context_variables(context: Context) -> dict[str, str]:
         "AIRFLOW_CTX_TRY_NUMBER": str(instance.try_number),
         "AIRFLOW_CTX_MAP_INDEX": str(getattr(instance, "map_index", -1)),
     }
-
-
-def _checked(config: Any) -> dict[str, Any]:
-    if not isinstance(config, Mapping):
-        raise ConfigurationError(f"config has to be a dictionary, but is a {type(config).__name__}.", field="config")
-    if unknown := sorted(set(config) - _ARGUMENTS):
-        raise ConfigurationError(
-            f"config holds what SubmitRayJob does not know: {', '.join(unknown)}.",
-            hint=f"It takes: {', '.join(sorted(_ARGUMENTS))}.",
-            field="config",
-        )
-    return dict(config)

@@ -9,6 +9,7 @@ import json
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,6 +26,10 @@ ENTRYPOINT = f"python -m {PACKAGE}"
 
 #: Ray takes packages of at most this size (bytes) over HTTP.
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
+
+#: What shrinks by less than this is not worth the time that compressing it takes. It is tried on a sample (bytes).
+_WORTH_COMPRESSING = 0.8
+_SAMPLE_BYTES = 256 * 1024
 
 # Registering a module with cloudpickle is process-wide.
 _by_value = threading.Lock()
@@ -48,9 +53,15 @@ class ResultSettings:
 
 @dataclass(frozen=True, slots=True)
 class PackedCall:
-    """A zip, and the name Ray knows it by: its content decides it, so that the same call is uploaded once."""
+    """A zip, and the name Ray knows it by: its content decides it, so that the same call is uploaded once.
+
+    :param content: the zip.
+    :param apart: the pickled call, where it is too large for a package: it has to be written to object storage, and the
+        runner be told where by ``AIRFLOW_RAY_CALL_PATH``.
+    """
 
     content: bytes
+    apart: bytes | None = None
 
     @property
     def uri(self) -> str:
@@ -58,12 +69,17 @@ class PackedCall:
         return f"gcs://_ray_pkg_{hashlib.sha256(self.content).hexdigest()[:32]}.zip"
 
 
+def _name(function: Callable[..., Any]) -> str:
+    """Give a function's name; a ``functools.partial`` has none of its own."""
+    return str(getattr(function, "__qualname__", None) or repr(function))
+
+
 def check_callable(function: Callable[..., Any]) -> None:
     """Refuse what can't be sent.
 
     :raises ConfigurationError: a method, a class, a generator or a coroutine function.
     """
-    name = getattr(function, "__qualname__", repr(function))
+    name = _name(function)
     if inspect.ismethod(function):
         raise ConfigurationError(
             f"@task.ray can't run the method {name}: its object would have to travel too.",
@@ -129,8 +145,8 @@ def _culprit(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[
         try:
             cloudpickle.dumps(value)
         except Exception:  # noqa: BLE001 - this one it is, whatever it raises
-            return f"{name} of {function.__qualname__} (type {type(value).__qualname__})"
-    return f"The function {function.__qualname__}, or a global or closure that it uses,"
+            return f"{name} of {_name(function)} (type {type(value).__qualname__})"
+    return f"The function {_name(function)}, or a global or closure that it uses,"
 
 
 def pack(
@@ -149,30 +165,51 @@ def pack(
     :raises ConfigurationError: the function can't be sent, an argument can't be pickled, or all is too large.
     """
     check_callable(function)
+    settings = settings or ResultSettings()
+    call = _pickle(function, args, kwargs or {})
+    content = _package(settings, call)
+    if len(content) <= MAX_PACKAGE_BYTES:
+        return PackedCall(content)
+    if not settings.result_path:
+        raise ConfigurationError(
+            f"The arguments of {_name(function)} make a package of {len(content):,} bytes: Ray takes at most "
+            f"{MAX_PACKAGE_BYTES:,}.",
+            hint="Give result_path= (they go through that object storage then), or write the data to object storage "
+            "yourself and pass its path.",
+        )
+    return PackedCall(_package(settings, call, apart=True), apart=call)
+
+
+def _package(settings: ResultSettings, call: bytes, *, apart: bool = False) -> bytes:
+    """Make the zip, with the pickled call or without it."""
+    told = {
+        "python": list(sys.version_info[:3]),
+        "call_sha256": hashlib.sha256(call).hexdigest(),
+        **asdict(settings),
+    }
     content = {
         f"{PACKAGE}/__init__.py": b"",
         f"{PACKAGE}/__main__.py": Path(runner.__file__).read_bytes(),
-        f"{PACKAGE}/call.pkl": _pickle(function, args, kwargs or {}),
-        f"{PACKAGE}/settings.json": json.dumps(
-            {"python": list(sys.version_info[:3]), **asdict(settings or ResultSettings())}
-        ).encode(),
+        f"{PACKAGE}/settings.json": json.dumps(told).encode(),
         **_vendored_cloudpickle(),
     }
+    if not apart:
+        content[f"{PACKAGE}/call.pkl"] = call
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, data in content.items():
             entry = zipfile.ZipInfo(name)  # with a fixed date: the bytes depend on the content only
-            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.compress_type = zipfile.ZIP_DEFLATED if _shrinks(data) else zipfile.ZIP_STORED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, data)
-    packed = PackedCall(buffer.getvalue())
-    if len(packed.content) > MAX_PACKAGE_BYTES:
-        raise ConfigurationError(
-            f"The arguments of {function.__qualname__} make a package of {len(packed.content):,} bytes: Ray takes at "
-            f"most {MAX_PACKAGE_BYTES:,}.",
-            hint="Write the data to object storage and pass its path.",
-        )
-    return packed
+    return buffer.getvalue()
+
+
+def _shrinks(data: bytes) -> bool:
+    """Tell whether compressing is worth its time: of numbers it hardly ever is."""
+    middle = max(0, len(data) // 2 - _SAMPLE_BYTES // 2)
+    sample = data[middle : middle + _SAMPLE_BYTES]
+    return len(zlib.compress(sample, 1)) < _WORTH_COMPRESSING * len(sample)
 
 
 def _vendored_cloudpickle() -> dict[str, bytes]:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
 
 Meaning = Literal["error", "skip", "fail"]
+_ERROR_KEYS = ("type", "message", "traceback", "meaning")
 
 
 class RemoteFunctionError(JobFailedError):
@@ -32,12 +33,14 @@ class RemoteTraceback(Exception):  # noqa: N818 - stands in for the remote excep
 class FunctionResult:
     """What came back.
 
-    :param value: the return value (a :class:`ResultReference`'s dict for one that went to object storage).
+    :param value: the return value; of one that went to object storage, the reference.
     :param error: what the function raised, as plain data.
+    :param by_reference: the value is a reference.
     """
 
     value: Any = None
     error: Mapping[str, Any] | None = None
+    by_reference: bool = False
 
     @property
     def meaning(self) -> Meaning | None:
@@ -51,9 +54,11 @@ class FunctionResult:
         """
         if self.error is None:
             raise ValueError("the function did not raise")
+        did = "raised" if self.error.get("loaded", True) else "could not be loaded"
         error = RemoteFunctionError(
-            f"The function raised {self.error['type']} on the cluster: {self.error['message']}\n"
+            f"The function {did} on the cluster: {self.error['type']}: {self.error['message']}\n"
             f"(job {submission_id} at {url})\n{self.error['traceback'].rstrip()}",
+            hint=_advice(self.error),
             submission_id=submission_id,
             type=self.error["type"],
             message_text=self.error["message"],
@@ -61,6 +66,22 @@ class FunctionResult:
         )
         error.__cause__ = RemoteTraceback(self.error["traceback"])
         return error
+
+
+def _advice(error: Mapping[str, Any]) -> str | None:
+    """Say what to do about an error that has one usual cause."""
+    if module := error.get("missing_module"):
+        return (
+            f"The cluster has no module {module!r}. A package from PyPI: use an image that has it, or runtime_env "
+            'with "pip". Code of your own: runtime_env with "py_modules" or "working_dir"; by themselves only the '
+            "functions, classes and constants of the DAG's own file travel."
+        )
+    if not error.get("loaded", True):
+        return (
+            "An argument, or something the function uses, can't be unpickled there: most often its package has "
+            "another version on the cluster than in this worker."
+        )
+    return None
 
 
 def result_file(submission_id: str) -> str:
@@ -86,10 +107,15 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
         ) from error
     if len(body) != size or hashlib.sha256(body).hexdigest() != digest:
         raise RayProviderError(f"The function's result arrived damaged: {len(body):,} of {size:,} bytes, or altered.")
-    if kind == "json" or kind == "reference":  # noqa: PLR1714 - a string from outside
+    if kind == "json":
         return FunctionResult(value=json.loads(body))
+    if kind == "reference":
+        return FunctionResult(value=json.loads(body), by_reference=True)
     if kind == "error":
-        return FunctionResult(error=json.loads(body))
+        error = json.loads(body)
+        if not isinstance(error, dict) or not all(isinstance(error.get(key), str) for key in _ERROR_KEYS):
+            raise RayProviderError("The function's error on the cluster can't be read: it is none of ours.")
+        return FunctionResult(error=error)
     if kind == "version":
         versions = json.loads(body)
         raise python_mismatch(versions["cluster"], versions["worker"])
@@ -113,13 +139,17 @@ def python_mismatch(cluster: Any, worker: Any) -> ConfigurationError:
     )
 
 
-def read_reference(reference: Mapping[str, Any], *, allow_pickle: bool = False) -> Any:
+def read_reference(
+    reference: Mapping[str, Any], *, allow_pickle: bool = False, open_file: Callable[[str], Any] | None = None
+) -> Any:
     """Read a value that went to object storage.
 
     :param reference: what the task returned: ``path`` and ``format`` (``parquet``, ``json`` or ``pickle``).
     :param allow_pickle: whether a pickle may be read. Reading one runs whatever code the cluster put into it.
+    :param open_file: opens a path for reading bytes; unless given, fsspec does.
     :returns: a pandas DataFrame, an Arrow table, or the value.
     :raises ConfigurationError: this is not a reference, or a pickle that is not allowed.
+    :raises RayProviderError: what lies there is not what the function returned.
     """
     try:
         path, form = reference["path"], reference["format"]
@@ -127,15 +157,21 @@ def read_reference(reference: Mapping[str, Any], *, allow_pickle: bool = False) 
         raise ConfigurationError("This is not a reference to a result: it has no path and format.") from error
     if form == "pickle" and not allow_pickle:
         raise ConfigurationError(f"{path} is a pickle, which runs code when it is read.", hint="Set allow_pickle=True.")
-    import fsspec
+    if open_file is None:
+        import fsspec
 
-    with fsspec.open(path, "rb") as file:
+        def open_file(path: str) -> Any:
+            return fsspec.open(path, "rb")
+
+    with open_file(path) as file:
         if form == "parquet":
             import pyarrow.parquet
 
             table = pyarrow.parquet.read_table(file)
             return table.to_pandas() if reference.get("type") == "pandas" else table
         content = file.read()
+    if hashlib.sha256(content).hexdigest() != reference.get("sha256"):
+        raise RayProviderError(f"{path} does not hold what the function returned: it was altered, or cut short.")
     if form == "json":
         return json.loads(content)
     import cloudpickle

@@ -15,6 +15,7 @@ import json
 import math
 import os
 import sys
+import time
 import traceback
 import types
 from pathlib import Path
@@ -22,6 +23,12 @@ from typing import Any
 
 FORMAT = 1
 HERE = Path(__file__).resolve().parent
+
+#: Results lie in Ray's session folder. On a cluster that lives for months they would fill its disk: one that is older
+#: than this (seconds) was read long ago.
+KEEP_SECONDS = 24 * 3600
+#: Of an exception's texts so many characters travel, from both ends.
+MAX_MESSAGE, MAX_TRACEBACK = 10_000, 100_000
 
 # A function on a DAG's page may know these classes from Airflow, which is not installed on the cluster. They mean what
 # they mean there by their names.
@@ -65,6 +72,15 @@ def write_result(header: dict[str, Any], content: bytes = b"") -> None:
     aside.rename(path)
 
 
+def tidy() -> None:
+    """Remove what earlier calls left in this folder and their tasks have read long ago."""
+    oldest = time.time() - KEEP_SECONDS
+    for path in log_folder().glob("airflow-result-*.bin*"):
+        with contextlib.suppress(OSError):  # another call tidies at the same time
+            if path.stat().st_mtime < oldest:
+                path.unlink()
+
+
 def pretend_airflow() -> None:
     """Let the few exceptions that a function may raise be unpickled where Airflow is not installed."""
     if importlib.util.find_spec("airflow") is not None:
@@ -79,7 +95,25 @@ def pretend_airflow() -> None:
         sys.modules[name] = module
 
 
-def load_call() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
+def read_call(settings: dict[str, Any]) -> bytes:
+    """Give the pickled call: from the package, or, too large for one, from object storage.
+
+    :raises RuntimeError: what lies there is not what the task packed.
+    """
+    path = os.environ.get("AIRFLOW_RAY_CALL_PATH")
+    if not path:
+        return (HERE / "call.pkl").read_bytes()
+    import fsspec
+
+    filesystem, inner = fsspec.core.url_to_fs(path)
+    content = bytes(filesystem.cat_file(inner))
+    if hashlib.sha256(content).hexdigest() != settings["call_sha256"]:
+        raise RuntimeError(f"{path} does not hold the arguments that the task packed: it was altered, or cut short")
+    filesystem.rm_file(inner)
+    return content
+
+
+def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Unpickle the function and its arguments."""
     # The cloudpickle that packed the call reads it: another version, if the cluster has one, may not be able to.
     sys.path.insert(0, str(HERE / "vendor"))
@@ -89,9 +123,14 @@ def load_call() -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     pretend_airflow()
     import pickle
 
-    with (HERE / "call.pkl").open("rb") as file:
-        function, args, kwargs = pickle.load(file)  # noqa: S301 - packed by the task that submitted this job
+    function, args, kwargs = pickle.loads(read_call(settings))  # noqa: S301 - packed by the task that sent this job
     return function, args, kwargs
+
+
+def all_plain(items: Any) -> bool:
+    """Tell of many values at once, at C's speed, that JSON knows each of them."""
+    kinds = set(map(type, items))
+    return kinds <= {str, int, bool, type(None)} or (kinds == {float} and all(map(math.isfinite, items)))
 
 
 def plain(value: Any, where: str = "the return value") -> Any:
@@ -106,8 +145,12 @@ def plain(value: Any, where: str = "the return value") -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}: JSON's are strings")
+        if all_plain(value.values()):
+            return value
         return {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
+        if all_plain(value):
+            return value
         return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
     if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
         return plain(value.item(), where)
@@ -117,7 +160,8 @@ def plain(value: Any, where: str = "the return value") -> Any:
 def encode(value: Any, settings: dict[str, Any]) -> tuple[str, bytes]:
     """Give the value's kind and bytes: JSON if it can be, a pickle if that was allowed."""
     try:
-        return "json", json.dumps(plain(value), ensure_ascii=False, allow_nan=False).encode()
+        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
+        return "json", text.encode("utf-8", "surrogatepass")
     except TypeError as error:
         if not settings["allow_pickle"]:
             raise UnserializableResult(
@@ -200,12 +244,23 @@ def describe(error: BaseException) -> dict[str, Any]:
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
         frames = frames.tb_next
     text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
-    return {
+    told: dict[str, Any] = {
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "message": str(error),
-        "traceback": text,
+        "message": shortened(str(error), MAX_MESSAGE),
+        "traceback": shortened(text, MAX_TRACEBACK),
         "meaning": "skip" if SKIP in names else "fail" if FAIL in names else "error",
     }
+    if isinstance(error, ModuleNotFoundError):
+        told["missing_module"] = error.name
+    return told
+
+
+def shortened(text: str, limit: int) -> str:
+    """Give a text that is not too long: its beginning and its end, and how much was left out."""
+    if len(text) <= limit:
+        return text
+    half = limit // 2
+    return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
 
 
 def main() -> int:
@@ -219,15 +274,16 @@ def main() -> int:
         )
         sys.stderr.write(f"Python {mine[0]}.{mine[1]} here, {theirs[0]}.{theirs[1]} where the function was packed.\n")
         return 1
-    for entry in settings.get("sys_path", ()):
-        sys.path.append(entry)
+    loaded = False
     try:
-        function, args, kwargs = load_call()
+        tidy()
+        function, args, kwargs = load_call(settings)
+        loaded = True
         value = function(*args, **kwargs)
         sys.stdout.flush()
         deliver(value, settings)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the task has to hear of it
-        told = describe(error)
+        told = {**describe(error), "loaded": loaded}
         write_result({"kind": "error"}, json.dumps(told).encode())
         if told["meaning"] == "skip":
             return 0

@@ -199,6 +199,12 @@ class SubmitRayJob(BaseOperator):
 
     # -- for subclasses ------------------------------------------------------------------------------------------------
 
+    def prepare(self, context: Context) -> None:
+        """Check, and make ready what can be, before anything is created or asked for.
+
+        :param context: of the task.
+        """
+
     def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:  # noqa: ARG002
         """Change the job's specification right before its submit. It has its id; local paths are not uploaded yet.
 
@@ -238,6 +244,7 @@ class SubmitRayJob(BaseOperator):
     # -- steps ---------------------------------------------------------------------------------------------------------
 
     def _execute(self, context: Context) -> Any:
+        self.prepare(context)
         spec = arguments.job_spec(self)
         options = arguments.watch_options(self)
         run = self._new_run()

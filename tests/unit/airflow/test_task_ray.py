@@ -1,0 +1,408 @@
+"""``@task.ray`` against a dashboard that behaves as Ray's: what is sent, what is refused before, what is believed."""
+
+from __future__ import annotations
+
+import copy
+import datetime as dt
+import hashlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import zipfile
+from types import SimpleNamespace
+
+import pytest
+from airflow.sdk import DAG, ObjectStoragePath, task
+from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
+
+from ray_provider.decorators import ray, read_reference
+from ray_provider.decorators.operator import RayDecoratedOperator
+from ray_provider.decorators.storage import ResultStore
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.functions import payload
+from ray_provider.functions.results import result_file
+from ray_provider.hooks import own_cluster
+
+pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(120)]
+
+HERE = ".".join(map(str, sys.version_info[:3]))
+
+
+def double(x):
+    return 2 * x
+
+
+def operator(function=double, *args, kwargs=None, **arguments) -> RayDecoratedOperator:
+    given = {"task_id": "task", "conn_id": "c", "poll_interval": 0.05, **arguments}
+    return RayDecoratedOperator(python_callable=function, op_args=list(args), op_kwargs=kwargs or {}, **given)
+
+
+def answer(content: object, kind: str = "json", **header) -> bytes:
+    """A result file as the runner writes it."""
+    body = content if isinstance(content, bytes) else json.dumps(content).encode()
+    told = {"kind": kind, "size": len(body), "sha256": hashlib.sha256(body).hexdigest(), **header}
+    return json.dumps(told).encode() + b"\n" + body
+
+
+def returning(dashboard, value, kind="json", status="SUCCEEDED"):
+    """Have the job end with this result."""
+
+    def end(job):
+        dashboard.api.files[result_file(job.submission_id)] = answer(value, kind)
+        job.run(b"")
+        job.end(status)
+
+    dashboard.when_submitted(end)
+
+
+def run_for_real(dashboard, tmp_path):
+    """Have the job do what Ray does with it: unpack, run, leave the result."""
+
+    def act(job):
+        env = job.request["runtime_env"]
+        package = dashboard.api.packages[env["py_modules"][-1].removeprefix("gcs://")]
+        zipfile.ZipFile(io.BytesIO(package)).extractall(tmp_path / "package")
+        done = subprocess.run(
+            [sys.executable, *job.entrypoint.split()[1:]],
+            env={
+                **os.environ,
+                **env["env_vars"],
+                "PYTHONPATH": str(tmp_path / "package"),
+                "AIRFLOW_RAY_LOG_FOLDER": str(tmp_path),
+            },
+            capture_output=True,
+            check=False,
+        )
+        job.run(done.stdout + done.stderr)
+        name = env["env_vars"]["AIRFLOW_RAY_RESULT_FILE"]
+        dashboard.api.files[name] = (tmp_path / name).read_bytes()
+        job.end("SUCCEEDED" if done.returncode == 0 else "FAILED", exit_code=done.returncode)
+
+    dashboard.when_submitted(act)
+
+
+def test_a_value_comes_back(dashboard, context, tmp_path):
+    run_for_real(dashboard, tmp_path)
+    assert operator(double, 21).execute(context) == 42
+    env = dashboard.job.request["runtime_env"]["env_vars"]
+    assert (env["AIRFLOW_CTX_DAG_ID"], env["AIRFLOW_CTX_TASK_ID"], env["AIRFLOW_CTX_MAP_INDEX"]) == (
+        "dag",
+        "task",
+        "-1",
+    )
+
+
+def test_another_python_is_refused_before_anything_is_sent(dashboard, context):
+    dashboard.api.python_version = "3.8.20"
+    with pytest.raises(AirflowFailException, match=r"runs Python 3\.8, this Airflow worker runs 3\.1\d") as caught:
+        operator(double, 21).execute(context)
+    assert "What to do: Use a Ray image with Python" in str(caught.value)
+    assert not dashboard.api.packages
+    assert not dashboard.api.jobs
+
+
+def test_the_same_minor_version_is_not(dashboard, context):
+    dashboard.api.python_version = f"{sys.version_info[0]}.{sys.version_info[1]}.99"
+    returning(dashboard, 42)
+    assert operator(double, 21).execute(context) == 42
+
+
+def test_what_cannot_be_sent_is_refused_before_a_cluster_is_made(dashboard, context, monkeypatch):
+    made = []
+    monkeypatch.setattr(own_cluster, "set_up", lambda *_: made.append(1))
+    with pytest.raises(AirflowFailException, match="Argument 1 of double"):
+        operator(double, threading.Lock(), ray_cluster_yaml="cluster.yaml").execute(context)
+    assert not made
+    assert not dashboard.api.requests
+
+
+@pytest.mark.parametrize("kind", ["class", "generator", "coroutine"])
+def test_what_is_no_function_is_refused_when_the_dag_is_read(kind):
+    def generator():
+        yield 1
+
+    async def coroutine():
+        return 1
+
+    with pytest.raises(ConfigurationError, match=kind):
+        operator({"class": Holder, "generator": generator, "coroutine": coroutine}[kind])
+
+
+class Holder:
+    def method(self):
+        return 1
+
+
+def test_a_method_is_refused_when_the_dag_is_read():
+    with pytest.raises(TypeError, match="does not support methods"), DAG("d", schedule=None):
+
+        class Model:
+            @task.ray
+            def fit(self):
+                return 1
+
+    with pytest.raises(ConfigurationError, match=r"the method .*Holder\.method: its object would have to travel"):
+        operator(Holder().method)
+
+
+# -- configuration -----------------------------------------------------------------------------------------------------
+
+
+def test_nothing_of_the_callers_dictionaries_is_changed(dashboard, context, tmp_path):
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("A = 1")
+    config = {
+        "conn_id": "c",
+        "poll_interval": 0.05,
+        "runtime_env": {
+            "working_dir": str(tmp_path / "code"),
+            "py_modules": [str(tmp_path / "code")],
+            "env_vars": {"A": "1"},
+        },
+        "metadata": {"team": "maps"},
+    }
+    before = copy.deepcopy(config)
+    returning(dashboard, None)
+    RayDecoratedOperator(task_id="task", python_callable=double, op_args=[1], config=config).execute(context)
+    assert config == before
+    sent = dashboard.job.request["runtime_env"]
+    assert len(sent["py_modules"]) == 2
+    assert sent["working_dir"].startswith("gcs://")
+    assert sent["env_vars"]["A"] == "1"
+    assert dashboard.job.request["metadata"]["team"] == "maps"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda context: {"metadata": {"of": context["ti"].task_id}},
+        lambda ctx: {"metadata": {"of": ctx["ti"].task_id}},
+        lambda ti, x=None: {"metadata": {"of": ti.task_id, "x": str(x)}},
+    ],
+    ids=["context", "any name", "keys of it"],
+)
+def test_a_callable_gets_the_context_by_whatever_name(dashboard, context, make):
+    returning(dashboard, 2)
+    assert operator(kwargs={"x": 1}, config=make).execute(context) == 2
+    metadata = dashboard.job.request["metadata"]
+    assert (metadata["of"], metadata.get("x", "1")) == ("task", "1")
+
+
+def test_arguments_that_are_given_win_over_the_configuration(dashboard, context):
+    returning(dashboard, 2)
+    operator(double, 1, num_cpus=3, config=lambda: {"num_cpus": 1, "num_gpus": 2}).execute(context)
+    request = dashboard.job.request
+    assert (request["entrypoint_num_cpus"], request["entrypoint_num_gpus"]) == (3, 2)
+
+
+@pytest.mark.parametrize("made", [{"num_cpu": 1}, ["num_cpus"]])
+def test_a_configuration_that_can_not_work_is_told(dashboard, context, made):
+    with pytest.raises(AirflowFailException, match="config h"):
+        operator(double, 1, config=lambda: made).execute(context)
+    assert not dashboard.api.jobs
+    with pytest.raises(ConfigurationError, match="config h"):
+        operator(double, 1, config=made)
+
+
+def test_a_callables_connection_holds_after_a_deferral(dashboard, context, monkeypatch):
+    """The operator that is resumed is a new object."""
+    from ray_provider.hooks import RayHook
+
+    arguments = {
+        "task_id": "task",
+        "python_callable": double,
+        "op_args": [21],
+        "config": lambda: {"conn_id": "made", "poll_interval": 0.05},
+        "deferrable": True,
+    }
+    with pytest.raises(TaskDeferred):
+        RayDecoratedOperator(**arguments).execute(context)
+    job = dashboard.job
+    dashboard.api.files[result_file(job.submission_id)] = answer(42)
+    job.run(b"")
+    job.end()
+    asked = []
+    get = RayHook.get_connection
+    monkeypatch.setattr(
+        RayHook, "get_connection", staticmethod(lambda conn_id: (asked.append(conn_id), get(conn_id))[1])
+    )
+    event = {
+        "status": "success",
+        "job_id": job.submission_id,
+        "outcome": {"kind": "final", "submission_id": job.submission_id, "status": "SUCCEEDED"},
+    }
+    resumed = RayDecoratedOperator(**arguments)
+    assert resumed.resume_execution("execute_complete", {"event": event}, context) == 42
+    assert set(asked) == {"made"}
+
+
+# -- the context's values ----------------------------------------------------------------------------------------------
+
+
+def sent_kwargs(dashboard) -> dict:
+    import cloudpickle
+
+    [content] = dashboard.api.packages.values()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        _, _, kwargs = cloudpickle.loads(archive.read(f"{payload.PACKAGE}/call.pkl"))
+    return kwargs
+
+
+def test_parameters_named_like_context_keys_get_their_values(dashboard, context):
+    import pendulum
+
+    def wants(x, ds, *, logical_date, params, run_id=None, ti=None):
+        return x
+
+    context |= {
+        "ds": "2026-01-31",
+        "logical_date": pendulum.datetime(2026, 1, 31, 1, tz="Europe/Berlin"),
+        "params": {"factor": 5},
+        "run_id": "of the context",
+    }
+    returning(dashboard, 1)
+    operator(wants, 1, kwargs={"run_id": "mine"}).execute(context)
+    kwargs = sent_kwargs(dashboard)
+    assert kwargs == {
+        "ds": "2026-01-31",
+        "logical_date": dt.datetime(2026, 1, 31, tzinfo=dt.UTC),
+        "params": {"factor": 5},
+        "run_id": "mine",
+    }
+    assert type(kwargs["logical_date"]) is dt.datetime, "the cluster has no pendulum"
+
+
+def test_the_task_instance_does_not_travel(dashboard, context):
+    def wants(ti):
+        return ti.task_id
+
+    with pytest.raises(AirflowFailException, match="wants 'ti' from Airflow's context") as caught:
+        operator(wants).execute(context)
+    assert "AIRFLOW_CTX_DAG_ID" in str(caught.value)
+    assert not dashboard.api.packages
+
+
+# -- what the cluster says is not believed blindly ---------------------------------------------------------------------
+
+
+def test_a_result_larger_than_allowed_is_not_read(dashboard, context):
+    returning(dashboard, "x" * 3_000_000)
+    with pytest.raises(RayProviderError, match="has more than"):
+        operator(double, 1, max_result_bytes=1000).execute(context)
+
+
+def test_a_reference_to_another_place_is_refused(dashboard, context, tmp_path):
+    returning(dashboard, {"path": "file:///etc/passwd", "format": "json"}, kind="reference")
+    with pytest.raises(RayProviderError, match="not where it was told to write"):
+        operator(double, 1, result_path=f"file://{tmp_path}").execute(context)
+
+
+def test_a_pickle_that_was_not_asked_for_is_not_read(dashboard, context):
+    returning(dashboard, b"not even a pickle", kind="pickle")
+    with pytest.raises(AirflowFailException, match="does not accept"):
+        operator(double, 1).execute(context)
+
+
+@pytest.mark.parametrize("error", [{}, [], {"type": "X"}])
+def test_a_mangled_error_is_told_as_such(dashboard, context, error):
+    returning(dashboard, error, kind="error", status="FAILED")
+    with pytest.raises(RayProviderError):
+        operator(double, 1).execute(context)
+
+
+# -- object storage ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("path", "url", "conn_id"),
+    [
+        ("s3://bucket/folder/", "s3://bucket/folder", None),
+        ("s3://aws_default@bucket/folder", "s3://bucket/folder", "aws_default"),
+        (ObjectStoragePath("s3://aws_default@bucket") / "a" / "b", "s3://bucket/a/b", "aws_default"),
+        ("abfss://box@account.dfs.core.windows.net/x", "abfss://box@account.dfs.core.windows.net/x", None),
+        ("/mnt/shared", "/mnt/shared", None),
+    ],
+)
+def test_a_path_is_an_address_for_the_cluster_and_a_connection_for_tasks(path, url, conn_id):
+    assert ResultStore.parse(path) == ResultStore(url, conn_id)
+
+
+def test_a_relative_path_is_refused_before_anything_is_sent(dashboard, context):
+    with pytest.raises(AirflowFailException, match="neither a URL nor an absolute path"):
+        operator(double, 1, result_path="results").execute(context)
+    assert not dashboard.api.requests
+
+
+def test_templates_in_an_object_storage_path_are_rendered(tmp_path):
+    path = ObjectStoragePath(f"file://{tmp_path}") / "{{ run_id }}"
+    asked = operator(double, 1, result_path=path)
+    asked.render_template_fields({"run_id": "monday", "ti": SimpleNamespace()})
+    assert asked.result_path == f"file://{tmp_path}/monday"
+
+
+def test_arguments_larger_than_a_package_go_through_object_storage(dashboard, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "MAX_PACKAGE_BYTES", 200_000)
+    data = os.urandom(300_000)
+    with pytest.raises(AirflowFailException, match="Give result_path="):
+        operator(measure, data).execute(context)
+    run_for_real(dashboard, tmp_path)
+    assert operator(measure, data, result_path=f"file://{tmp_path}/store").execute(context) == 300_000
+    assert not list((tmp_path / "store").iterdir()), "what was read is removed"
+
+
+def measure(data):
+    return len(data)
+
+
+def test_altered_arguments_in_object_storage_are_not_read(dashboard, context, tmp_path, monkeypatch):
+    monkeypatch.setattr(payload, "MAX_PACKAGE_BYTES", 200_000)
+    monkeypatch.setattr(ResultStore, "write", written_by_somebody_else(ResultStore.write))
+    run_for_real(dashboard, tmp_path)
+    with pytest.raises(RayProviderError, match="it was altered, or cut short"):
+        operator(measure, os.urandom(300_000), result_path=f"file://{tmp_path}/store").execute(context)
+
+
+def written_by_somebody_else(write):
+    return lambda self, name, content: write(self, name, b"cos\nsystem\n(S'touch /tmp/owned'\ntR.")
+
+
+def test_a_large_value_is_read_through_the_airflow_connection(dashboard, context, tmp_path, monkeypatch):
+    run_for_real(dashboard, tmp_path)
+    reference = operator(repeat, 400_000, result_path=f"file://{tmp_path}/store").execute(context)
+    assert reference["format"] == "json"
+    assert read_reference(reference) == "x" * 400_000
+    with_connection = {**reference, "conn_id": "some_connection"}
+    opened = []
+
+    def attach(protocol, conn_id=None, **_):
+        import fsspec
+
+        opened.append(conn_id)
+        return SimpleNamespace(fs=fsspec.filesystem("file"))
+
+    monkeypatch.setattr("airflow.sdk.io.path.attach", attach)
+    assert read_reference(with_connection) == "x" * 400_000
+    assert "some_connection" in opened
+
+
+def repeat(times):
+    return "x" * times
+
+
+def test_the_namespace_of_the_predecessor_is_the_same_decorator():
+    with DAG("d", schedule=None):
+
+        @ray.task(config={"conn_id": "c", "num_cpus": 2})
+        def one(x):
+            return x
+
+        @task.ray(conn_id="c", num_cpus=2)
+        def two(x):
+            return x
+
+        assert type(one(1).operator) is type(two(1).operator) is RayDecoratedOperator
+        assert one.override(num_cpus=4)(1).operator.num_cpus == 4
+        assert one.partial().expand(x=[1, 2]).operator.operator_class is RayDecoratedOperator
