@@ -112,10 +112,10 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
     if kind == "reference":
         return FunctionResult(value=json.loads(body), by_reference=True)
     if kind == "error":
-        error = json.loads(body)
-        if not isinstance(error, dict) or not all(isinstance(error.get(key), str) for key in _ERROR_KEYS):
+        raised = json.loads(body)
+        if not isinstance(raised, dict) or not all(isinstance(raised.get(key), str) for key in _ERROR_KEYS):
             raise RayProviderError("The function's error on the cluster can't be read: it is none of ours.")
-        return FunctionResult(error=error)
+        return FunctionResult(error=raised)
     if kind == "version":
         versions = json.loads(body)
         raise python_mismatch(versions["cluster"], versions["worker"])

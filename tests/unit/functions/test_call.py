@@ -17,6 +17,7 @@ import pandas as pd
 import pytest
 
 from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.functions import runner
 from ray_provider.functions.payload import PACKAGE, ResultSettings, pack
 from ray_provider.functions.results import RemoteTraceback, decode, read_reference, result_file
 
@@ -289,3 +290,115 @@ def test_a_damaged_result_is_told_from_a_good_one(tmp_path):
 def test_the_same_call_is_the_same_package():
     assert pack(add_days, (1,), {"days": 2}).uri == pack(add_days, (1,), {"days": 2}).uri
     assert pack(add_days, (1,), {"days": 2}).uri != pack(add_days, (1,), {"days": 3}).uri
+
+
+def test_what_the_cluster_lacks_is_told_with_the_way_out(tmp_path):
+    def wants():
+        import a_module_that_is_nowhere  # noqa: F401
+
+    _, _, content = run(tmp_path, wants)
+    error = decode(content, allow_pickle=False).exception(submission_id="job-1", url="http://ray")
+    assert "The function raised on the cluster: builtins.ModuleNotFoundError" in str(error)
+    assert "What to do: The cluster has no module 'a_module_that_is_nowhere'" in str(error)
+
+
+def test_a_module_beside_the_dag_is_told_from_the_dags_own_file(tmp_path, monkeypatch):
+    (tmp_path / "beside_the_dag.py").write_text("def helper():\n    return 1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import beside_the_dag
+
+    helper = beside_the_dag.helper
+    elsewhere = tmp_path / "cluster"
+    elsewhere.mkdir()
+    _, _, content = run(elsewhere, lambda: helper())
+    error = decode(content, allow_pickle=False).exception(submission_id="job-1", url="http://ray")
+    assert "The function could not be loaded on the cluster" in str(error)
+    assert "no module 'beside_the_dag'" in str(error)
+    assert "py_modules" in error.hint
+
+
+@pytest.mark.parametrize(
+    ("bad", "place"),
+    [
+        ([1.5, float("nan")], "[1] is nan"),
+        ({"a": [{"b": [1, "x", float("inf")]}]}, "['a'][0]['b'][2] is inf"),
+        ([{"a": 1}, {2: "b"}], "[1] has the key 2 of type int"),
+        ([1, None, object()], "[2] is of type builtins.object"),
+    ],
+)
+def test_the_place_is_named_however_deep(bad, place):
+    with pytest.raises(TypeError) as caught:
+        runner.plain(bad)
+    assert place in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "good",
+    [
+        [1.5, 2.5],
+        [1, "x", None, True],
+        {"a": {"b": [[1.0], [2.0, 3]]}},
+        "\ud800 half a character",
+        [],
+        {},
+        0,
+    ],
+)
+def test_what_json_knows_comes_back_as_it_was(good, tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_RAY_LOG_FOLDER", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW_RAY_RESULT_FILE", "r.bin")
+    runner.deliver(good, dataclasses.asdict(ResultSettings()))
+    assert decode((tmp_path / "r.bin").read_bytes(), allow_pickle=False).value == good
+
+
+def test_numpys_numbers_are_numbers(tmp_path):
+    assert runner.plain({"n": np.int64(3), "x": np.float32(0.5), "all": [np.float64(1.5)], "b": np.bool_(True)}) == {
+        "n": 3,
+        "x": 0.5,
+        "all": [1.5],
+        "b": True,
+    }
+
+
+def test_an_error_of_a_gigabyte_does_not_travel_whole():
+    told = runner.describe(ValueError("x" * 10_000_000))
+    assert len(told["message"]) < 11_000
+    assert len(told["traceback"]) < 110_000
+    assert "characters left out" in told["message"]
+
+
+def test_old_results_are_removed_and_young_ones_stay(tmp_path, monkeypatch):
+    monkeypatch.setenv("AIRFLOW_RAY_LOG_FOLDER", str(tmp_path))
+    old, young, log = (tmp_path / name for name in ("airflow-result-a.bin", "airflow-result-b.bin", "job-driver-a.log"))
+    for path in (old, young, log):
+        path.write_bytes(b"x")
+    os.utime(old, (1, 1))
+    os.utime(log, (1, 1))
+    runner.tidy()
+    assert (old.exists(), young.exists(), log.exists()) == (False, True, True)
+
+
+def test_numbers_are_not_compressed_and_text_is():
+    numbers = np.random.default_rng(1).normal(size=300_000)
+    with zipfile.ZipFile(io.BytesIO(pack(lambda x: x, (numbers,)).content)) as archive:
+        assert archive.getinfo(f"{PACKAGE}/call.pkl").compress_type == zipfile.ZIP_STORED
+    packed = pack(lambda x: x, ("ab" * 1_000_000,)).content
+    assert len(packed) < 200_000
+
+
+def test_an_altered_value_in_object_storage_is_refused(tmp_path):
+    settings = ResultSettings(result_path=f"file://{tmp_path}/store", max_inline_bytes=100)
+    _, _, content = run(tmp_path, lambda: "y" * 1000, settings=settings)
+    reference = decode(content, allow_pickle=False).value
+    [path] = (tmp_path / "store").iterdir()
+    path.write_text('"z"')
+    with pytest.raises(RayProviderError, match="it was altered"):
+        read_reference(reference)
+
+
+def test_an_arrow_table_comes_back_as_one(tmp_path):
+    import pyarrow
+
+    table = pyarrow.table({"a": [1, 2, 3]})
+    _, output, content = run(tmp_path, lambda: table, settings=ResultSettings(result_path=f"file://{tmp_path}/store"))
+    assert read_reference(decode(content, allow_pickle=False).value).equals(table), output
