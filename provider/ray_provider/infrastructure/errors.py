@@ -115,6 +115,8 @@ _VARIABLE_SUMMARY = re.compile(
     r"Invalid variable",
     re.IGNORECASE,
 )
+#: What a module checks across variables, or against what the cloud says of a machine type.
+_PRECONDITION = re.compile(r"(?:Resource|Module output value) precondition failed", re.IGNORECASE)
 _MODULE = re.compile(
     r"Unsupported Terraform Core version|Unsupported argument|Unsupported block type|Missing required argument|"
     r"Reference to undeclared|Unclosed configuration block|Argument or block definition required|Invalid resource type|"
@@ -191,6 +193,10 @@ def error_for(
             hint=f"Correct {'the variable' if len(names) == 1 else 'the variables'} in `variables`.",
             variables=names,
             **data,
+        )
+    if errors and all(_PRECONDITION.search(diagnostic.summary) for diagnostic in errors):
+        return VariableError(
+            f"Wrong input: {text}", hint="Correct it in `variables`.", variables=variable_names(errors), **data
         )
     if _CREDENTIALS.search(everything):
         return TerraformCredentialsError(

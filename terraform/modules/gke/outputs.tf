@@ -1,8 +1,8 @@
 # The same outputs as terraform/modules/eks, with the same meaning: what reads them need not know the cloud.
 
 output "cloud" {
-  description = "`google`."
-  value       = "google"
+  description = "`gcp`."
+  value       = "gcp"
 }
 
 output "cluster_name" {

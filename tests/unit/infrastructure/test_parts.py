@@ -184,6 +184,7 @@ def _diagnostic(summary: str, detail: str = "") -> Diagnostic:
         ),
         ("Attempted to load application default credentials", "", errors.TerraformCredentialsError, False),
         ("Invalid value for variable", "var.pools is wrong", errors.VariableError, False),
+        ("Resource precondition failed", "var.pools: g5.xlarge has A10G.", errors.VariableError, False),
         ("Unsupported argument", 'An argument named "x" is not expected here.', errors.ModuleError, False),
         ('Error: S3 bucket "b" does not exist.', "", errors.BackendError, False),
         ("Something new", "", InfrastructureError, True),

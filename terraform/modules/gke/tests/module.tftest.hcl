@@ -31,7 +31,7 @@ run "private_by_default" {
   }
 
   assert {
-    condition     = output.cloud == "google" && output.location == "europe-west4"
+    condition     = output.cloud == "gcp" && output.location == "europe-west4"
     error_message = "Cloud and location must be told."
   }
 }
