@@ -1,4 +1,8 @@
-"""The bundled EKS module from the operators, with the real AWS provider, against an emulated AWS, its state in S3."""
+"""The bundled EKS module from the operators, its state in the S3 of an emulated AWS.
+
+The provider is the stand-in, which makes nothing and takes no time; the real one is in test_eks_apply.py, and from a DAG
+in tests/kubernetes/test_mission_clouds.py.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,12 @@ from airflow.exceptions import AirflowFailException
 from ray_provider.infrastructure.errors import BackendError
 from ray_provider.infrastructure.session import InfrastructureRun, InfrastructureSpec
 from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructure
+from tests.infrastructure.lab import stand_in
 from tests.infrastructure.lab.aws_server import REGION, AwsServer
+from tests.infrastructure.lab.provider import need_schema
 from tests.infrastructure.runner_modules import MODULE, make_module, nothing_left_behind
 from tests.infrastructure.test_operators import CA, Kubernetes, Ti
-from tests.support.terraform import environment, need_aws_provider, need_terraform
+from tests.support.terraform import environment, need_terraform
 
 BUCKET = "ray-states"
 POOLS = {
@@ -40,9 +46,17 @@ def aws(kubernetes: Kubernetes) -> Iterator[AwsServer]:
 
 
 @pytest.fixture
-def cloud(aws: AwsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def plugin(tmp_path: Path) -> Path:
+    """Where the stand-in has what it made."""
+    return tmp_path / "plugin"
+
+
+@pytest.fixture
+def cloud(aws: AwsServer, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """This process' environment is the emulated AWS' and nobody else's."""
-    wanted = environment(tmp_path / "cli", program=need_terraform(), mirrors=[need_aws_provider()], extra=aws.env)
+    mirror, extra = stand_in.install(plugin, "aws", need_schema("aws"))
+    extra |= aws.env
+    wanted = environment(tmp_path / "cli", program=need_terraform(), mirrors=[mirror], extra=extra)
     for name, value in wanted.items():
         if name.startswith(("TF_", "AWS_")):
             monkeypatch.setenv(name, value)
@@ -60,9 +74,18 @@ def backend(aws: AwsServer, bucket: str = BUCKET) -> dict[str, Any]:
     }
 
 
+def groups(plugin: Path) -> set[str]:
+    """Name the node groups that were made."""
+    things = stand_in.made(plugin, "aws")
+    return {thing["values"]["node_group_name"] for thing in things if thing["type"] == "aws_eks_node_group"}
+
+
 def test_a_cluster_from_nothing_to_nothing(
-    aws: AwsServer, kubernetes: Kubernetes, cloud: None, capsys: pytest.CaptureFixture[str]
+    aws: AwsServer, kubernetes: Kubernetes, cloud: None, plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    # Who asks whether the cluster is in use asks the cloud where it is.
+    role = aws.client("iam").create_role(RoleName="ray", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+    aws.client("eks").create_cluster(name="raytest", roleArn=role, resourcesVpcConfig={"subnetIds": ["a", "b"]})
     context: dict[str, Any] = {"ti": Ti()}
     common = {
         "module": "eks",
@@ -79,7 +102,7 @@ def test_a_cluster_from_nothing_to_nothing(
         assert handle["ray_helm_values"]
         assert "cluster_ca_certificate" not in handle["outputs"]
         assert CA not in json.dumps(handle)
-        assert aws.client("eks").describe_nodegroup(clusterName="raytest", nodegroupName="a10g")
+        assert groups(plugin) == {"system", "cpu", "a10g"}
 
         fewer = {**variables, "node_pools": {"cpu": POOLS["cpu"]}}
         with pytest.raises(
@@ -87,7 +110,7 @@ def test_a_cluster_from_nothing_to_nothing(
         ) as caught:
             SetupRayInfrastructure(task_id="s", variables=fewer, **common).execute(context)
         assert "nothing was changed" in str(caught.value)
-        assert aws.client("eks").describe_nodegroup(clusterName="raytest", nodegroupName="a10g")
+        assert groups(plugin) == {"system", "cpu", "a10g"}
 
         unset = {**variables, "endpoint_public_access": True}
         with pytest.raises(AirflowFailException, match="endpoint_public_access_cidrs"):
@@ -101,7 +124,7 @@ def test_a_cluster_from_nothing_to_nothing(
             delete.execute(context)
         kubernetes.ray_clusters = []
         assert delete.execute(context)["destroyed"] > 20
-        assert aws.client("eks").list_clusters()["clusters"] == []
+        assert stand_in.made(plugin, "aws") == []
         assert delete.execute(context) == {"destroyed": 0}
     said = capsys.readouterr().out
     assert "Plan: 0 to create" in said
