@@ -93,6 +93,17 @@ test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"
 	@$(RUN) tests/integration
 
+.PHONY: test-security
+test-security: $(VENV)/.installed system ## credentials, boundaries, fuzzing in short, and secrets looked for after a run on a real Airflow
+	@echo "== security tests"
+	@$(RUN) tests/security tests/fuzz
+
+# Seconds for each property of tests/fuzz: about ten minutes in all.
+FUZZ_SECONDS ?= 33
+.PHONY: test-fuzz
+test-fuzz: $(VENV)/.installed ## ten minutes of made-up input for what reads input
+	@AIRFLOW_RAY_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=900
+
 .PHONY: test-faults
 test-faults: $(VENV)/.installed system ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: longer ones)
 	@echo "== fault matrix"

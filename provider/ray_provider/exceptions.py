@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from ray_provider.plain_text import clean
+
 
 class RayProviderError(Exception):
     """What went wrong, where, why, and what to do next.
@@ -21,9 +23,11 @@ class RayProviderError(Exception):
     retryable: ClassVar[bool] = True
 
     def __init__(self, message: str, *, hint: str | None = None, **data: Any) -> None:
+        # It often quotes a cluster: a job's last lines, an event, an answer.
+        message = clean(message)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint if hint is None else clean(hint)
         self.data = data
 
     def __str__(self) -> str:

@@ -124,10 +124,11 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
 
 async def check_that_the_token_is_wanted(scene: Scene, handle: ClusterHandle) -> None:
     endpoint = await kubernetes_endpoint(scene.access, handle)
-    assert endpoint.token
-    assert endpoint.token not in repr(endpoint)
+    secret = await endpoint.token_source(None)
+    assert secret
+    assert secret not in repr(endpoint)
     for token in (None, "wrong"):
-        async with RayJobsClient(replace(endpoint, token=token)) as client:
+        async with RayJobsClient(replace(endpoint, token=token, token_source=None)) as client:
             with pytest.raises(RayApiError):
                 await client.list_jobs()
     # The other way in: a service's name, from inside.

@@ -11,13 +11,20 @@ _MOST_BYTES = 4 * 1024 * 1024
 _SECONDS = 30.0
 
 
+def display_url(url: str) -> str:
+    """Give a URL as it may be shown: without user, password and query, any of which may be a secret."""
+    scheme, separator, rest = url.split("?", 1)[0].partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
+
+
 def fetch_text(url: str) -> str:
     """Get the text behind an ``http`` or ``https`` URL. Blocking.
 
     :raises ConfigurationError: there is none, or it is no text of a usable size.
     :raises RayConnectionError: nothing answers.
     """
-    shown = url.split("?", 1)[0]
+    shown = display_url(url)
     if not url.startswith(("http://", "https://")):
         raise ConfigurationError(f"{shown} is no http or https URL.")
     try:

@@ -72,11 +72,26 @@ class ClusterHandle:
             known = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
             known["auth"] = AuthReference(**known.get("auth") or {})
             handle = cls(**known)
+            handle._check_types()
         except (TypeError, KeyError) as error:
             raise ConfigurationError(
                 f"The value given as a Ray cluster is not the handle that SetupRayCluster returns: {error}.",
                 hint="Pass SetupRayCluster's return value, e.g. `cluster=setup.output`.",
             ) from error
-        if handle.backend not in {"local", "kubernetes"}:
+        if handle.backend not in ("local", "kubernetes"):
             raise ConfigurationError(f"The cluster's backend is {handle.backend!r}: it must be local or kubernetes.")
         return handle
+
+    def _check_types(self) -> None:
+        """Refuse what a set-up does not write: the data has been in a database, and may come from elsewhere."""
+        texts = {"name": self.name, "address": self.address, "auth.secret_key": self.auth.secret_key}
+        further = {"namespace": self.namespace, "release": self.release, "service": self.service}
+        further |= {"auth.path": self.auth.path, "auth.secret_name": self.auth.secret_name}
+        for field_name, value in texts.items():
+            if not isinstance(value, str):
+                raise TypeError(f"{field_name} is no text")
+        for field_name, optional in further.items():
+            if optional is not None and not isinstance(optional, str):
+                raise TypeError(f"{field_name} is no text")
+        if not isinstance(self.owner, Mapping):
+            raise TypeError("owner is no mapping")

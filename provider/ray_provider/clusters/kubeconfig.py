@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ray_provider.clusters.yaml_text import load_document
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError
 
 #: Fields of a kubeconfig that name files; they are relative to the file that they stand in.
@@ -70,7 +71,7 @@ def read_kubeconfigs(paths: str) -> dict[str, Any]:
             continue
         found = True
         try:
-            config = yaml.safe_load(path.read_text(encoding="utf-8"))
+            config = load_document(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             # The error of the parser would show lines of the file.
             raise ConfigurationError(
@@ -101,7 +102,7 @@ def check_kubeconfig(config: Any, source: str) -> dict[str, Any]:
     """
     shape = isinstance(config, Mapping) and all(
         isinstance(config.get(kind) or [], list)
-        and all(isinstance(entry, Mapping) and entry.get("name") for entry in config.get(kind) or [])
+        and all(_is_entry(entry, kind.removesuffix("s")) for entry in config.get(kind) or [])
         for kind in ("clusters", "contexts", "users")
     )
     if not shape or not (config.get("clusters") and config.get("contexts")):
@@ -112,6 +113,21 @@ def check_kubeconfig(config: Any, source: str) -> dict[str, Any]:
     return dict(config)
 
 
+def _is_entry(entry: Any, kind: str) -> bool:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str) or not entry["name"]:
+        return False
+    inner = entry.get(kind) or {}
+    if not isinstance(inner, Mapping):
+        return False
+    plugin = inner.get("exec") or {}
+    return (
+        isinstance(plugin, Mapping)
+        and all(isinstance(plugin.get(name) or [], list) for name in ("args", "env"))
+        and all(isinstance(item, Mapping) and {"name", "value"} <= set(item) for item in plugin.get("env") or [])
+        and all(isinstance(inner.get(name) or "", str) for name in ("server", "cluster", "user", "namespace", "token"))
+    )
+
+
 def select(config: Mapping[str, Any], context: str | None) -> Server:
     """Cut a kubeconfig down to one context.
 
@@ -119,7 +135,9 @@ def select(config: Mapping[str, Any], context: str | None) -> Server:
     :raises ConfigurationError: it has no such context, or the context names what is not there.
     """
     contexts = {str(entry["name"]): entry.get("context") or {} for entry in config.get("contexts") or []}
-    name = context or config.get("current-context") or (next(iter(contexts)) if len(contexts) == 1 else None)
+    current = config.get("current-context")
+    name = context or (current if isinstance(current, str) else None)
+    name = name or (next(iter(contexts)) if len(contexts) == 1 else None)
     if not name or name not in contexts:
         wanted = f"no context {name!r}" if name else "no current context"
         raise ConfigurationError(

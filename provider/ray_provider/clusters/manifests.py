@@ -14,8 +14,10 @@ from typing import Any
 
 import yaml
 
+from ray_provider.clusters.fetch import display_url
 from ray_provider.clusters.naming import check_name
 from ray_provider.clusters.values import Values, invalid_yaml, looks_like_path, read_file
+from ray_provider.clusters.yaml_text import load_documents
 from ray_provider.exceptions import ConfigurationError
 
 Manifest = dict[str, Any]
@@ -152,7 +154,7 @@ def _documents(
         if render is not None and source != what:
             text = render(text)
         try:
-            documents = [document for document in yaml.safe_load_all(text) if document]
+            documents = [document for document in load_documents(text) if document]
         except yaml.YAMLError as error:
             raise invalid_yaml(error, source) from None
     return [_check_document(document, source) for document in _flatten(documents)], source
@@ -170,7 +172,7 @@ def _text_of(given: str | Path, what: str, folders: Iterable[Path], fetch: Fetch
             raise ConfigurationError(
                 f"`{what}` is a URL, which is not read here.", hint="Put the file beside the DAG and name its path."
             )
-        return fetch(given), f"{what} ({given.split('?', 1)[0]})"
+        return fetch(given), f"{what} ({display_url(given)})"
     if looks_like_path(given):
         path, text = read_file(given, what, folders)
         return text, f"{what} ({path})"
@@ -215,8 +217,29 @@ def _check_cluster(cluster: Manifest, source: str) -> Manifest:
     spec = cluster.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("headGroupSpec"), Mapping):
         raise ConfigurationError(f"`{source}`: the RayCluster has no spec.headGroupSpec.")
+    metadata = cluster["metadata"]
+    for where, value in (
+        ("metadata.labels", metadata.get("labels")),
+        ("metadata.annotations", metadata.get("annotations")),
+        ("metadata.namespace", metadata.get("namespace")),
+        ("spec.authOptions", spec.get("authOptions")),
+        ("spec.headGroupSpec.headService", spec["headGroupSpec"].get("headService")),
+        ("spec.headGroupSpec.headService.spec", _inner(spec["headGroupSpec"].get("headService"), "spec")),
+    ):
+        wanted = str if where.endswith("namespace") else Mapping
+        if value is not None and not isinstance(value, wanted):
+            raise ConfigurationError(
+                f"`{source}`: {where} of the RayCluster is a {type(value).__name__}.",
+                hint=f"It has to be {'text' if wanted is str else 'a mapping'}; leave it out to say nothing.",
+            )
     cluster["spec"] = dict(spec)
+    if spec.get("authOptions") is None:
+        cluster["spec"].pop("authOptions", None)  # nothing said is not a choice to go without a token
     return cluster
+
+
+def _inner(value: Any, key: str) -> Any:
+    return value.get(key) if isinstance(value, Mapping) else None
 
 
 def _why_no_token(ray_version: Any, kuberay: tuple[int, int, int] | None) -> str | None:
@@ -233,4 +256,6 @@ def _why_no_token(ray_version: Any, kuberay: tuple[int, int, int] | None) -> str
 def _is_exposed(spec: Mapping[str, Any]) -> bool:
     head = spec.get("headGroupSpec") or {}
     service = ((head.get("headService") or {}).get("spec") or {}).get("type")
-    return bool({head.get("serviceType"), service} & {"LoadBalancer", "NodePort"}) or bool(head.get("enableIngress"))
+    return any(kind in ("LoadBalancer", "NodePort") for kind in (head.get("serviceType"), service)) or bool(
+        head.get("enableIngress")
+    )

@@ -13,6 +13,7 @@ from ray_provider.clusters.diagnosis import Finding, is_true
 from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of
 from ray_provider.clusters.kuberay import SELECTOR, Operator
 from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
+from ray_provider.plain_text import clean
 
 Say = Callable[[str], None]
 _STUCK_SECONDS = 15.0
@@ -326,7 +327,7 @@ class ReadinessWatch:
         line = diagnosis.summary(self.view.cluster, self.view.pods.values())
         if line != self._last_line:
             self._last_line = line
-            self._say(f"Ray cluster {self._namespace}/{self._name}: {line}.")
+            self._say(clean(f"Ray cluster {self._namespace}/{self._name}: {line}."))
 
     # -- how it ends badly ---------------------------------------------------------------------------------------------
 

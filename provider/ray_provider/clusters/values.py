@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import difflib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ray_provider.clusters.yaml_text import load_document
 from ray_provider.exceptions import ConfigurationError
 
 Values = dict[str, Any]
@@ -63,7 +65,7 @@ def read_values(
         return merge(_string_keys(given, what))
     if isinstance(given, (str, Path)):
         return read_values(_from_text(given, what, folders, render), what=what)
-    if isinstance(given, Sequence):
+    if isinstance(given, Sequence) and not isinstance(given, bytes | bytearray):
         return merge(
             *(read_values(one, what=f"{what}[{i}]", folders=folders, render=render) for i, one in enumerate(given))
         )
@@ -123,7 +125,7 @@ def load_yaml(text: str, source: str) -> Any:
     :raises ConfigurationError: it is not YAML. The message says where, and shows no content.
     """
     try:
-        return yaml.safe_load(text)
+        return load_document(text)
     except yaml.YAMLError as error:
         raise invalid_yaml(error, source) from None
 
@@ -132,7 +134,8 @@ def invalid_yaml(error: yaml.YAMLError, source: str) -> ConfigurationError:
     """Say where a text is not YAML, without showing it: it may hold secrets."""
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-    problem = getattr(error, "problem", None) or "it can't be read"
+    # A name of a tag or an alias may be the beginning of a password that nobody put into quotes.
+    problem = re.sub(r"'[^']{2,}'", "(not shown)", getattr(error, "problem", None) or "it can't be read")
     return ConfigurationError(
         f"`{source}` is not valid YAML{where}: {problem}.", hint="Check its indentation, quotes and colons there."
     )

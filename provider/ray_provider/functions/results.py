@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
 
 Meaning = Literal["error", "skip", "fail"]
-_ERROR_KEYS = ("type", "message", "traceback", "meaning")
+_MEANINGS = ("error", "skip", "fail")
 
 
 class RemoteFunctionError(JobFailedError):
@@ -107,18 +107,14 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
         ) from error
     if len(body) != size or hashlib.sha256(body).hexdigest() != digest:
         raise RayProviderError(f"The function's result arrived damaged: {len(body):,} of {size:,} bytes, or altered.")
-    if kind == "json":
-        return FunctionResult(value=json.loads(body))
-    if kind == "reference":
-        return FunctionResult(value=json.loads(body), by_reference=True)
-    if kind == "error":
-        raised = json.loads(body)
-        if not isinstance(raised, dict) or not all(isinstance(raised.get(key), str) for key in _ERROR_KEYS):
-            raise RayProviderError("The function's error on the cluster can't be read: it is none of ours.")
-        return FunctionResult(error=raised)
-    if kind == "version":
-        versions = json.loads(body)
-        raise python_mismatch(versions["cluster"], versions["worker"])
+    if kind in ("json", "reference", "error", "version"):
+        try:
+            return _plain(kind, json.loads(body))
+        except (ValueError, KeyError, TypeError) as error:
+            raise RayProviderError(
+                f"The function's result on the cluster can't be read: it is no {kind} of ours.",
+                hint="Does the cluster run another version of airflow-ray's runner?",
+            ) from error
     if kind == "pickle":
         if not allow_pickle:
             raise ConfigurationError("The cluster sent a pickle, which this task does not accept.")
@@ -126,6 +122,16 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
 
         return FunctionResult(value=cloudpickle.loads(body))
     raise RayProviderError(f"The function's result is of the unknown kind {kind!r}.", hint="Update airflow-ray.")
+
+
+def _plain(kind: str, value: Any) -> FunctionResult:
+    if kind == "error":
+        error = {name: str(value[name]) for name in ("type", "message", "traceback")}
+        meaning = value.get("meaning")
+        return FunctionResult(error={**error, "meaning": meaning if meaning in _MEANINGS else "error"})
+    if kind == "version":
+        raise python_mismatch(value["cluster"], value["worker"])
+    return FunctionResult(value=value, by_reference=kind == "reference")
 
 
 def python_mismatch(cluster: Any, worker: Any) -> ConfigurationError:

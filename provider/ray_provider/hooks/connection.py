@@ -343,8 +343,10 @@ def _load(text: str) -> Any:
     except ValueError:
         import yaml
 
+        from ray_provider.clusters.yaml_text import load_document
+
         try:
-            return yaml.safe_load(text)
+            return load_document(text)
         except yaml.YAMLError:
             # What is wrong with it is not said: the text of a YAML error quotes what it read.
             return None

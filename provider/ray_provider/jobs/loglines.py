@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
+
+from ray_provider.plain_text import clean
+
+__all__ = ["LineCutter", "LogBatch", "clean"]
 
 #: A line that is longer is passed on in pieces of at most so many bytes, so that no consumer chokes on one.
 MAX_LINE_BYTES = 64_000
 #: What goes to the logger at once: every record costs a blocking write, every long one holds up the event loop.
 MAX_BATCH_BYTES = 64_000
 MAX_BATCH_LINES = 100
-
-# Colours stay; other terminal commands (cursor, window title, links) go; lone control characters become visible.
-_CONTROL = re.compile(
-    r"(?P<colour>\x1b\[[0-9;:]*m)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)"
-    r"|(?P<lone>[\x00-\x08\x0b-\x1f\x7f-\x9f])"
-)
-#: Airflow folds its log between these. Printed by a job, one would swallow all that follows.
-_MARKER = re.compile(r":(?=:(?:end)?group::)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,24 +121,3 @@ class LineCutter:
 
     def _batch(self, lines: list[bytes]) -> LogBatch:
         return LogBatch(clean(b"\n".join(lines).decode("utf-8", "replace")), len(lines), self._offset)
-
-
-def clean(text: str) -> str:
-    """Take out of a log what would do something instead of being read.
-
-    :param text: one or more lines.
-    """
-    if _CONTROL.search(text):
-        text = _CONTROL.sub(_visible, text)
-    if "group::" in text:
-        text = _MARKER.sub(":\u200b", text)
-    return text
-
-
-def _visible(match: re.Match[str]) -> str:
-    if match["colour"]:
-        return match["colour"]
-    lone = match["lone"]
-    if not lone:
-        return ""
-    return chr(0x2400 + ord(lone)) if lone < " " else "\ufffd"

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.plain_text import clean
 
 #: No status follows one of these. Only SUCCEEDED is a success.
 FINAL_STATUSES = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -201,7 +202,9 @@ class JobDetails:
         """
         known = {name: data[name] for name in _DETAIL_FIELDS if data.get(name) is not None}
         known["submission_id"] = data.get("submission_id")
-        known["status"] = str(data.get("status") or "UNKNOWN")
+        known["status"] = clean(str(data.get("status") or "UNKNOWN"))
+        if "message" in known:
+            known["message"] = clean(str(known["message"]))
         extra = {name: value for name, value in data.items() if name not in _DETAIL_FIELDS}
         return cls(**known, extra=extra)
 
