@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 from ray_provider.exceptions import (
@@ -53,7 +53,7 @@ class JobOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data, for an event."""
-        return asdict(self)
+        return {each.name: getattr(self, each.name) for each in fields(self)}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> JobOutcome:

@@ -1,6 +1,6 @@
 """Ask for the status of jobs, together: all watchers of an endpoint in an event loop share one poll.
 
-A few jobs are asked for one by one. Many are read from one list of all jobs, at most once a second, less often where
+A few jobs are asked for one by one. Many are read from one list of all jobs, at most twice a second, less often where
 the dashboard would be busy with it for more than a fifth of its time. So the load on a dashboard has a bound.
 """
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: So many jobs are asked for one by one.
 FEW = 8
 #: The list of all jobs is asked for at most this often.
-LIST_SECONDS = 1.0
+LIST_SECONDS = 0.5
 #: ... and takes at most this part of the time.
 LIST_SHARE = 0.2
 #: ... but not less often than this.
