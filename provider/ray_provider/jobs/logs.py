@@ -24,6 +24,8 @@ SMALL_LOG_BYTES = 4 * 1024 * 1024
 PROGRESS_BAR_SECONDS = 10.0
 _log = logging.getLogger(__name__)
 
+#: No byte of a file for so long: it is asked for again. A head that starts many jobs answers late, or not at all.
+_FILE_SECONDS = 20.0
 _TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 50
 _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=10.0)
@@ -50,7 +52,7 @@ class LogFollower:
         offset: int = 0,
         max_lines: int | None = None,
         interval: float = 0.5,
-        drain_seconds: float = 15.0,
+        drain_seconds: float = 60.0,
     ) -> None:
         self.client = client
         self.submission_id = submission_id
@@ -196,7 +198,7 @@ class LogFollower:
 
         async with self.client.log_tail(self.submission_id) as websocket:
             while True:
-                message = await websocket.receive(timeout=self.drain_seconds if self._finished.is_set() else None)
+                message = await websocket.receive(timeout=_FILE_SECONDS if self._finished.is_set() else None)
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     return
                 yield message.data.encode("utf-8", "replace")
@@ -241,7 +243,7 @@ class LogFollower:
             await asyncio.sleep(_BACKOFF.delay(failures))
 
     async def _file_chunks(self) -> AsyncIterator[bytes]:
-        timeout = max(1.0, self.drain_seconds)
+        timeout = max(1.0, min(self.drain_seconds, _FILE_SECONDS))
         async for data in self.client.log_file(str(self._node_id), self.filename, timeout=timeout):
             yield data
 

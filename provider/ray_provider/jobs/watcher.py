@@ -49,7 +49,7 @@ class WatchOptions:
     log_offset: int = 0
     deadline: float | None = None
     max_unreachable_seconds: float = 600.0
-    log_drain_seconds: float = 15.0
+    log_drain_seconds: float = 60.0
     log_max_lines: int | None = None
     session_name: str | None = None
 
