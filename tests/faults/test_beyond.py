@@ -104,9 +104,9 @@ def durable_off(ground: Ground) -> None:
 def log_budget(ground: Ground) -> None:
     case = ground.start("deferred_terse", entrypoint="seq 1 1000; sleep 12; seq 1001 1500")
     case.wait("success")
-    case.told("1400 lines left out")
+    case.told("1402 lines left out")  # Ray itself writes two lines before the job's
     numbers = [int(line) for line in case.lines() if line.isdigit()]
-    assert numbers == list(range(1, 101))
+    assert numbers == list(range(1, 99))
 
 
 @row()

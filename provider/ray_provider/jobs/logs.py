@@ -39,7 +39,8 @@ class LogFollower:
     :param client: an open client.
     :param submission_id: of the job.
     :param offset: bytes of the log that were passed on before.
-    :param max_lines: pass on so many; the others are counted.
+    :param lines_passed: lines of the log that were passed on before.
+    :param max_lines: pass on so many in all; the others are counted.
     :param interval: seconds after which Ray looks for new lines.
     :param drain_seconds: how long to go on after the job's end when nothing comes.
     """
@@ -50,6 +51,7 @@ class LogFollower:
         submission_id: str,
         *,
         offset: int = 0,
+        lines_passed: int = 0,
         max_lines: int | None = None,
         interval: float = 0.5,
         drain_seconds: float = 60.0,
@@ -61,7 +63,7 @@ class LogFollower:
         self.max_lines = max_lines
         #: Bytes of the file passed on so far.
         self.offset = offset
-        self.lines_passed = 0
+        self.lines_passed = lines_passed
         self.lines_left_out = 0
         #: Why the end of the log is missing, if it is.
         self.incomplete: str | None = None

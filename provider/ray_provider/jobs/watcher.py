@@ -36,6 +36,7 @@ class WatchOptions:
     :param poll_interval: seconds between two questions for the status.
     :param fetch_logs: pass the log on.
     :param log_offset: bytes of the log that were passed on before.
+    :param log_lines: lines that were passed on before: they count against ``log_max_lines``.
     :param deadline: when the job is to be stopped, in seconds since 1970.
     :param max_unreachable_seconds: how long nobody may answer before the watch ends.
     :param log_drain_seconds: how long to wait for the rest of the log after the job's end when nothing comes.
@@ -47,6 +48,7 @@ class WatchOptions:
     poll_interval: float = 0.5
     fetch_logs: bool = True
     log_offset: int = 0
+    log_lines: int = 0
     deadline: float | None = None
     max_unreachable_seconds: float = 600.0
     log_drain_seconds: float = 60.0
@@ -103,6 +105,7 @@ class JobWatcher:
                 self.client,
                 self.submission_id,
                 offset=self.options.log_offset,
+                lines_passed=self.options.log_lines,
                 max_lines=self.options.log_max_lines,
                 drain_seconds=self.options.log_drain_seconds,
             )

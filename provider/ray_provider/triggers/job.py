@@ -16,6 +16,7 @@ from ray_provider.triggers import watching
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.loglines import LogBatch
     from ray_provider.jobs.watcher import JobOutcome
 
 #: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
@@ -143,6 +144,7 @@ class RayJobTrigger(BaseTrigger):
             poll_interval=self.poll_interval,
             fetch_logs=self.fetch_logs,
             log_offset=self._offset.value,
+            log_lines=self._offset.lines,
             deadline=self.deadline,
             max_unreachable_seconds=self.max_unreachable_seconds,
             log_max_lines=self.log_max_lines,
@@ -269,6 +271,8 @@ class _Offset:
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
         self.value = 0
+        #: Lines, for a budget of them.
+        self.lines = 0
         self._kept = 0
         self._task: TriggerTask | None = None
         self._next = 0.0
@@ -285,6 +289,7 @@ class _Offset:
             return
         if isinstance(found, Mapping) and found.get("submission_id") == self.job_id:
             self.value = self._kept = int(found.get("offset", 0))
+            self.lines = int(found.get("lines", 0))
 
     def seconds_to_settle(self) -> float:
         """Tell how long the last log records may be on their way.
@@ -296,9 +301,10 @@ class _Offset:
         recent = sum(size for at, size in self._recent if at >= since)
         return min(recent, self._SOCKET_BYTES) / self._SETTLE_RATE
 
-    async def passed_on(self, offset: int) -> None:
-        self._recent.append((time.monotonic(), offset - self.value))
-        self.value = offset
+    async def passed_on(self, batch: LogBatch) -> None:
+        self._recent.append((time.monotonic(), batch.end_offset - self.value))
+        self.value = batch.end_offset
+        self.lines += batch.lines
         if self._task is None or time.monotonic() < self._next:
             return
         await self.keep(None)
@@ -306,11 +312,13 @@ class _Offset:
     async def keep(self, log: watching.Log | None) -> None:
         if self._task is None or self.value == self._kept:
             return
-        value = self.value
+        value, lines = self.value, self.lines
         self._next = time.monotonic() + self._EVERY + self._PER_TASK * len(asyncio.all_tasks())
         try:
             await _compat.set_xcom(
-                self._task, watching.OFFSET_XCOM_KEY, {"submission_id": self.job_id, "offset": value}
+                self._task,
+                watching.OFFSET_XCOM_KEY,
+                {"submission_id": self.job_id, "offset": value, "lines": lines},
             )
         except Exception as error:  # noqa: BLE001 - the log itself goes on
             if log is not None:

@@ -40,7 +40,7 @@ async def watch(
     options: WatchOptions,
     *,
     log: Log,
-    passed_on: Callable[[int], Awaitable[None] | None] | None = None,
+    passed_on: Callable[[LogBatch], Awaitable[None] | None] | None = None,
 ) -> JobOutcome:
     """Follow a job until its end, its log going to ours. A job whose deadline passes is stopped, its log taken.
 
@@ -48,7 +48,7 @@ async def watch(
     :param submission_id: of the job.
     :param options: how.
     :param log: the task's.
-    :param passed_on: told after each piece of log how many bytes have been passed on.
+    :param passed_on: told after each piece of log.
     """
     from ray_provider.jobs.watcher import JobWatcher
 
@@ -57,7 +57,7 @@ async def watch(
         if batch.text or batch.lines:
             log.info("%s", batch.text)
         if passed_on is not None:
-            told = passed_on(batch.end_offset)
+            told = passed_on(batch)
             if inspect.isawaitable(told):
                 await told
         await asyncio.sleep(0)

@@ -188,7 +188,11 @@ async def test_a_successor_goes_on_where_the_log_was(trigger, dashboard, airflow
     await until(lambda: "second" in log.text)
     await cancel(task)
     await trigger.cleanup()
-    assert airflow.xcoms["ray_log_offset"] == {"submission_id": "mine", "offset": len("first\nsecond\n")}
+    assert airflow.xcoms["ray_log_offset"] == {
+        "submission_id": "mine",
+        "offset": len("first\nsecond\n"),
+        "lines": 2,
+    }
     path, arguments = trigger.serialize()
     successor = RayJobTrigger(**arguments)
     successor.task_instance = trigger.task_instance
@@ -200,6 +204,23 @@ async def test_a_successor_goes_on_where_the_log_was(trigger, dashboard, airflow
     assert "third" in log.text
     assert "second" not in log.text
     assert airflow.writes < 8
+
+
+async def test_a_budget_of_lines_is_one_for_all_triggerers(trigger, dashboard, airflow, log):
+    trigger.log_max_lines = 3
+    task = await start(trigger)
+    dashboard.job.write("second\n")
+    await until(lambda: "second" in log.text)
+    await cancel(task)
+    await trigger.cleanup()
+    successor = RayJobTrigger(**trigger.serialize()[1])
+    successor.task_instance = trigger.task_instance
+    dashboard.job.write("third\nfourth\nfifth\n")
+    dashboard.job.end()
+    await (await start(successor))
+    assert "third" in log.text
+    assert "fourth" not in log.text
+    assert "2 lines left out" in log.text
 
 
 async def test_a_head_that_restarted_while_no_triggerer_ran_is_told(trigger, dashboard, airflow, log):
