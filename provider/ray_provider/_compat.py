@@ -52,7 +52,9 @@ __all__ = [
     "core_state_of",
     "deployment_name",
     "get_xcom",
+    "known_dags",
     "mask_secrets",
+    "run_states",
     "set_xcom",
     "state_store",
     "trigger_has_on_kill",
@@ -96,6 +98,26 @@ def allow_database() -> None:
     import os
 
     os.environ.setdefault("_AIRFLOW_PROCESS_CONTEXT", "server")
+
+
+def known_dags() -> set[str]:
+    """Give the ids of all DAGs that Airflow has, or has runs of. For command lines: see :func:`allow_database`."""
+    from airflow.models.dag import DagModel
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        return {row[0] for column in (DagModel.dag_id, DagRun.dag_id) for row in session.query(column).distinct()}
+
+
+def run_states(dag_ids: Iterable[str]) -> dict[tuple[str, str], str]:
+    """Give the state of each run of these DAGs. For command lines."""
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        found = session.query(DagRun.dag_id, DagRun.run_id, DagRun.state).filter(DagRun.dag_id.in_(list(dag_ids)))
+        return {(dag_id, run_id): str(getattr(state, "value", state)) for dag_id, run_id, state in found}
 
 
 # -- the connection form of Airflow 2.11 to 3.1 ------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""``ray-provider``: the demonstration, and a look at what is installed and reachable."""
+"""``ray-provider``: the demonstration, a look at what is installed and reachable, clusters that were left behind."""
 
 from __future__ import annotations
 
@@ -25,9 +25,27 @@ def main(argv: list[str] | None = None) -> int:
     demo.add_argument("--image", type=Path, help="where the picture goes (default: flight_delays.png)")
     doctor = commands.add_parser("doctor", help="what is installed, and whether a connection works")
     doctor.add_argument("--conn-id", help="a connection of type ray to try")
+    reap = commands.add_parser(
+        "reap",
+        help="clusters that tasks made and that nobody needs any more",
+        description="Lists the Ray clusters that tasks of this Airflow made, and deletes those whose run has ended or "
+        "was deleted, if told to. Run it where Airflow's metadata database can be reached, as `airflow` itself.",
+    )
+    reap.add_argument("--conn-id", default="ray_default", help="the connection of type ray (default: ray_default)")
+    reap.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
+    reap.add_argument(
+        "--older-than", metavar="AGE", help="also those that are older (90m, 12h, 2d), whatever their run"
+    )
+    reap.add_argument("--named", action="store_true", help="also those whose name somebody chose")
+    reap.add_argument("--namespace", help="Kubernetes namespace; unless given, the connection's")
+    reap.add_argument("--all-namespaces", action="store_true", help="look in all of them")
+    reap.add_argument("--backend", choices=("kubernetes", "local"), help="unless given, as the connection says")
+    reap.add_argument("--helm-path", help="Helm's executable")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return _demo(arguments)
+    if arguments.command == "reap":
+        return _reap(arguments)
     return _doctor(arguments.conn_id)
 
 
@@ -43,6 +61,46 @@ def _demo(arguments: argparse.Namespace) -> int:
     image = (arguments.image or Path("flight_delays.png")).absolute()
     image.unlink(missing_ok=True)
     return run_demo(dags=dags, image=image, keep_web=arguments.keep_web)
+
+
+def _reap(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from ray_provider import _compat, reaper
+    from ray_provider.exceptions import RayProviderError
+    from ray_provider.hooks import RayHook
+    from ray_provider.hooks.peer import run_sync
+
+    _compat.allow_database()
+    hook = RayHook(arguments.conn_id)
+    try:
+        options = reaper.ReapOptions(
+            namespace=arguments.namespace,
+            all_namespaces=arguments.all_namespaces,
+            older_than=reaper.parse_age(arguments.older_than) if arguments.older_than else None,
+            named=arguments.named,
+            helm_path=arguments.helm_path,
+        )
+        local = (arguments.backend or hook.config.backend) == "local"
+        found = run_sync(lambda: reaper.survey(hook, options, local=local))
+        airflow = reaper.ask_airflow(found)
+        now = datetime.now(tz=UTC)
+        verdicts = [reaper.judge(one, airflow, options, now) for one in found]
+        where = "on this machine" if local else "there"
+        print(reaper.table(verdicts, now) if verdicts else f"No task's Ray cluster is {where}.")  # noqa: T201
+        count = sum(verdict.delete for verdict in verdicts)
+        if not arguments.delete:
+            if count:
+                print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
+            return 0
+        failures = run_sync(lambda: reaper.delete_all(hook, verdicts, options, print))
+    except (RayProviderError, _compat.AirflowNotFoundException) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
+    for failure in failures:
+        sys.stderr.write(f"Not deleted: {failure}\n")
+    return 1 if failures else 0
 
 
 def _doctor(conn_id: str | None) -> int:

@@ -11,6 +11,7 @@ from ray_provider.clusters.local_head import MARK
 from ray_provider.clusters.local_state import LocalPaths
 from ray_provider.clusters.processes import family
 from ray_provider.testing import AirflowStack
+from tests.support.reaping import reap
 
 DAG = "local_backend"
 
@@ -81,3 +82,23 @@ def test_a_name_that_can_not_work_is_told_and_not_retried(stack):
     assert "'No Name!' can't be the name of a Ray cluster" in log
     assert "lower-case letters" in log
     assert clusters(stack) == []
+
+
+def test_what_a_run_left_behind_is_listed_and_deleted_when_told(stack):
+    client = stack.client
+    run_id = client.trigger_run("local_left")
+    client.wait_run("local_left", run_id, state="success", timeout=200)
+    (name,) = [entry for entry in clusters(stack) if not entry.endswith(".lock")]
+    told = reap(stack)
+    row = next(line for line in told.splitlines() if name in line)
+    assert f"local_left  {run_id}  setup" in row
+    assert row.endswith("success  delete  its run has ended")
+    assert "1 of 1 would be deleted. Nothing was: --delete does it." in told
+    paths = LocalPaths.of(name, stack.local_ray_home)
+    assert family(MARK, str(paths.folder))
+    told = reap(stack, "--delete")
+    assert f"The local Ray {name!r} is deleted" in told
+    assert "1 of 1 deleted." in told
+    assert clusters(stack) == []
+    assert family(MARK, str(paths.folder)) == []
+    assert "No task's Ray cluster is on this machine." in reap(stack, "--delete")

@@ -15,7 +15,9 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 PREFIX = "airflow-ray/"
 MANAGED = f"{PREFIX}managed"
-_KEYS = ("dag_id", "run_id", "task_id", "map_index")
+#: What an owner consists of. ``airflow`` tells two Airflows apart that share a Kubernetes: its web interface's address.
+_KEYS = ("dag_id", "run_id", "task_id", "map_index", "airflow")
+_MADE_UP = re.compile(r"ray-([a-z0-9-]+-)?[0-9a-f]{10}")
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -39,12 +41,17 @@ def check_name(name: str, what: str = "name") -> str:
 def unique_name(owner: Mapping[str, Any]) -> str:
     """Make the name of the cluster of one task in one run: the same for each try of it, and for no other.
 
-    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
     """
     identity = "\x1f".join(str(owner.get(key, "")) for key in _KEYS)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", str(owner.get("dag_id", "")).lower()).strip("-")[:24].strip("-")
     return f"ray-{slug}-{digest}" if slug else f"ray-{digest}"
+
+
+def is_unique_name(name: str) -> bool:
+    """Tell whether a name was made by :func:`unique_name`; else somebody chose it, and may mean it to last."""
+    return bool(_MADE_UP.fullmatch(name))
 
 
 def owner_labels(owner: Mapping[str, Any]) -> dict[str, str]:
@@ -86,5 +93,7 @@ def describe_owner(labels: Mapping[str, str] | None) -> str:
     labels = labels or {}
     if labels.get(MANAGED) != "true":
         return "not made by this provider"
-    parts = [f"{key.removesuffix('_id')} {labels[PREFIX + key]}" for key in _KEYS if labels.get(PREFIX + key)]
+    parts = [f"{key.removesuffix('_id')} {labels[PREFIX + key]}" for key in _KEYS[:4] if labels.get(PREFIX + key)]
+    if labels.get(f"{PREFIX}airflow"):
+        parts.append(f"of Airflow {labels[f'{PREFIX}airflow']}")
     return "made by " + ", ".join(parts) if parts else "made by this provider"

@@ -13,7 +13,7 @@ from ray_provider._compat import conf
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import ClusterOperator, folders_of
+from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owner_of
 from ray_provider.operators.cluster_delete import DeleteRayCluster
 from ray_provider.operators.cluster_run import ClusterRun
 from ray_provider.operators.task_memory import identity
@@ -32,8 +32,6 @@ _FAIL = "__fail__"
 #: How long after its deferral a task may come back at the earliest: see the trigger's ``not_before``.
 _SETTLE_SECONDS = 6.0
 _BACKSTOP_SECONDS = 120.0
-#: XCom of a deferred set-up: what it made, for the case that its trigger fails.
-_HANDLE_XCOM_KEY = "ray_cluster"
 
 __all__ = ["DASHBOARD_XCOM_KEY", "DeleteRayCluster", "SetupRayCluster"]
 
@@ -245,7 +243,7 @@ class SetupRayCluster(ClusterOperator):
             started = getattr(context["ti"], "start_date", None)
             until = (started.timestamp() if started else now) + self.execution_timeout.total_seconds()
             deadline = min(deadline, until)
-        context["ti"].xcom_push(key=_HANDLE_XCOM_KEY, value=applied.handle.to_dict())
+        context["ti"].xcom_push(key=HANDLE_XCOM_KEY, value=applied.handle.to_dict())
         self.log.info("Waiting in the triggerer until Ray cluster %s is ready.", applied.handle.name)
         self.defer(
             trigger=RayClusterTrigger(
@@ -285,7 +283,7 @@ class SetupRayCluster(ClusterOperator):
         from ray_provider.clusters.spec import make_spec
 
         return make_spec(
-            owner=identity(context),
+            owner=owner_of(context),
             name=self.name or None,
             namespace=self.namespace or None,
             values=self.values,
@@ -346,7 +344,7 @@ class SetupRayCluster(ClusterOperator):
         from ray_provider.clusters.manifests import read_manifest
         from ray_provider.clusters.naming import unique_name
 
-        owner = identity(context)
+        owner = owner_of(context)
         name = self.name
         if not name and self.ray_cluster_yaml:
             name = read_manifest(
@@ -367,5 +365,5 @@ class SetupRayCluster(ClusterOperator):
     @staticmethod
     def _handle_of(context: Context) -> ClusterHandle | None:
         ti = context["ti"]
-        told = ti.xcom_pull(task_ids=ti.task_id, key=_HANDLE_XCOM_KEY, map_indexes=identity(context)["map_index"])
+        told = ti.xcom_pull(task_ids=ti.task_id, key=HANDLE_XCOM_KEY, map_indexes=identity(context)["map_index"])
         return ClusterHandle.from_dict(told) if isinstance(told, Mapping) else None

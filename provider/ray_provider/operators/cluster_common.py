@@ -6,15 +6,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_provider import _compat
 from ray_provider._compat import AirflowFailException, BaseOperator
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators.cluster_run import ClusterRun
+from ray_provider.operators.task_memory import identity
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 BACKENDS = ("kubernetes", "local")
+#: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
+HANDLE_XCOM_KEY = "ray_cluster"
 
 
 class ClusterOperator(BaseOperator):
@@ -74,6 +78,11 @@ def where_is(infrastructure: Any) -> dict[str, str] | None:
     from ray_provider.hooks.cloud_cluster import CloudCluster
 
     return CloudCluster.of(infrastructure).to_dict()
+
+
+def owner_of(context: Context) -> dict[str, Any]:
+    """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to."""
+    return {**identity(context), "airflow": _compat.deployment_name()}
 
 
 def folders_of(context: Context) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import ClusterOperator, folders_of
+from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of
 from ray_provider.operators.cluster_run import ClusterRun
 
 if TYPE_CHECKING:
@@ -20,7 +20,8 @@ class DeleteRayCluster(ClusterOperator):
 
     No error where there is none. Never deletes what is another's: by a handle only what the task that returned it made;
     by name what the name says. The KubeRay operator stays. Use it as a teardown:
-    ``DeleteRayCluster(cluster=setup.output, ...).as_teardown(setups=setup)``.
+    ``DeleteRayCluster(cluster=setup.output, ...).as_teardown(setups=setup)``. With ``trigger_rule="all_done"`` it also
+    takes away what a deferred set-up left that somebody ended before anything watched it.
 
     :param conn_id: connection of type ``ray``.
     :param ray_cluster_yaml: manifest whose cluster is to go: its name and namespace count.
@@ -90,25 +91,38 @@ class DeleteRayCluster(ClusterOperator):
 
     def _delete(self, context: Context) -> bool:
         if self.cluster:
-            return self._delete_handle()
+            return self._delete_handle(self.cluster)
         run = self.new_run()
         if self.name or self.ray_cluster_yaml:
             name, namespace = self._named(context)
             if self.backend_of(run) == "local":
                 return run.delete_local(name)
             return self._delete_named(run, name, namespace)
+        left = self._left_by_set_ups(context)
+        if left:
+            deleted = [self._delete_handle(one) for one in left]
+            return any(deleted)
         raise ConfigurationError(
             "No cluster is named (or the task that was to set it up returned nothing).",
             hint="Give cluster=setup.output, or name=..., or ray_cluster_yaml=...",
         )
 
-    def _delete_handle(self) -> bool:
-        if not isinstance(self.cluster, Mapping):
+    def _left_by_set_ups(self, context: Context) -> list[Mapping[str, Any]]:
+        """Find what a set-up before this task made that was ended while it was deferred, and so returned nothing.
+
+        Ended before its trigger had begun, nobody else would take it away. Asked for by ``trigger_rule="all_done"``.
+        """
+        ti = context["ti"]
+        found = (ti.xcom_pull(task_ids=one, key=HANDLE_XCOM_KEY) for one in sorted(self.upstream_task_ids))
+        return [one for one in found if isinstance(one, Mapping)]
+
+    def _delete_handle(self, cluster: Any) -> bool:
+        if not isinstance(cluster, Mapping):
             raise ConfigurationError(
-                f"`cluster` is a {type(self.cluster).__name__}, not the handle that SetupRayCluster returns.",
+                f"`cluster` is a {type(cluster).__name__}, not the handle that SetupRayCluster returns.",
                 hint="Pass its return value: cluster=setup.output.",
             )
-        handle = ClusterHandle.from_dict(self.cluster)
+        handle = ClusterHandle.from_dict(cluster)
         if not handle.created:
             self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
             return False

@@ -14,7 +14,7 @@ from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
 from ray_provider.operators import arguments, attempts, task_memory
-from ray_provider.operators.cluster_common import folders_of
+from ray_provider.operators.cluster_common import folders_of, owner_of
 from ray_provider.operators.job_run import JobRun
 from ray_provider.operators.task_memory import TaskMemory
 from ray_provider.triggers.job import RayJobTrigger
@@ -410,7 +410,7 @@ class SubmitRayJob(BaseOperator):
         return OwnCluster(
             name="task-" + submission_id_for(task_memory.owner_of(context, memory.next_attempt())).rpartition("-")[2],
             ray_cluster_yaml=self.ray_cluster_yaml,
-            owner=task_memory.identity(context),
+            owner=owner_of(context),
             kuberay_version=self.kuberay_version,
             update_if_exists=self.update_if_exists,
             gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",

@@ -122,6 +122,11 @@ class AirflowStack:
         return Path(self._env.get(HOME_VARIABLE) or self.home / "ray")
 
     @property
+    def environment(self) -> dict[str, str]:
+        """The environment of the components, for commands that are to meet the same Airflow."""
+        return self._environment()
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The names of the components that were started and not stopped (``triggerer``, ``triggerer-2`` and so on)."""
         return tuple(self._processes)

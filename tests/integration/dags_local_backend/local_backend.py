@@ -20,3 +20,6 @@ with DAG(
     again = SubmitRayJob(task_id="again", entrypoint="true", xcom_task_key="setup.dashboard", deferrable=True)
     delete = DeleteRayCluster(task_id="delete", cluster=setup.output)
     setup >> job >> again >> delete.as_teardown(setups=setup)
+
+with DAG("local_left", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")):
+    SetupRayCluster(task_id="setup", local={"num_cpus": 1})

@@ -1,0 +1,216 @@
+"""Finding Ray clusters that nobody needs any more, and deleting them: ``ray-provider reap``.
+
+A task takes back what it made however it ends, except where no code of ours runs: a deferred set-up that is ended
+before the triggerer has begun with its trigger, a worker or a triggerer that dies and whose task is not tried again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from ray_provider import _compat
+from ray_provider.clusters.inventory import FoundCluster
+from ray_provider.clusters.naming import label_value
+from ray_provider.exceptions import ConfigurationError, RayProviderError
+
+if TYPE_CHECKING:
+    from ray_provider.hooks.ray import RayHook
+
+Say = Callable[[str], None]
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_FINISHED = frozenset({"success", "failed"})
+
+
+@dataclass(frozen=True, slots=True)
+class ReapOptions:
+    """What is looked at, and what counts as not needed.
+
+    :param namespace: Kubernetes namespace; unless given, the connection's.
+    :param all_namespaces: look in all of them.
+    :param older_than: also those that are older than this, whatever became of their run.
+    :param named: also those whose name somebody chose: they may be meant to outlive their run.
+    :param timeout: seconds for the deletion of one.
+    :param helm_path: Helm's executable.
+    """
+
+    namespace: str | None = None
+    all_namespaces: bool = False
+    older_than: timedelta | None = None
+    named: bool = False
+    timeout: float = 300.0
+    helm_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Airflow:
+    """What this Airflow knows of the owners of clusters.
+
+    :param name: of the deployment, as clusters are marked with it.
+    :param dags: ids of the DAGs that it knows, among those that were asked for.
+    :param runs: state of each run, by the ids of its DAG and its own.
+    """
+
+    name: str = ""
+    dags: frozenset[str] = frozenset()
+    runs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def run_of(self, cluster: FoundCluster) -> str | None:
+        """Give the state of the run that a cluster belongs to; ``None`` if there is no such run."""
+        for (dag_id, run_id), state in self.runs.items():
+            if cluster.is_of("dag_id", dag_id) and cluster.is_of("run_id", run_id):
+                return state
+        return None
+
+    def knows_dag_of(self, cluster: FoundCluster) -> bool:
+        """Whether it has the DAG that a cluster belongs to."""
+        return any(cluster.is_of("dag_id", dag_id) for dag_id in self.dags)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to become of a cluster.
+
+    :param cluster: which.
+    :param delete: whether nobody needs it any more.
+    :param run: what became of the run, in a word.
+    :param reason: in words.
+    """
+
+    cluster: FoundCluster
+    delete: bool
+    run: str
+    reason: str
+
+
+def parse_age(text: str) -> timedelta:
+    """Read an age: ``90m``, ``12h``, ``2d``, ``1d12h``.
+
+    :raises ConfigurationError: it is none.
+    """
+    found = _AGE.findall(text.strip())
+    if not found or _AGE.sub("", text).strip():
+        raise ConfigurationError(f"{text!r} is no age.", hint="Write it as 90m, 12h, 2d or 1d12h.", field="older_than")
+    return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in found))
+
+
+def judge(cluster: FoundCluster, airflow: Airflow, options: ReapOptions, now: datetime) -> Verdict:
+    """Decide whether anybody may still need a cluster. In doubt it is kept."""
+    if cluster.owner.get("airflow") and airflow.name and not cluster.is_of("airflow", airflow.name):
+        return Verdict(cluster, False, "?", f"it belongs to another Airflow ({cluster.owner['airflow']})")
+    state = airflow.run_of(cluster)
+    known = airflow.knows_dag_of(cluster)
+    run = state or ("gone" if known else "unknown")
+    if cluster.is_named and not options.named:
+        return Verdict(cluster, False, run, "somebody chose its name, so it may be meant to stay: --named takes it too")
+    age = now - cluster.created
+    if options.older_than is not None and age > options.older_than:
+        return Verdict(cluster, True, run, f"it is older than {age_text(options.older_than)}")
+    if state in _FINISHED:
+        return Verdict(cluster, True, run, "its run has ended")
+    if state is not None:
+        return Verdict(cluster, False, run, f"its run is {state}")
+    if known:
+        return Verdict(cluster, True, run, "its run was deleted")
+    return Verdict(cluster, False, run, "this Airflow has no such DAG: --older-than takes it too, by its age")
+
+
+async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[FoundCluster]:
+    """Find the clusters that tasks made.
+
+    :param local: on this machine; else on the connection's Kubernetes.
+    """
+    if local:
+        from ray_provider.clusters.inventory import local_clusters
+
+        return await asyncio.to_thread(local_clusters)
+    from ray_provider.clusters.inventory import kubernetes_clusters
+    from ray_provider.clusters.kube import open_kube
+
+    access = await hook.akubernetes_access()
+    namespace = None
+    if not options.all_namespaces:
+        namespace = await asyncio.to_thread(access.namespace_or_default, options.namespace)
+    async with open_kube(access) as kube:
+        return await kubernetes_clusters(kube, namespace)
+
+
+def ask_airflow(clusters: Iterable[FoundCluster]) -> Airflow:
+    """Ask the metadata database about the owners of clusters. Blocking."""
+    clusters = list(clusters)
+    wanted = {one.owner["dag_id"] for one in clusters if one.owner.get("dag_id")}
+    dags = {dag_id for dag_id in _compat.known_dags() if dag_id in wanted or label_value(dag_id) in wanted}
+    return Airflow(_compat.deployment_name(), frozenset(dags), _compat.run_states(dags))
+
+
+async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say: Say) -> bool:
+    """Delete a cluster, if it is still that owner's; and wait until nothing of it is left.
+
+    :return: whether there was one.
+    :raises ClusterError: it could not be deleted, or is another's by now.
+    """
+    if cluster.backend == "local":
+        from ray_provider.clusters.local import delete_local
+
+        return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
+    from ray_provider.clusters.helm import HelmOptions
+    from ray_provider.clusters.removal import delete_cluster
+
+    return await delete_cluster(
+        await hook.akubernetes_access(),
+        name=cluster.name,
+        namespace=str(cluster.namespace),
+        release=cluster.release,
+        owner=cluster.owner,
+        timeout=options.timeout,
+        helm=HelmOptions(path=options.helm_path),
+        say=say,
+    )
+
+
+async def delete_all(hook: RayHook, verdicts: Iterable[Verdict], options: ReapOptions, say: Say) -> list[str]:
+    """Delete what nobody needs, one after the other. Goes on after a failure.
+
+    :return: what could not be deleted, and why.
+    """
+    failures = []
+    for verdict in verdicts:
+        if verdict.delete:
+            try:
+                await delete(hook, verdict.cluster, options, say)
+            except RayProviderError as error:
+                failures.append(f"{verdict.cluster.where}/{verdict.cluster.name}: {error}")
+    return failures
+
+
+def age_text(age: timedelta) -> str:
+    """Say an age shortly: ``3d4h``, ``12h``, ``5m``, ``20s``."""
+    seconds = max(0, round(age.total_seconds()))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, seconds = divmod(seconds, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts[:2]) or "0s"
+
+
+def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
+    """Show what was found and what is to become of it."""
+    now = now or datetime.now(tz=UTC)
+    head = ("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "RUN IS", "", "WHY")
+    rows: list[tuple[str, ...]] = [head]
+    for verdict in verdicts:
+        one = verdict.cluster
+        name = one.name if one.what == "cluster" else f"{one.name} ({one.what} only)"
+        owner = [one.owner.get(key, "?") for key in ("dag_id", "run_id", "task_id")]
+        what = "delete" if verdict.delete else "keep"
+        rows.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
+    return "\n".join(lines)
