@@ -12,7 +12,6 @@ import pytest
 
 from ray_provider.clusters import helm_command
 from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.kube import open_kube
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,
@@ -314,22 +313,60 @@ async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace):
     assert left_over(scene) == []
 
 
-async def test_what_a_wrong_access_says(kubernetes, tmp_path):
+async def test_what_a_wrong_access_says(kubernetes, namespace, tmp_path):
     import yaml
+
+    def scene(content: dict) -> Scene:
+        path = tmp_path / "kubeconfig"
+        path.write_text(yaml.safe_dump(content))
+        return Scene(kubernetes, namespace, kubeconfig=path)
 
     content = yaml.safe_load(kubernetes.kubeconfig.read_text())
     with pytest.raises(ConfigurationError) as context:
         KubernetesAccess(kubeconfig=content, context="nowhere").resolve()
     assert "The kubeconfig has no context 'nowhere'. It has:" in show(context.value)
 
-    expired = kubernetes.token_kubeconfig("not-a-token")
+    expired = Scene(kubernetes, namespace, kubeconfig=kubernetes.token_kubeconfig("not-a-token"))
     with pytest.raises(KubernetesAccessError) as refused:
-        async with open_kube(KubernetesAccess(kubeconfig_path=str(expired))) as kube:
-            await kube.get("/api/v1/namespaces")
-    assert "does not accept our credentials (401)" in show(refused.value)
+        await expired.set_up(expired.spec(HEAD_ONLY))
+    assert "does not accept our credentials (401): they have expired" in show(refused.value)
+    assert "Fetch the kubeconfig anew" in str(refused.value)
+    assert not refused.value.retryable
 
     content["clusters"][0]["cluster"]["server"] = "https://127.0.0.1:1"
-    with pytest.raises(KubernetesError) as away:
-        async with open_kube(KubernetesAccess(kubeconfig=content)) as kube:
-            await kube.get("/version")
-    assert "The Kubernetes API server at 127.0.0.1:1 can't be reached" in show(away.value)
+    away = scene(content)
+    with pytest.raises(KubernetesError) as unreachable:
+        await away.set_up(away.spec(HEAD_ONLY))
+    assert "The Kubernetes API server at 127.0.0.1:1 can't be reached" in show(unreachable.value)
+    assert unreachable.value.retryable
+    assert left_over(away) == []
+
+
+async def test_a_helm_that_is_missing_or_too_old(kubernetes, namespace, tmp_path):
+    old = tmp_path / "helm"
+    old.write_text("#!/bin/sh\necho v3.8.1\n")
+    old.chmod(0o700)
+    for path, words in ((old, "is too old: 3.13.0 is needed"), (tmp_path / "nowhere", "Install Helm")):
+        scene = Scene(kubernetes, namespace, helm=path)
+        with pytest.raises(ConfigurationError) as caught:
+            await scene.set_up(scene.spec(HEAD_ONLY))
+        assert words in show(caught.value)
+    assert left_over(scene) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"given": "image: [unclosed"}, "not valid YAML in line 1"),
+        ({"given": HEAD_ONLY, "name": "x" * 54}, "has 54 characters: KubeRay allows 1 to 53"),
+        ({"ray_cluster_yaml": "kind: RayJob\napiVersion: ray.io/v1\nmetadata: {name: x}"}, "and holds: RayJob"),
+        ({"ray_cluster_yaml": "a: ["}, "not valid YAML"),
+        ({"given": HEAD_ONLY, "chart": "./no-such-chart"}, "no-such-chart"),
+    ],
+)
+def test_what_is_refused_before_kubernetes_is_asked(kubernetes, namespace, options, words):
+    scene = Scene(kubernetes, namespace)
+    with pytest.raises(ConfigurationError) as caught:
+        scene.spec(options.pop("given", None), **options)
+    assert words in show(caught.value)
+    assert not caught.value.retryable

@@ -11,6 +11,7 @@ import pytest
 from ray_provider.testing import AirflowStack
 from tests.kubernetes.clusters import operator_runs
 from tests.support.kubernetes import Kubernetes, until
+from tests.support.reaping import reap
 
 pytestmark = pytest.mark.timeout(400)
 
@@ -25,6 +26,7 @@ def place(kubernetes: Kubernetes) -> Iterator[str]:
 def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
     # Exactly the provider's Role: what DAGs do needs no more.
     kubeconfig = kubernetes.service_account_kubeconfig(place, Path("helm/roles/provider-role.yaml"))
+    gates = tmp_path_factory.mktemp("gates")
     stack = AirflowStack(
         tmp_path_factory.mktemp("airflow"),
         dags_folder=Path(__file__).parent / "dags",
@@ -32,6 +34,7 @@ def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathF
             "TEST_HELM3": str(kubernetes.helm3),
             "TEST_HELM4": str(kubernetes.helm4),
             "RAY_PROVIDER_HELM": str(kubernetes.helm4),
+            "TEST_GATES": str(gates),
         },
         config={"core": {"parallelism": "4"}},
     )
@@ -86,3 +89,102 @@ def test_a_job_with_a_cluster_of_its_own(kubernetes, place, stack):
     log = stack.client.log_text("ray_own", run, "job")
     assert f"ran for {run}" in log
     assert left(kubernetes, place) == []
+
+
+def test_two_runs_at_once_do_not_meet(kubernetes, place, stack):
+    gates = Path(stack.environment["TEST_GATES"])
+    first, second = (stack.client.trigger_run("ray_pair", run_id=f"pair-{n}") for n in (1, 2))
+    names = []
+    for run in (first, second):
+        stack.client.wait_task("ray_pair", run, "setup", state="success", timeout=200)
+        names.append(stack.client.xcom("ray_pair", run, "setup")["name"])
+    assert names[0] != names[1]
+    (gates / first).touch()
+    stack.client.wait_run("ray_pair", first, state="success", timeout=120)
+    assert not kubernetes.exists("raycluster", names[0], "-n", place)
+    assert kubernetes.exists("raycluster", names[1], "-n", place)
+    (gates / second).touch()
+    stack.client.wait_run("ray_pair", second, state="success", timeout=120)
+    for run in (first, second):
+        assert f"hello from {run}" in stack.client.log_text("ray_pair", run, "job")
+    assert left(kubernetes, place) == []
+
+
+def test_a_change_is_rolled_out_and_waited_for(kubernetes, place, stack):
+    def run(**values: object) -> str:
+        """Give the log of a set-up with these values."""
+        run_id = stack.client.trigger_run("ray_kept", conf={"values": values})
+        stack.client.wait_run("ray_kept", run_id, state="success", timeout=200)
+        return stack.client.log_text("ray_kept", run_id, "setup")
+
+    def pods() -> list[dict]:
+        return kubernetes.get("pods", "-n", place, "-l", "ray.io/cluster=ray-kept")["items"]
+
+    run(head={"rayVersion": "2.59.0"})
+    before = {pod["metadata"]["uid"] for pod in pods()}
+    image, _, tag = kubernetes.ray_image_again.rpartition(":")
+    worker = {"resources": {"requests": {"memory": "600Mi"}}}
+    changed = {"head": {"rayVersion": "2.60.0"}, "image": {"repository": image, "tag": tag}, "worker": worker}
+    assert "All 2 pods are replaced, as their spec changed." in run(**changed)
+    after = pods()
+    assert len(after) == 2
+    assert not before & {pod["metadata"]["uid"] for pod in after}
+    assert all(status["ready"] for pod in after for status in pod["status"]["containerStatuses"])
+    assert {pod["spec"]["containers"][0]["image"] for pod in after} == {kubernetes.ray_image_again}
+    assert "600Mi" in [pod["spec"]["containers"][0]["resources"]["requests"]["memory"] for pod in after]
+    assert kubernetes.get("raycluster", "ray-kept", "-n", place)["spec"]["rayVersion"] == "2.60.0"
+    assert "is as it should be: nothing to change" in run(**changed)
+    assert {pod["metadata"]["uid"] for pod in pods()} == {pod["metadata"]["uid"] for pod in after}
+    # It was given a name, and so is not taken for something that was left behind.
+    assert "somebody chose its name" in reap(stack, "--conn-id", "kube", "--delete")
+    gone = stack.client.trigger_run("ray_kept_no_more")
+    stack.client.wait_run("ray_kept_no_more", gone, state="success", timeout=100)
+    assert left(kubernetes, place) == []
+
+
+def test_the_log_of_a_task_says_why_its_cluster_can_not_be(kubernetes, place, stack):
+    def failed(**conf: object) -> str:
+        run = stack.client.trigger_run("ray_faulty", conf=conf)
+        stack.client.wait_run("ray_faulty", run, state="failed", timeout=100)
+        return stack.client.log_text("ray_faulty", run, "setup")
+
+    log = failed(namespace="kube-system")
+    assert f"system:serviceaccount:{place}:provider may not create rayclusters.ray.io" in log
+    assert "provider-role.yaml" in log
+    huge = {"requests": {"cpu": "200", "memory": "1Gi"}, "limits": {"cpu": "200"}}
+    log = failed(values={"head": {"resources": huge}})
+    assert "it asks for cpu 200, memory 1Gi" in log
+    assert "Insufficient cpu" in log
+    assert left(kubernetes, place) == []
+
+
+def test_what_was_ended_before_anything_watched_it_is_found_and_deleted(kubernetes, place, stack):
+    def names() -> set[str]:
+        return set(kubernetes.kubectl("get", "rayclusters", "-n", place, "-o", "name").split())
+
+    stack.stop_component("triggerer")
+    dag = "ray_stuck_deferred"
+    ended, kept = stack.client.trigger_run(dag), stack.client.trigger_run(dag)
+    forgotten = stack.client.trigger_run("ray_forgotten")
+    for one, run in ((dag, ended), (dag, kept), ("ray_forgotten", forgotten)):
+        stack.client.wait_task(one, run, "setup", state="deferred", timeout=90)
+    assert len(names()) == 3
+    # No code of ours runs when Airflow ends these two: there is no trigger yet.
+    stack.client.set_state("ray_forgotten", forgotten, "setup", "failed")
+    stack.client.set_state(dag, ended, "setup", "failed")
+    # A delete that runs in any case finds what its set-up left.
+    stack.client.wait_task("ray_forgotten", forgotten, "delete", state="success", timeout=90)
+    assert "Nothing is left of Ray cluster" in stack.client.log_text("ray_forgotten", forgotten, "delete")
+    stack.client.wait_run(dag, ended, state="failed", timeout=60)
+    assert len(names()) == 2
+    told = reap(stack, "--conn-id", "kube")
+    assert "1 of 2 would be deleted. Nothing was: --delete does it." in told
+    assert "delete  its run has ended" in told
+    assert "keep    its run is running" in told
+    assert len(names()) == 2
+    assert "1 of 1 deleted." in reap(stack, "--conn-id", "kube", "--delete")
+    assert len(names()) == 1
+    stack.start_component("triggerer")
+    until(lambda: "head waiting for a node" in stack.client.log_text(dag, kept, "setup"), 60, "trigger", every=1)
+    stack.client.set_state(dag, kept, "setup", "failed")
+    until(lambda: not left(kubernetes, place), 40, "end of the cluster")

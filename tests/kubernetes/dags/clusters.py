@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import time
+from pathlib import Path
 
-from airflow.sdk import DAG
+from airflow.sdk import DAG, Param, task
 
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SubmitRayJob
 
@@ -65,3 +67,50 @@ with DAG("ray_own", schedule=None, catchup=False) as dag:
         ray_cluster_yaml="own_cluster.yaml",
         deferrable=True,
     )
+
+HEAD_ONLY = {"head": SMALL["head"], "worker": {"disabled": True}, "headOnly": True}
+
+
+@task
+def hold(run_id: str) -> None:
+    """Wait until the test lets this run go on."""
+    while not Path(os.environ["TEST_GATES"], run_id).exists():
+        time.sleep(0.2)
+
+
+with DAG("ray_pair", schedule=None, catchup=False) as dag:
+    setup = SetupRayCluster(task_id="setup", conn_id="kube", values=HEAD_ONLY, deferrable=True)
+    job = SubmitRayJob(task_id="job", conn_id="kube", entrypoint="echo hello from {{ run_id }}", cluster=setup.output)
+    delete = DeleteRayCluster(task_id="delete", conn_id="kube", cluster=setup.output)
+    setup >> hold("{{ run_id }}") >> job >> delete.as_teardown(setups=setup)
+
+with DAG("ray_kept", schedule=None, catchup=False, params={"values": Param({}, type="object")}) as dag:
+    SetupRayCluster(
+        task_id="setup",
+        conn_id="kube",
+        name="ray-kept",
+        values=[SMALL, "{{ params['values'] | tojson }}"],
+        update_if_exists=True,
+        helm_path=HELMS["worker"],
+        deferrable=True,
+    )
+
+with DAG("ray_kept_no_more", schedule=None, catchup=False) as dag:
+    DeleteRayCluster(task_id="delete", conn_id="kube", name="ray-kept")
+
+faulty = {"values": Param({}, type="object"), "namespace": Param("")}
+with DAG("ray_faulty", schedule=None, catchup=False, params=faulty) as dag:
+    SetupRayCluster(
+        task_id="setup",
+        conn_id="kube",
+        namespace="{{ params['namespace'] }}",
+        values=[HEAD_ONLY, "{{ params['values'] | tojson }}"],
+        scheduling_timeout_seconds=2,
+        deferrable=True,
+    )
+
+NEVER = [HEAD_ONLY, {"head": {"resources": {"requests": {"cpu": "200"}, "limits": {"cpu": "200"}}}}]
+with DAG("ray_forgotten", schedule=None, catchup=False) as dag:
+    setup = SetupRayCluster(task_id="setup", conn_id="kube", values=NEVER, deferrable=True)
+    delete = DeleteRayCluster(task_id="delete", conn_id="kube", cluster=setup.output, trigger_rule="all_done")
+    setup >> delete
