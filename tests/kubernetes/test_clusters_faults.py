@@ -77,13 +77,11 @@ async def test_a_spec_that_the_operator_refuses(kubernetes, namespace):
     scene = Scene(kubernetes, namespace)
     # The API server takes it, and so does the chart: a cluster of a RayJob may not have an upgrade strategy.
     invalid = values(HEAD_ONLY, labels={"ray.io/originated-from-crd": "RayJob"}, upgradeStrategy={"type": "Recreate"})
-    began = time.monotonic()
-    with pytest.raises(ClusterFailedError) as caught:
+    with pytest.raises(ClusterFailedError) as caught:  # and not by a time-out
         await scene.set_up(scene.spec(invalid))
     text = show(caught.value)
     assert "the KubeRay operator refuses the spec" in text
     assert caught.value.data["cause"] == "invalid spec"
-    assert time.monotonic() - began < 30
     assert left_over(scene) == []
 
 
