@@ -1,153 +1,85 @@
 """The peer and us, in one run on one machine: ``make bench``, or ``python -m benchmarks.run PART...``.
 
 Prints a table, writes ``benchmarks/results.json`` and exits with 1 where a limit is broken. The peer runs in an
-environment of its own (``.venv-peer``), made from PyPI.
+environment of its own (``.venv-peer``), made from PyPI. Each module in ``parts/`` is a part: its
+``measure(bench, address)`` gets the address of a Ray that is up.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
-import subprocess
+import pkgutil
+import platform
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
-from benchmarks import imports
-from ray_provider.clusters.local_head import free_ports
+from benchmarks import parts
+from benchmarks.bench import HERE, Bench
 from tests.support.ray_head import RayHead
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
-OURS, PEER = ROOT / ".venv/bin/python", ROOT / ".venv-peer/bin/python"
+PARTS = sorted(module.name for module in pkgutil.iter_modules(parts.__path__))
+#: Only if it is named: it takes twenty minutes.
+LONG = {"faults"}
 
 
 @contextmanager
-def proxied(address: str, delay: float, stall: tuple[float, float] | None = None) -> Iterator[str]:
-    """Put a slow network between provider and Ray."""
-    [port] = free_ports(1)
-    command = [sys.executable, str(HERE / "proxy.py"), str(port), address.removeprefix("http://"), str(delay)]
-    process = subprocess.Popen([*command, *(str(x) for x in stall or ())], stdout=subprocess.PIPE, text=True)
+def all_cores_but_one() -> Iterator[None]:
+    """Start something that leaves the last core to what is measured (``measure.py`` takes it)."""
+    cores = os.sched_getaffinity(0)
     try:
-        process.stdout.readline()
-        yield f"http://127.0.0.1:{port}"
+        os.sched_setaffinity(0, cores - {max(cores)} or cores)
+        yield
     finally:
-        process.terminate()
-        process.wait()
+        os.sched_setaffinity(0, cores)
 
 
-class Bench:
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.rows: list[tuple[str, str, str, str, bool]] = []
-        self.raw: dict[str, object] = {}
-
-    def measure(self, python: Path, what: str, address: str, *arguments: str, script: str = "measure.py") -> dict:
-        home = self.folder / python.parent.parent.name
-        env = {
-            **os.environ,
-            "AIRFLOW_HOME": str(home),
-            "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-            "BENCH_LOG": str(self.folder / "provider.log"),
-            "PYTHONWARNINGS": "ignore",
-        }
-        done = subprocess.run(
-            [str(python), str(HERE / script), what, address, *arguments],
-            env=env,
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-        if done.returncode:
-            tail = (self.folder / "provider.log").read_text(errors="replace")[-2000:]
-            raise SystemExit(f"{what} with {python} failed:\n{tail}")
-        return json.loads(done.stdout.splitlines()[-1])
-
-    def row(self, name: str, ours: str, peer: str, limit: str, *, good: bool) -> None:
-        self.rows.append((name, ours, peer, limit, good))
-        print(f"  {'ok ' if good else 'BAD'} {name}: ours {ours}, peer {peer}, limit {limit}", flush=True)
-
-    # ------------------------------------------------------------------ the measures
-    def imports(self, _address: str) -> None:
-        ours, peer = imports.measure(str(OURS)), imports.measure(str(PEER), runs=3)
-        self.raw["imports"] = {"ours": ours, "peer": peer}
-        good = ours["added_s"] <= 0.2 and ours["added_mb"] <= 10 and not {"ray", "kubernetes"} & set(ours["modules"])
-        self.row(
-            "import ray_provider.operators, over airflow.sdk",
-            f"+{ours['added_s']:.2f} s, +{ours['added_mb']:.1f} MB",
-            f"+{peer['added_s']:.2f} s, +{peer['added_mb']:.0f} MB",
-            "0.2 s, 10 MB, no ray",
-            good=good,
-        )
-
-    def latency(self, address: str) -> None:
-        ours = self.measure(OURS, "latency", address, "--runs", "7")
-        peer = self.measure(PEER, "latency", address, "--runs", "2")
-        self.raw["latency"] = {"ours": ours, "peer": peer}
-        over = ours["median_s"] - ours["limit_median_s"]
-        self.row(
-            "job end to event, default settings (median)",
-            f"{ours['median_s']:.2f} s",
-            f"{peer['median_s']:.1f} s" if peer["median_s"] else "error",
-            f"{ours['limit_median_s']:.2f} + 0.5 s",
-            good=over <= 0.5 and not ours["errors"],
-        )
-
-    def ticks(self, address: str) -> None:
-        for name, delay, stall in (
-            ("loopback", 0.0, None),
-            ("100 ms round trip", 0.05, None),
-            ("a dashboard that stalls 10 s", 0.0, (3.0, 10.0)),
-        ):
-            with proxied(address, delay, stall) as via:
-                hold = ("--sleep", "15" if stall else "8", "--via", via)
-                ours = self.measure(OURS, "loop", address, *hold)
-                peer = self.measure(PEER, "loop", address, *hold, "--poll", "5")
-            self.raw[f"ticks, {name}"] = {"ours": ours, "peer": peer}
-            self.row(
-                f"50 triggers with logs, worst tick, {name}",
-                f"{ours['worst_tick_ms']:.0f} ms ({ours['events']} events)",
-                f"{peer['worst_tick_ms']:.0f} ms ({peer['events']} events)",
-                "30 ms",
-                good=ours["worst_tick_ms"] <= 30 and ours["events"] == 50,
-            )
-
-    def functions(self, address: str) -> None:
-        ours = self.measure(OURS, "functions", address, script="functions.py")
-        self.raw["functions"] = ours
-        for kind in ("json", "pickle"):
-            over = ours[f"{kind}_s"] - ours["bare_s"]
-            self.row(
-                f"@task.ray, 10 MB in and out as {kind}, over a bare submit (median)",
-                f"{over:+.2f} s ({ours[f'{kind}_s']:.2f} s)",
-                "can't",
-                f"{ours['bare_s']:.2f} + 0.5 s",
-                good=over <= 0.5,
-            )
-
-
-PARTS = ("imports", "latency", "ticks", "functions")
+def machine() -> str:
+    """Say what the figures were measured on."""
+    names = [
+        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
+    return (
+        f"{os.cpu_count()} cores ({names[0] if names else platform.machine()}), {memory:.0f} GiB, "
+        f"Python {sys.version.split()[0]}, load before {os.getloadavg()[0]:.1f}"
+    )
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", default=[], help=f"of {', '.join(PARTS)}; all if none is named")
+    usual = [part for part in PARTS if part not in LONG]
+    parser.add_argument(
+        "parts", nargs="*", default=[], help=f"of {', '.join(PARTS)}; {', '.join(usual)} if none is named"
+    )
     arguments = parser.parse_args()
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")
+    where = machine()
+    print(where, flush=True)
     with tempfile.TemporaryDirectory(prefix="ray-bench-") as name:
         bench = Bench(Path(name))
-        with RayHead() as head:
-            for part in arguments.parts or PARTS:
-                getattr(bench, part)(head.url)
-    results = {"rows": bench.rows, "raw": bench.raw, "cpus": os.cpu_count(), "python": sys.version.split()[0]}
+        head = RayHead()
+        with all_cores_but_one():
+            head.start()
+        try:
+            for part in arguments.parts or usual:
+                print(f"== {part}", flush=True)
+                importlib.import_module(f"benchmarks.parts.{part}").measure(bench, head.url)
+        finally:
+            head.stop()
+    results = {"machine": where, "rows": [asdict(row) for row in bench.rows], "raw": bench.raw}
     (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n")
     print("\n| measure | ours | peer | limit | |\n|---|---|---|---|---|")
-    for name, ours, peer, limit, good in bench.rows:
-        print(f"| {name} | {ours} | {peer} | {limit} | {'ok' if good else 'BROKEN'} |")
-    return 0 if all(row[4] for row in bench.rows) else 1
+    for row in bench.rows:
+        print(f"| {row.name} | {row.ours} | {row.peer} | {row.limit} | {'ok' if row.good else 'BROKEN'} |")
+    return 0 if all(row.good for row in bench.rows) else 1
 
 
 if __name__ == "__main__":

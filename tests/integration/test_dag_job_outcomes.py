@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,11 +11,16 @@ from pathlib import Path
 import pytest
 
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.provider_info import CONNECTION_FIELDS
 from ray_provider.testing import AirflowStack
+from tests.support.gate import Gate
 from tests.support.postgres import PostgresServer
 from tests.support.ray_head import RayHead
 
 pytestmark = pytest.mark.timeout(400)
+both_databases = pytest.mark.both_databases
+
+WAYS = ("plain", "deferred")
 
 #: 1,000 lines, some of them empty, indented or not ASCII.
 PRINTS = """python -c "
@@ -24,13 +30,39 @@ for n in range(1000):
 " """
 
 
+SLEEPS = "echo up; sleep 300"
+TAKEN = f"taken-{secrets.token_hex(4)}"
+
+#: Runs that need nothing of each other are triggered together, so that their waits are one: name -> (DAG, conf).
+RUNS: dict[str, tuple[str, dict]] = {
+    **{f"prints {way}": (way, {"entrypoint": PRINTS}) for way in WAYS},
+    **{f"fails {way}": (way, {"entrypoint": "echo the reason; exit 3"}) for way in WAYS},
+    "retried": ("retried", {"entrypoint": "exit 1"}),
+    "not waiting": ("not_waiting", {"entrypoint": "sleep 3"}),
+    "mapped": ("mapped", {}),
+    "function": ("function", {}),
+}
+RUNS_ON_SQLITE = {
+    **{f"stopped {way}": (way, {"entrypoint": SLEEPS}) for way in WAYS},
+    **{f"too long {way}": (way, {"entrypoint": SLEEPS, "timeout": 20}) for way in WAYS},
+    "takes an id": ("plain", {"entrypoint": "true", "submission_id": TAKEN}),
+}
+
+
+def pytest_generate_tests(metafunc):
+    """The metadata database is told by a mark: what does not depend on it runs on SQLite only."""
+    if "database" in metafunc.fixturenames:
+        both = metafunc.definition.get_closest_marker("both_databases")
+        names = ["sqlite", "postgresql"] if both else ["sqlite"]
+        metafunc.parametrize("database", names, indirect=True, scope="module")
+
+
 @pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    with RayHead(token=secrets.token_hex(16)) as head:
-        yield head
+def head(token_ray_head: RayHead) -> RayHead:
+    return token_ray_head
 
 
-@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+@pytest.fixture(scope="module")
 def database(request) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
@@ -53,8 +85,29 @@ def stack(tmp_path_factory, database, head) -> Iterator[AirflowStack]:
     assert not stack.leftovers
 
 
+@pytest.fixture(scope="module")
+def started(stack, database) -> dict[str, str]:
+    """The ids of the runs, by name; they go on while the tests look at them one by one."""
+    runs = {**RUNS, **({} if database else RUNS_ON_SQLITE)}
+    return {name: stack.client.trigger_run(dag, conf=conf) for name, (dag, conf) in runs.items()}
+
+
 @pytest.fixture
-def run(stack):
+def ended(stack, started):
+    """Wait until one of them has ended: ``ended("fails plain", "failed")`` gives its id."""
+
+    def ended(name: str, state: str = "success") -> str:
+        dag = {**RUNS, **RUNS_ON_SQLITE}[name][0]
+        stack.client.wait_run(dag, started[name], state=state, timeout=240)
+        return started[name]
+
+    return ended
+
+
+@pytest.fixture
+def run(stack, started):
+    """Start one more run, and wait for it."""
+
     def run(dag: str, *, state: str | None = "success", **conf) -> str:
         run_id = stack.client.trigger_run(dag, conf=conf)
         if state:
@@ -72,13 +125,26 @@ def jobs_of(head: RayHead, run_id: str) -> list:
     return asyncio.run(ask())
 
 
+def wait_watched(stack: AirflowStack, head: RayHead, runs: dict[str, str]) -> list:
+    """Wait until the job of each run (DAG -> run) runs, and its task's log says so: then somebody watches it."""
+
+    def look():
+        jobs = [job for run_id in runs.values() for job in jobs_of(head, run_id)]
+        told = [stack.client.log_text(dag, run_id, "job") for dag, run_id in runs.items()]
+        watched = all(job.status == "RUNNING" for job in jobs) and all("is RUNNING" in text for text in told)
+        return jobs if watched and len(jobs) == len(runs) else None
+
+    return stack.client.wait_until("the jobs run and are watched", look, timeout=90)
+
+
 def numbers(text: str) -> list[str]:
     return [line for line in text.splitlines() if "line 0" in line]
 
 
-@pytest.mark.parametrize("waiting", ["plain", "deferred"])
-def test_a_job_that_succeeds(stack, head, run, waiting):
-    run_id = run(waiting, entrypoint=PRINTS)
+@both_databases
+@pytest.mark.parametrize("waiting", WAYS)
+def test_a_job_that_succeeds(stack, head, ended, waiting):
+    run_id = ended(f"prints {waiting}")
     [job] = jobs_of(head, run_id)
     client = stack.client
     assert client.xcom(waiting, run_id, "job") == job.submission_id
@@ -93,9 +159,10 @@ def test_a_job_that_succeeds(stack, head, run, waiting):
     assert head.token not in client.log_text(waiting, run_id, "job")
 
 
-@pytest.mark.parametrize("waiting", ["plain", "deferred"])
-def test_a_job_that_fails(stack, head, run, waiting):
-    run_id = run(waiting, state="failed", entrypoint="echo the reason; exit 3")
+@both_databases
+@pytest.mark.parametrize("waiting", WAYS)
+def test_a_job_that_fails(stack, head, ended, waiting):
+    run_id = ended(f"fails {waiting}", "failed")
     text = stack.client.log_text(waiting, run_id, "job")
     assert "FAILED" in text
     assert "the reason" in text
@@ -104,9 +171,9 @@ def test_a_job_that_fails(stack, head, run, waiting):
     assert len(jobs_of(head, run_id)) == 1
 
 
-@pytest.mark.parametrize("waiting", ["plain", "deferred"])
-def test_a_job_that_somebody_stops(stack, head, run, waiting):
-    run_id = run(waiting, state=None, entrypoint="echo up; sleep 300")
+@pytest.mark.parametrize("waiting", WAYS)
+def test_a_job_that_somebody_stops(stack, head, started, ended, waiting):
+    run_id = started[f"stopped {waiting}"]
 
     def running():
         return [job for job in jobs_of(head, run_id) if job.status == "RUNNING"]
@@ -118,84 +185,131 @@ def test_a_job_that_somebody_stops(stack, head, run, waiting):
             await client.stop_and_wait(job.submission_id)
 
     asyncio.run(stop())
-    stack.client.wait_run(waiting, run_id, state="failed")
-    assert "STOPPED" in stack.client.log_text(waiting, run_id, "job")
+    ended(f"stopped {waiting}", "failed")
+    text = stack.client.log_text(waiting, run_id, "job")
+    assert "JobStoppedError" in text
+    assert "STOPPED" in text
+    assert "What to do" in text
 
 
-@pytest.mark.parametrize("waiting", ["plain", "deferred"])
-def test_a_job_that_takes_too_long(stack, head, run, waiting):
-    run_id = run(waiting, state="failed", entrypoint="echo up; sleep 300", timeout=8)
+@pytest.mark.parametrize("waiting", WAYS)
+def test_a_job_that_takes_too_long(stack, head, ended, waiting):
+    run_id = ended(f"too long {waiting}", "failed")
     [job] = jobs_of(head, run_id)
     assert job.status == "STOPPED"
-    assert "up" in stack.client.log_text(waiting, run_id, "job")
+    text = stack.client.log_text(waiting, run_id, "job")
+    assert "up" in text.splitlines()
+    assert "JobTimeoutError" in text
+    assert "What to do" in text
 
 
-def test_a_retry_after_a_failed_job_is_a_new_job(stack, head, run):
-    run_id = run("retried", state="failed", entrypoint="exit 1")
+@both_databases
+def test_a_retry_after_a_failed_job_is_a_new_job(stack, head, ended):
+    run_id = ended("retried", "failed")
     assert sorted(job.metadata["airflow_attempt"] for job in jobs_of(head, run_id)) == ["1", "2"]
 
 
-@pytest.mark.parametrize("waiting", ["plain", "deferred"])
-def test_a_restarted_head_loses_its_jobs_and_a_dead_one_is_told_apart(stack, run, waiting):
-    with RayHead(num_cpus=1) as head:
+def test_a_job_that_vanished_while_nobody_could_look(stack, head, run):
+    """The dashboard is away; meanwhile the job is stopped and deleted."""
+    with Gate(head.url) as gate:
+        stack.client.add_connection("ray_gate", "ray", password=head.token, extra={"address": gate.url})
+        runs = {waiting: run(waiting, state=None, conn="ray_gate", entrypoint=SLEEPS) for waiting in WAYS}
+
+        jobs = wait_watched(stack, head, runs)
+        gate.closed = True
+
+        async def remove():
+            async with RayJobsClient(head.endpoint) as client:
+                for job in jobs:
+                    await client.stop_and_wait(job.submission_id)
+                    assert await client.delete(job.submission_id)
+
+        asyncio.run(remove())
+        gate.closed = False
+        for waiting, run_id in runs.items():
+            stack.client.wait_run(waiting, run_id, state="failed")
+            text = stack.client.log_text(waiting, run_id, "job")
+            assert "JobLostError" in text
+            assert "deleted" in text
+            assert "What to do" in text
+
+
+def test_a_restarted_head_loses_its_jobs_and_a_dead_one_is_told_apart(stack, run):
+    with RayHead(num_cpus=2) as head:
         stack.client.add_connection("ray_doomed", "ray", extra={"address": head.url})
-        sleeping = {"conn": "ray_doomed", "entrypoint": "echo up; sleep 300"}
-        lost = run(waiting, state=None, **sleeping)
-        stack.client.wait_until("the job runs", lambda: [j for j in jobs_of(head, lost) if j.status == "RUNNING"])
+        lost = {waiting: run(waiting, state=None, conn="ray_doomed", entrypoint=SLEEPS) for waiting in WAYS}
+        wait_watched(stack, head, lost)
         head.kill()
         head.start()
-        stack.client.wait_run(waiting, lost, state="failed")
-        text = stack.client.log_text(waiting, lost, "job")
-        assert "JobLostError" in text
-        assert "What to do" in text
-        dead = run(waiting, state=None, unreachable=5, **sleeping)
-        stack.client.wait_until("the job runs", lambda: [j for j in jobs_of(head, dead) if j.status == "RUNNING"])
+        for waiting, run_id in lost.items():
+            stack.client.wait_run(waiting, run_id, state="failed")
+            text = stack.client.log_text(waiting, run_id, "job")
+            assert "JobLostError" in text
+            assert "What to do" in text
+        sleeping = {"conn": "ray_doomed", "entrypoint": SLEEPS, "unreachable": 5}
+        dead = {waiting: run(waiting, state=None, **sleeping) for waiting in WAYS}
+        wait_watched(stack, head, dead)
         head.kill()
-        stack.client.wait_run(waiting, dead, state="failed")
-        text = stack.client.log_text(waiting, dead, "job")
-        assert "5 s" in text
-        assert "What to do" in text
+        for waiting, run_id in dead.items():
+            stack.client.wait_run(waiting, run_id, state="failed")
+            text = stack.client.log_text(waiting, run_id, "job")
+            assert "JobUnreachableError" in text
+            assert "5 s" in text
+            assert "What to do" in text
 
 
-@pytest.mark.parametrize(
-    ("connection", "says"),
-    [
-        ({"address": "127.0.0.1:8265"}, "no scheme"),
-        ({"address": "ray://127.0.0.1:10001"}, "Ray Client address"),
-        ({"backend": "kubernetes"}, "no Ray address"),
-        ({"headers": "{"}, "`headers`"),
-        ({"address": "HEAD"}, "401"),
-        ({"address": "HEAD", "token": "wrong-token-wrong"}, "403"),
-    ],
-)
-def test_a_connection_that_cannot_work_fails_the_task_once_and_says_why(stack, head, run, connection, says):
-    extra = {key: head.url if value == "HEAD" else value for key, value in connection.items()}
-    stack.client.add_connection("ray_bad", "ray", extra=extra)
-    run_id = run("retried", state="failed", conn="ray_bad")
+#: Each on the connection's own name; more of them, without Airflow's components, in test_bad_input.py.
+BAD_CONNECTIONS = [
+    ({"address": "127.0.0.1:8265"}, "no scheme"),
+    ({"address": "ray://127.0.0.1:10001"}, "Ray Client address"),
+    ({"backend": "kubernetes"}, "no Ray address"),
+    ({"backend": "docker"}, "one of: local, kubernetes"),
+    ({"headers": "{"}, "`headers`"),
+    ({"address": "HEAD"}, "401"),
+    ({"address": "HEAD", "token": "wrong-token-wrong"}, "403"),
+]
+
+
+@pytest.fixture(scope="module")
+def refused(stack, head, started) -> list[str]:
+    """A run for each of them, all triggered together."""
+    runs = []
+    for number, (connection, _) in enumerate(BAD_CONNECTIONS):
+        extra = {key: head.url if value == "HEAD" else value for key, value in connection.items()}
+        stack.client.add_connection(f"ray_bad_{number}", "ray", extra=extra)
+        runs.append(stack.client.trigger_run("retried", conf={"conn": f"ray_bad_{number}"}))
+    return runs
+
+
+@pytest.mark.parametrize("number", range(len(BAD_CONNECTIONS)), ids=[says for _, says in BAD_CONNECTIONS])
+def test_a_connection_that_cannot_work_fails_the_task_once_and_says_why(stack, head, refused, number):
+    run_id = refused[number]
+    stack.client.wait_run("retried", run_id, state="failed")
     text = stack.client.log_text("retried", run_id, "job")
-    assert says in text
+    assert BAD_CONNECTIONS[number][1] in text
     assert "What to do" in text
     assert stack.client.task_instance("retried", run_id, "job")["try_number"] == 1, "no retry was burnt"
     assert not jobs_of(head, run_id)
 
 
-def test_an_id_that_is_taken_by_another_job_is_refused(stack, head, run):
-    name = f"taken-{secrets.token_hex(4)}"
-    run("plain", entrypoint="true", submission_id=name)
-    run_id = run("retried", state="failed", entrypoint="true", submission_id=name)
+def test_an_id_that_is_taken_by_another_job_is_refused(stack, head, ended, run):
+    ended("takes an id")
+    run_id = run("retried", state="failed", entrypoint="true", submission_id=TAKEN)
     text = stack.client.log_text("retried", run_id, "job")
     assert "taken by another job" in text
     assert stack.client.task_instance("retried", run_id, "job")["try_number"] == 1
 
 
-def test_sensors_wait_for_a_job_that_another_task_submitted(stack, run):
-    run_id = run("not_waiting", entrypoint="sleep 3")
+@both_databases
+def test_sensors_wait_for_a_job_that_another_task_submitted(stack, ended):
+    run_id = ended("not waiting")
     submitted = stack.client.xcom("not_waiting", run_id, "job")
     assert stack.client.xcom("not_waiting", run_id, "wait") == submitted
 
 
-def test_mapped_tasks_have_a_job_each(stack, head, run):
-    run_id = run("mapped")
+@both_databases
+def test_mapped_tasks_have_a_job_each(stack, head, ended):
+    run_id = ended("mapped")
     jobs = jobs_of(head, run_id)
     assert len(jobs) == 12
     assert {job.status for job in jobs} == {"SUCCEEDED"}
@@ -203,8 +317,9 @@ def test_mapped_tasks_have_a_job_each(stack, head, run):
         assert f"number {index}" in stack.client.log_text("mapped", run_id, "job", map_index=index).splitlines()
 
 
-def test_task_ray_runs_a_function_and_an_entrypoint(stack, run):
-    run_id = run("function")
+@both_databases
+def test_task_ray_runs_a_function_and_an_entrypoint(stack, ended):
+    run_id = ended("function")
     assert stack.client.xcom("function", run_id, "answer") == {"answer": 42}
     assert "on the cluster" in stack.client.log_text("function", run_id, "answer")
     assert "the entrypoint form" in stack.client.log_text("function", run_id, "entrypoint_form")
@@ -214,6 +329,7 @@ def test_the_connection_form_has_our_fields(stack):
     found = stack.client.hook_metadata("ray")
     assert found is not None
     fields = found["extra_fields"]
+    assert set(fields) == set(CONNECTION_FIELDS)
     assert {"address", "backend", "token", "verify", "kube_config"} <= set(fields)
     assert fields["verify"]["value"] is True
     assert fields["token"]["schema"]["format"] == "password"
@@ -235,8 +351,6 @@ def test_the_connection_form_has_our_fields(stack):
 def test_the_test_button_says_what_is_wrong(stack, head, connection, ok, says):
     names = {"HEAD": head.url, "TOKEN": head.token, "AIRFLOW": stack.url}
     extra = {key: names.get(value, value) for key, value in connection.items()}
-    import json
-
     body = {"connection_id": "tested", "conn_type": "ray", "extra": json.dumps(extra)}
     answer = stack.client.request("POST", "/api/v2/connections/test", body)
     assert answer["status"] is ok, answer

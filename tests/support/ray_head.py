@@ -191,6 +191,8 @@ class RayHead:
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
         self._process.wait()
+        self._log.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def stop(self) -> None:
         """End exactly this head: SIGTERM to ``ray start``, then SIGKILL to what is left of it."""
