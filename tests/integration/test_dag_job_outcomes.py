@@ -130,9 +130,10 @@ def wait_watched(stack: AirflowStack, head: RayHead, runs: dict[str, str]) -> li
 
     def look():
         jobs = [job for run_id in runs.values() for job in jobs_of(head, run_id)]
+        if [job.status for job in jobs] != ["RUNNING"] * len(runs):
+            return None
         told = [stack.client.log_text(dag, run_id, "job") for dag, run_id in runs.items()]
-        watched = all(job.status == "RUNNING" for job in jobs) and all("is RUNNING" in text for text in told)
-        return jobs if watched and len(jobs) == len(runs) else None
+        return jobs if all("is RUNNING" in text for text in told) else None
 
     return stack.client.wait_until("the jobs run and are watched", look, timeout=90)
 

@@ -15,12 +15,15 @@ from ray_provider.clusters.processes import family, marked, wait_gone
 
 pytestmark = pytest.mark.timeout(400)
 
+#: All that a demonstration starts carries the folder for its temporary files in this variable.
+MARK = "MARK_OF_THE_DEMO_TEST"
+
 
 def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
-    """Start the demonstration; all that it starts carries the folder for temporary files as a mark."""
+    """Start the demonstration, with a folder of its own for temporary files."""
     return subprocess.Popen(
         [sys.executable, "-m", "ray_provider.cli", "demo", *arguments],
-        env={**os.environ, "TMPDIR": str(tmp_path)},
+        env={**os.environ, "TMPDIR": str(tmp_path), MARK: str(tmp_path)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -28,7 +31,7 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 def assert_nothing_left(tmp_path: Path, seen: list[psutil.Process]) -> None:
-    assert marked("TMPDIR", str(tmp_path)) == []
+    assert marked(MARK, str(tmp_path)) == []
     assert wait_gone(seen, 1) == []
     assert list(tmp_path.iterdir()) == []
 
@@ -67,7 +70,7 @@ def test_a_signal_stops_everything(number, tmp_path):
             told.append(line)
             if line.endswith("setup: running\n"):
                 # Airflow, and soon a Ray, which has a session of its own.
-                seen = family("TMPDIR", str(tmp_path))
+                seen = family(MARK, str(tmp_path))
                 demo.send_signal(number)
                 demo.send_signal(number)  # an impatient person
         assert demo.wait(60) == 128 + number, "".join(told)

@@ -45,6 +45,8 @@ HOST = "127.0.0.1"
 #: In the home: the components that were started, one a line.
 _PROCESSES = "processes.jsonl"
 
+_LONGEST_TEMPORARY = 70
+
 _JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
@@ -127,6 +129,11 @@ class AirflowStack:
         return self._environment()
 
     @property
+    def _temporary(self) -> Path:
+        """Where components and tasks keep temporary files: those that are ended by force leave some."""
+        return self.home / "tmp"
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The names of the components that were started and not stopped (``triggerer``, ``triggerer-2`` and so on)."""
         return tuple(self._processes)
@@ -158,6 +165,7 @@ class AirflowStack:
         self.leftovers.clear()
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
+        self._temporary.mkdir(exist_ok=True)
         self.dags_folder.mkdir(parents=True, exist_ok=True)
         self._write_config()
         began = time.monotonic()
@@ -365,6 +373,8 @@ class AirflowStack:
             "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
             HOME_VARIABLE: str(self.local_ray_home),
+            # Sockets are made there too, and their paths may have 107 characters.
+            **({"TMPDIR": str(self._temporary)} if len(str(self._temporary)) < _LONGEST_TEMPORARY else {}),
             **self._env,
             "AIRFLOW_HOME": str(self.home),
             MARK: str(self.home),
