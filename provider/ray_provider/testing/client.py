@@ -41,12 +41,16 @@ class AirflowClient:
     :param host: where the API server listens.
     :param port: its port.
     :param timeout: of one request, in seconds.
+    :param check: called again and again while something is waited for; it raises if that is in vain.
     """
 
-    def __init__(self, host: str, port: int, *, timeout: float = 30.0) -> None:
+    def __init__(
+        self, host: str, port: int, *, timeout: float = 30.0, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._host = host
         self._port = port
         self._timeout = timeout
+        self._check = check
         self._token: str | None = None
 
     # -- plumbing ------------------------------------------------------------------------------------------------
@@ -118,12 +122,14 @@ class AirflowClient:
         """Look again and again until ``look`` gives something true, and give that.
 
         :raises TimeoutError: it did not, in time.
+        :raises Exception: what ``check`` raises.
         """
         deadline = time.monotonic() + timeout
         while True:
             found = look()
             if found:
                 return found
+            self._check()
             if time.monotonic() > deadline:
                 raise TimeoutError(f"not within {timeout:.0f} s: {what}")
             time.sleep(_POLL_SECONDS)

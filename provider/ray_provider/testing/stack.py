@@ -47,6 +47,9 @@ _PROCESSES = "processes.jsonl"
 
 _LONGEST_TEMPORARY = 70
 
+#: How long a component waits for its turn to write (seconds). With the default of 5 a slow disk ends the scheduler.
+_SQLITE_OPTIONS = "?timeout=60"
+
 _JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
@@ -98,9 +101,9 @@ class AirflowStack:
         self.home = Path(home).absolute()
         self.logs = self.home / "logs"
         self.dags_folder = Path(dags_folder).absolute() if dags_folder else self.home / "dags"
-        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self.home / 'airflow.db'}"
+        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self.home / 'airflow.db'}{_SQLITE_OPTIONS}"
         self.port = port or free_ports(1)[0]
-        self.client = AirflowClient(HOST, self.port)
+        self.client = AirflowClient(HOST, self.port, check=self._check)
         #: What ``stop`` had to end by force after all components were gone: a fault of theirs, empty if all is well.
         self.leftovers: list[str] = []
         #: How many seconds the steps of the start took.
@@ -112,6 +115,8 @@ class AirflowStack:
         self._start_timeout = start_timeout
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._job_ids: dict[str, int] = {}
+        #: Components that may end at any time: somebody sent them a signal.
+        self._signalled: set[str] = set()
 
     @property
     def url(self) -> str:
@@ -228,6 +233,12 @@ class AirflowStack:
         """Give the last lines that a component wrote."""
         return last_lines(self.logs / f"{name}.log", lines)
 
+    def _check(self) -> None:
+        """Tell whoever waits for something that it can't come: a component has ended by itself."""
+        for name, process in self._processes.items():
+            if process.poll() is not None and name not in self._signalled:
+                raise StackError(f"{name} ended with {process.returncode}. Its last lines:\n{self.log_tail(name)}")
+
     def _spawn(self, name: str) -> None:
         if name in self._processes:
             raise ValueError(f"{name} is running already")
@@ -291,6 +302,7 @@ class AirflowStack:
         :param group: to all of its processes, as when a container is ended; else to the first one.
         """
         process = self._processes[name]
+        self._signalled.add(name)
         tree = _tree(process) if group else [psutil.Process(process.pid)]
         signal_all(tree, number)
         if number == signal.SIGKILL:
@@ -339,6 +351,7 @@ class AirflowStack:
 
     def _forget(self, name: str) -> None:
         del self._processes[name]
+        self._signalled.discard(name)
 
     def _sweep(self, why: str) -> list[str]:
         """End what carries our mark, and give its description."""
