@@ -101,6 +101,29 @@ def run_dags(result: Path) -> None:
             say(f"compat_fails_{waiting}: failed as it should")
 
 
+def run_quickstart(home: Path) -> None:
+    """The DAG of the demonstration: a Ray of its own, a job over real data, and nothing left."""
+    from ray_provider.clusters.local import end_all_local, list_local
+
+    image, rays = home / "flight_delays.png", home / "ray"
+    os.environ.update(
+        AIRFLOW__CORE__DAGS_FOLDER=str(ROOT / "examples/dags"),
+        AIRFLOW_RAY_LOCAL_HOME=str(rays),
+        RAY_EXAMPLE_IMAGE=str(image),
+    )
+    airflow("connections", "add", "ray_default", "--conn-type", "ray", "--conn-extra", '{"backend": "local"}')
+    airflow("dags", "reserialize", expect=None)
+    try:
+        told = airflow("dags", "test", "ray_quickstart", "2026-01-02")
+        for words in ("takes jobs after", "JetBlue Airways", "SUCCEEDED", "is deleted"):
+            assert words in told, f"{words!r} is not in the log of ray_quickstart:\n{told[-8000:]}"
+        assert image.read_bytes().startswith(b"\x89PNG")
+        assert list_local() == []
+    finally:
+        end_all_local(rays)
+    say("ray_quickstart: the table and the picture are there, the cluster is gone")
+
+
 def main() -> None:
     with tempfile.TemporaryDirectory(prefix="compat-") as folder:
         home = Path(folder)
@@ -122,6 +145,7 @@ def main() -> None:
         import_everything()
         check_metadata()
         run_dags(result)
+        run_quickstart(home)
         say("all well")
 
 
