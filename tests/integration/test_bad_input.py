@@ -34,6 +34,7 @@ class Places:
     """What the rows name: ``{ray}`` in an address, ``{big}`` in a path and so on."""
 
     ray: str
+    ray_port: int
     tls: str
     tls_port: int
     tls_other_name: str
@@ -112,7 +113,7 @@ ROWS = [
     Row(
         "https to a server without TLS",
         ("the server does not speak TLS", "Write the address with http://"),
-        {"address": "https{ray}"},
+        {"address": "https://127.0.0.1:{ray_port}"},
         retryable=True,
     ),
     Row(
@@ -210,6 +211,7 @@ def places(token_ray_head: RayHead, certificates, tmp_path_factory) -> Iterator[
     with TlsFront(port, contexts[0]) as good, TlsFront(port, contexts[1]) as other, TlsFront(port, contexts[2]) as over:
         yield Places(
             ray=token_ray_head.url,
+            ray_port=port,
             tls=f"https://127.0.0.1:{good.port}",
             tls_port=good.port,
             tls_other_name=f"https://127.0.0.1:{other.port}",
