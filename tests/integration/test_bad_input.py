@@ -47,7 +47,9 @@ class Places:
 
     def put_in(self, value: Any) -> Any:
         if isinstance(value, str):
-            return value.format_map(vars(self)) if value.startswith(("{", "http")) and "{" in value else value
+            for name, place in vars(self).items():
+                value = value.replace(f"{{{name}}}", str(place))
+            return value
         if isinstance(value, dict):
             return {key: self.put_in(item) for key, item in value.items()}
         return value
@@ -70,6 +72,7 @@ class Row:
     retryable: bool = False
 
 
+KUBECONFIG = json.dumps({"clusters": [], "contexts": [], "users": []})
 WRITE_URL = "Give the URL of Ray's dashboard, such as http://127.0.0.1:8265"
 
 ROWS = [
@@ -118,7 +121,7 @@ ROWS = [
     ),
     Row(
         "http to a server with TLS",
-        ("TLS", "Write the address with https://"),
+        ("the server speaks TLS, and we plain HTTP", "Write the address with https://"),
         {"address": "http://127.0.0.1:{tls_port}"},
         retryable=True,
     ),
@@ -136,7 +139,7 @@ ROWS = [
         {"backend": "docker"},
     ),
     Row("an unknown access", ("`access`", "is 'tunnel'", "auto, proxy, service, url"), {"access": "tunnel"}),
-    Row("two kubeconfigs", ("`kube_config`", "Keep one"), {"kube_config": "{{}}", "kube_config_path": "/x"}),
+    Row("two kubeconfigs", ("`kube_config`", "Keep one"), {"kube_config": KUBECONFIG, "kube_config_path": "/x"}),
     Row("a flag", ("`in_cluster`", "is 'maybe'", "Write true or false"), {"in_cluster": "maybe"}),
     Row("metadata of the connection", ("`metadata`", "at 'a'", "quote them"), {"metadata": {"a": 1}}),
     # What is to run.

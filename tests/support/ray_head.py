@@ -58,6 +58,7 @@ class RayHead:
         first, self._autoscaler_metrics, self._dashboard_metrics, *self._ports = free_ports(11)
         self.port = dashboard_port or first
         self._process: subprocess.Popen[bytes] | None = None
+        self._killed = False
         self._started: list[psutil.Process] = []
         self.folder = Path("/nonexistent")
 
@@ -83,6 +84,7 @@ class RayHead:
 
     def start(self) -> None:
         # Ray makes Unix sockets in it, whose paths may have 107 characters.
+        self._killed = False
         self.folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
         gcs, agent_http, agent_grpc, metrics, node_manager, object_manager, client, runtime_env = self._ports
         options = {
@@ -114,6 +116,9 @@ class RayHead:
             "AUTOSCALER_METRIC_PORT": str(self._autoscaler_metrics),
             "DASHBOARD_METRIC_PORT": str(self._dashboard_metrics),
             "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+            # On a machine that is busier than it can bear, slow is not dead.
+            "RAY_health_check_timeout_ms": "60000",
+            "RAY_health_check_failure_threshold": "10",
             # On a busy machine the dashboard takes its time.
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
@@ -187,6 +192,7 @@ class RayHead:
 
     def kill(self) -> None:
         """End it as a crash would: SIGKILL to everything at once."""
+        self._killed = True
         for each in self.processes():
             with contextlib.suppress(psutil.NoSuchProcess):
                 each.kill()
@@ -199,7 +205,9 @@ class RayHead:
         if self._process is None:
             return
         mine = self.processes()
-        if self._process.poll() is None:
+        ended = self._process.poll()
+        told = "" if ended is None or self._killed else f"ended by itself with {ended}:\n{self.output()}"
+        if ended is None:
             self._process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_STOP_SECONDS)
@@ -213,3 +221,4 @@ class RayHead:
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
         assert not left, f"left of the Ray head: {left}"
+        assert not told, f"the Ray head {told}"

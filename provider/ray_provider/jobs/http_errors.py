@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,10 @@ _EXPIRED = 10
 _NOT_YET_VALID = 9
 _UNKNOWN_ISSUER = frozenset({2, 18, 19, 20, 21})
 _HOST_MISMATCH = frozenset({62, 64})
+
+#: The hint, and what is wrong.
+_TLS_EXPECTED = ("Write the address with https://.", "the server speaks TLS, and we plain HTTP.")
+_HANDSHAKE_SECONDS = 5.0
 
 
 def kubernetes_status(body: str) -> dict[str, Any] | None:
@@ -157,6 +162,31 @@ def connection_error(endpoint: RayEndpoint, error: BaseException, tried: str = "
     )
 
 
+def tls_expected_error(endpoint: RayEndpoint) -> RayConnectionError:
+    """Make the error for a server that was asked in plain HTTP and speaks TLS."""
+    where = endpoint.display_url
+    return RayConnectionError(
+        f"Can't reach Ray at {where}: {_TLS_EXPECTED[1]}", hint=_TLS_EXPECTED[0], url=where, cause="plain HTTP"
+    )
+
+
+async def speaks_tls(url: str) -> bool:
+    """Ask the server at an ``http`` URL whether it would shake hands in TLS. Nothing of ours is sent."""
+    parts = urlsplit(url)
+    if parts.scheme != "http":
+        return False
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    try:
+        async with asyncio.timeout(_HANDSHAKE_SECONDS):
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port or 80, ssl=context)
+    except OSError:  # ssl.SSLError and TimeoutError are OSErrors
+        return False
+    writer.close()
+    return True
+
+
 def is_tls_error(error: BaseException) -> bool:
     """Tell whether trying again can't help: the server's certificate, or our idea of it, has to change."""
     return _certificate_error(error) is not None or _plain_http(error) or _tls_bytes(error)
@@ -205,7 +235,7 @@ def _explain(endpoint: RayEndpoint, error: BaseException) -> tuple[str | None, s
     if _plain_http(error):
         return "Write the address with http://, or turn TLS on at the server.", "the server does not speak TLS."
     if _tls_bytes(error):
-        return "Write the address with https://.", "the server speaks TLS, and we plain HTTP."
+        return _TLS_EXPECTED
     if isinstance(error, TimeoutError):
         return (
             "Check that the address is right and that no firewall or network policy is between.",

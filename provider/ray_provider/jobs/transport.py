@@ -15,6 +15,8 @@ from ray_provider.jobs.http_errors import (
     is_tls_error,
     not_ray_error,
     redirect_error,
+    speaks_tls,
+    tls_expected_error,
 )
 from ray_provider.jobs.request_headers import REFUSED, Sent, can_renew, make_headers
 from ray_provider.jobs.retry import Attempts, RetryPolicy
@@ -133,6 +135,10 @@ class Transport:
                 if is_tls_error(error):
                     raise failure from error
                 failure.__cause__ = error
+                # Many a server that speaks TLS just hangs up on plain HTTP: no use in asking it again and again.
+                hung_up = attempts.number == 1 and isinstance(error, aiohttp.ServerDisconnectedError)
+                if hung_up and await speaks_tls(self._base):
+                    raise tls_expected_error(self.endpoint) from error
             else:
                 text = answer.text if answer.status != 200 else ""
                 if accept(answer.status, text):
