@@ -131,14 +131,14 @@ ROWS = [
         ("TLS settings can't be used", "ca_file has to be a PEM file"),
         {"address": "{tls}", "ca_file": "{big}/noise.bin"},
     ),
-    Row("verify", ("`verify`", "ca_file", "PEM file"), {"verify": "/no/such.pem"}),
+    Row("verify", ("`ca_file`", "'/no/such.pem'", "PEM file"), {"verify": "/no/such.pem"}),
     # Which backend, and Kubernetes.
     Row(
         "an unknown backend",
         ("`backend`", "is 'docker'", "It must be one of: local, kubernetes"),
         {"backend": "docker"},
     ),
-    Row("an unknown access", ("`access`", "is 'tunnel'", "auto, proxy, service, url"), {"access": "tunnel"}),
+    Row("an unknown access", ("`access`", "is 'tunnel'", "one of: auto, proxy, service"), {"access": "tunnel"}),
     Row("two kubeconfigs", ("`kube_config`", "Keep one"), {"kube_config": KUBECONFIG, "kube_config_path": "/x"}),
     Row("a flag", ("`in_cluster`", "is 'maybe'", "Write true or false"), {"in_cluster": "maybe"}),
     Row("metadata of the connection", ("`metadata`", "at 'a'", "quote them"), {"metadata": {"a": 1}}),

@@ -45,6 +45,7 @@ class Gate:
         self.hold_submits = False
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
+        self._loop.close()
 
     def _serve(self) -> None:
         self._loop.run_until_complete(self._main())

@@ -118,6 +118,7 @@ class RayJobTrigger(BaseTrigger):
 
         :yield: one event: ``status``, ``message``, ``job_id`` and ``outcome``, or ``error`` if it can't be watched.
         """
+        await watching.load()
         try:
             event = self._event(await self._watch())
         except RayProviderError as error:

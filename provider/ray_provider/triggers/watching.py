@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import inspect
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
@@ -32,6 +33,21 @@ class Log(Protocol):
 
     def warning(self, msg: str, /, *args: Any) -> Any:
         """Log a line that should be noticed."""
+
+
+#: What watching needs and is imported late. aiohttp alone takes a third of a second.
+_MODULES = ("aiohttp", "ray_provider.jobs.client", "ray_provider.jobs.watcher")
+_loaded = False
+
+
+async def load() -> None:
+    """Import what watching needs, outside the event loop's thread: the first trigger would hold up all others."""
+    # Not by a look into sys.modules: it holds a module before that is ready.
+    global _loaded  # noqa: PLW0603
+    if not _loaded:
+        for name in _MODULES:
+            await asyncio.to_thread(importlib.import_module, name)
+        _loaded = True
 
 
 async def watch(
