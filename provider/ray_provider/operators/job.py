@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: What Airflow resumes a task with whose trigger failed or timed out.
 _FAIL = "__fail__"
-#: How long after its deferral a task may come back at the earliest: see the trigger's ``not_before``.
-_SETTLE_SECONDS = 6.0
 #: How much later than the job's own deadline Airflow's timeout of the deferral is: only if the trigger failed to act.
 _BACKSTOP_SECONDS = 60.0
 
@@ -348,7 +346,7 @@ class SubmitRayJob(BaseOperator):
                 max_unreachable_seconds=options.max_unreachable_seconds,
                 log_max_lines=options.log_max_lines,
                 cancel_on_kill=self.cancel_on_kill,
-                not_before=now + _SETTLE_SECONDS,
+                deferred_at=now,
                 session_name=run.session_name,
             ),
             method_name="execute_complete",

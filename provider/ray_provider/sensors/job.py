@@ -72,7 +72,7 @@ class RayJobSensor(BaseSensorOperator):
                 cluster=self.cluster or None,
                 max_unreachable_seconds=self.max_unreachable_seconds,
                 cancel_on_kill=False,
-                not_before=time.time() + 6.0,
+                deferred_at=time.time(),
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=float(self.timeout)),

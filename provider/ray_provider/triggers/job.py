@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from ray_provider.jobs.loglines import LogBatch
     from ray_provider.jobs.watcher import JobOutcome
 
+#: How long after its deferral a task may come back at the earliest, and what a slow Airflow gets at most.
+_COME_BACK_SECONDS = 6.0
+_COME_BACK_SECONDS_AT_MOST = 30.0
 #: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
 _SETTLE_SECONDS = 30.0
 
@@ -44,7 +47,7 @@ class RayJobTrigger(BaseTrigger):
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
     :param log_max_lines: pass on at most so many lines; ``None``: all.
     :param cancel_on_kill: stop the job when a user acts on the task.
-    :param not_before: don't fire before this time (seconds since 1970).
+    :param deferred_at: when (seconds since 1970) the task was deferred: it does not come back at once.
     :param session_name: the head's session in which the job was submitted: tells a job that was lost with its head.
     """
 
@@ -60,7 +63,7 @@ class RayJobTrigger(BaseTrigger):
         "max_unreachable_seconds": 600.0,
         "log_max_lines": None,
         "cancel_on_kill": True,
-        "not_before": None,
+        "deferred_at": None,
         "session_name": None,
     }
 
@@ -80,7 +83,7 @@ class RayJobTrigger(BaseTrigger):
         max_unreachable_seconds: float = 600.0,
         log_max_lines: int | None = None,
         cancel_on_kill: bool = True,
-        not_before: float | None = None,
+        deferred_at: float | None = None,
         session_name: str | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -97,7 +100,7 @@ class RayJobTrigger(BaseTrigger):
         self.max_unreachable_seconds = max_unreachable_seconds
         self.log_max_lines = log_max_lines
         self.cancel_on_kill = cancel_on_kill
-        self.not_before = not_before
+        self.deferred_at = deferred_at
         self.session_name = session_name
         self.hook = RayHook(conn_id)
         self._endpoint: RayEndpoint | None = None
@@ -118,6 +121,7 @@ class RayJobTrigger(BaseTrigger):
 
         :yield: one event: ``status``, ``message``, ``job_id`` and ``outcome``, or ``error`` if it can't be watched.
         """
+        began = time.time()
         await watching.load()
         try:
             event = self._event(await self._watch())
@@ -128,9 +132,8 @@ class RayJobTrigger(BaseTrigger):
                 "job_id": self.job_id,
                 "error": {"message": error.message, "hint": error.hint, "retryable": error.retryable},
             }
-        if self.not_before is not None:
-            # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
-            await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        if self.deferred_at is not None:
+            await asyncio.sleep(_seconds_to_come_back(self.deferred_at, began))
         await asyncio.sleep(self._offset.seconds_to_settle())
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
@@ -252,6 +255,16 @@ class RayJobTrigger(BaseTrigger):
                 self.log.warning("Can't ask Airflow about the task yet: %s", error)
                 await asyncio.sleep(pause)
         return await ask(*arguments)
+
+
+def _seconds_to_come_back(deferred_at: float, began: float) -> float:
+    """Tell how long a task that was deferred just now has to stay away.
+
+    Airflow fails a task that comes back before the scheduler has seen its first worker process end. How long that takes
+    shows in how long the trigger took to begin: on a machine with too much to do, both take their time.
+    """
+    away = min(max(_COME_BACK_SECONDS, 3 * (began - deferred_at)), _COME_BACK_SECONDS_AT_MOST)
+    return min(max(0.0, deferred_at + away - time.time()), _COME_BACK_SECONDS_AT_MOST)
 
 
 class _Offset:

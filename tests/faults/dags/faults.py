@@ -72,6 +72,13 @@ with dag("mapped") as mapped:
 
     @task_group
     def shard(number):
-        SubmitRayJob.partial(task_id="job", deferrable=True, **COMMON).expand(entrypoint=number)
+        SubmitRayJob.partial(
+            # A retry is for Airflow: it may fail a task that comes back too soon. There is one job all the same.
+            task_id="job",
+            deferrable=True,
+            retries=1,
+            max_active_tis_per_dagrun=6,
+            **COMMON,
+        ).expand(entrypoint=number)
 
     shard([f"echo shard {number} started; sleep {number % 5}; echo shard {number} ended" for number in range(50)])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from ray_provider import _compat
 from ray_provider.triggers import RayJobTrigger
+from ray_provider.triggers.job import _seconds_to_come_back
 from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
@@ -278,3 +280,18 @@ async def test_the_arguments_of_the_predecessor_are_taken(dashboard):
         "fetch_logs": False,
     }
     assert RayJobTrigger(**arguments).serialize() == (path, arguments)
+
+
+@pytest.mark.parametrize(
+    ("deferred", "began", "seconds"),
+    [
+        (1.0, 1.0, 5.0),  # the usual: six seconds after the deferral
+        (8.0, 8.0, 0.0),
+        (10.0, 3.0, 11.0),  # a slow Airflow: the trigger began seven seconds late
+        (1000.0, 1.0, 0.0),  # a triggerer that took the trigger over much later
+        (12.0, 0.1, 18.0),  # bounded
+    ],
+)
+def test_a_task_does_not_come_back_before_airflow_has_seen_it_go(deferred, began, seconds):
+    now = time.time()
+    assert _seconds_to_come_back(now - deferred, now - began) == pytest.approx(seconds, abs=0.5)

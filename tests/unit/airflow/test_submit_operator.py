@@ -262,7 +262,7 @@ def resume(context, event, **arguments):
 
 async def fired(dashboard, deferred, end):
     threading.Timer(0.2, end, [dashboard.job]).start()
-    deferred.trigger.not_before = None
+    deferred.trigger.deferred_at = None
     [event] = [event async for event in deferred.trigger.run()]
     return event.payload
 
