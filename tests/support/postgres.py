@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ray_provider.testing.parent import die_with_parent
 from tests.support.requirements import need
 
 #: root can't run PostgreSQL. Whoever of these exists does it for root.
@@ -95,7 +96,7 @@ class PostgresServer:
                 [self._programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port), "-k", self.folder,
                  "-F", "-c", "max_connections=200"],
                 cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                **as_whom,
+                preexec_fn=die_with_parent, **as_whom,
             )  # fmt: skip
         self._create_database(log)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import shutil
@@ -22,17 +21,10 @@ import psutil
 
 from ray_provider.clusters.local_head import free_ports
 from ray_provider.jobs.endpoint import RayEndpoint
+from ray_provider.testing.parent import die_with_parent
 
 _START_SECONDS = 240
 _STOP_SECONDS = 5
-_PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-
-
-def _die_with_parent() -> None:
-    """Linux: the head gets SIGTERM when the tests are killed. It runs between fork and exec."""
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class RayHead:
@@ -140,7 +132,7 @@ class RayHead:
             stderr=subprocess.STDOUT,
             cwd=self.folder,
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
         try:
             self._wait_until_ready()

@@ -34,6 +34,7 @@ from ray_provider.clusters.processes import (
     wait_gone,
 )
 from ray_provider.testing.client import AirflowApiError, AirflowClient
+from ray_provider.testing.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -256,6 +257,7 @@ class AirflowStack:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
             )
         with (self.home / _PROCESSES).open("a", encoding="ascii") as file:
             file.write(json.dumps(asdict(ProcessIdentity.of(self._processes[name].pid))) + "\n")
