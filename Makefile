@@ -6,6 +6,7 @@ SHELL := /bin/bash
 
 PYTHON ?= python3
 UV_VERSION := 0.13.9
+PIP_AUDIT_VERSION := 2.10.1
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := scripts/isolated $(BIN)/python -m pytest
@@ -66,12 +67,19 @@ system: ## what the tests need of the operating system (installs Debian packages
 	@scripts/system-packages
 
 .PHONY: lint
-lint: $(VENV)/.installed ## ruff, mypy, import contracts
+lint: $(VENV)/.installed ## ruff, mypy, import contracts, bandit
 	@echo "== lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/bandit -q -c pyproject.toml -r provider
+
+.PHONY: audit
+audit: $(VENV)/.installed ## bandit over our code, and known vulnerabilities of what the lock names (asks PyPI)
+	@echo "== audit"
+	@$(BIN)/bandit -q -c pyproject.toml -r provider
+	@$(BIN)/uv tool run --from "pip-audit==$(PIP_AUDIT_VERSION)" pip-audit --disable-pip --require-hashes -r requirements/dev.txt
 
 .PHONY: format
 format: $(VENV)/.installed ## put the code in form
@@ -94,8 +102,10 @@ test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@$(RUN) tests/integration
 
 .PHONY: test-security
-test-security: $(VENV)/.installed system ## credentials, boundaries, fuzzing in short, and secrets looked for after a run on a real Airflow
+test-security: $(VENV)/.installed .venv-peer/.installed system ## credentials, boundaries, fuzzing in short, and secrets looked for after a run on a real Airflow
 	@echo "== security tests"
+	@$(BIN)/python -m tests.support.helm
+	@$(BIN)/python -m tests.support.terraform
 	@$(RUN) tests/security tests/fuzz
 
 # Seconds for each property of tests/fuzz: about ten minutes in all.

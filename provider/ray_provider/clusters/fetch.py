@@ -29,7 +29,7 @@ def fetch_text(url: str) -> str:
         raise ConfigurationError(f"{shown} is no http or https URL.")
     try:
         request = Request(url, headers={"User-Agent": "airflow-ray"})  # noqa: S310 - checked above
-        with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - checked above
+        with urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310 - checked above  # nosec B310
             content = answer.read(_MOST_BYTES + 1)
     except URLError as error:
         status = getattr(error, "code", None)

@@ -110,7 +110,7 @@ class LocalPaths:
             return inside
         short = f"ray-{hashlib.sha256(str(self.folder).encode()).hexdigest()[:12]}"
         candidate = Path(tempfile.gettempdir()) / short
-        return candidate if len(str(candidate)) <= _MAX_RAY_FOLDER else Path("/tmp") / short  # noqa: S108 - made 0700
+        return candidate if len(str(candidate)) <= _MAX_RAY_FOLDER else Path("/tmp") / short  # noqa: S108 - made 0700  # nosec B108
 
     def make(self) -> None:
         """Make the folders, for nobody but us, and a new token.

@@ -49,7 +49,7 @@ def log_folder() -> Path:
         target = Path(f"/proc/{os.getpid()}/fd/1").readlink()
         if target.is_absolute() and target.name.startswith("job-driver-"):
             return target.parent
-    latest = Path("/tmp/ray/session_latest/logs")  # noqa: S108 - Ray's own place
+    latest = Path("/tmp/ray/session_latest/logs")  # noqa: S108 - Ray's own place  # nosec B108
     if latest.is_dir():
         return latest
     raise RuntimeError("Ray's session log folder can't be found: is this process a Ray job's driver?")
@@ -123,7 +123,7 @@ def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str,
     pretend_airflow()
     import pickle
 
-    function, args, kwargs = pickle.loads(read_call(settings))  # noqa: S301 - packed by the task that sent this job
+    function, args, kwargs = pickle.loads(read_call(settings))  # noqa: S301 - packed by the task that sent this job  # nosec B301
     return function, args, kwargs
 
 
