@@ -55,11 +55,11 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-terraform ## what has to pass before a change lands
+test: lint test-unit test-helm test-infrastructure ## what has to pass before a change lands
 	@echo "make test: all stages passed"
 
 .PHONY: test-all
-test-all: test test-infrastructure test-integration test-faults test-compat test-kubernetes ## the same, and all that takes longer
+test-all: test test-integration test-faults test-compat test-kubernetes ## the same, and all that takes longer
 	@echo "make test-all: all stages passed"
 
 .PHONY: system
@@ -127,21 +127,24 @@ test-compat: $(VENV)/.installed .venv-peer/.installed .venv-airflow-2.11/.instal
 	@scripts/isolated .venv-airflow-2.11/bin/python tests/compat/run_compat.py
 	@scripts/isolated .venv-airflow-3.1/bin/python tests/compat/run_compat.py
 
-.PHONY: test-terraform
-test-terraform: $(VENV)/.installed ## the EKS module, applied to an emulated AWS by the real provider
-	@echo "== Terraform: EKS"
-	@$(BIN)/python -m tests.support.terraform
-	@$(BIN)/python -m pytest tests/infrastructure/test_eks_apply.py
-
 .PHONY: test-infrastructure
 test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
 	@echo "== infrastructure tests"
+	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
-	@$(BIN)/python -m pytest tests/infrastructure
+	@scripts/isolated $(BIN)/python -m tests.infrastructure
+
+.PHONY: test-opentofu
+test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on OpenTofu, built from its Go module
+	@echo "== OpenTofu"
+	@$(BIN)/python -m tests.support.helm
+	@$(BIN)/python -m tests.support.terraform
+	@TERRAFORM_BINARY="$$($(BIN)/python -m tests.support.terraform opentofu)" $(RUN) $(addprefix tests/infrastructure/test_,runner.py runner_interrupt.py runner_secrets.py operators.py bad_input.py gke_apply.py)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes with KubeRay
 	@echo "== Kubernetes tests"
+	@$(BIN)/python -m tests.support.terraform
 	@$(RUN) tests/kubernetes
 
 # ---------------------------------------------------------------- benchmarks

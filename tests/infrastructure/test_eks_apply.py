@@ -260,7 +260,7 @@ def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(a
     serial = applied.state()["serial"]
     for accelerator, field in (({"type": "H100"}, "accelerator.type"), ({"count": 8}, "accelerator.count")):
         configure(applied, node_pools={"a10g": {**GPU_POOL, "accelerator": accelerator}})
-        done = applied.run("plan", "-input=false", "-no-color", check=False)
+        done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
         assert done.returncode == 1
         assert f"pools.a10g.{field}" in " ".join(done.stderr.split())
     assert applied.state()["serial"] == serial
@@ -268,14 +268,14 @@ def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(a
 
 def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace, aws: AwsServer) -> None:
     configure(applied, deletion_protection=True)
-    applied.apply()
+    applied.apply("-refresh=false")
     done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
     assert done.returncode == 1
     assert "deletion_protection is on" in done.stdout + done.stderr
     assert aws.client("eks").list_clusters()["clusters"] == [NAME]
     assert set(aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g"}
     configure(applied)
-    applied.apply()
+    applied.apply("-refresh=false")
 
 
 def test_destroy_leaves_nothing(applied: Workspace, aws: AwsServer) -> None:

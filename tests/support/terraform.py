@@ -9,7 +9,8 @@ Where things are looked for, in this order:
   that is on the disk in one of the usual places, then the cache folder. What is in none of them is downloaded by
   ``terraform init``, as everywhere else.
 
-``python -m tests.support.terraform`` fetches beforehand what a machine lacks, so that the tests themselves need no network.
+``python -m tests.support.terraform`` fetches beforehand what a machine lacks, so that the tests themselves need no network;
+``python -m tests.support.terraform opentofu`` builds OpenTofu, and prints where it is.
 """
 
 from __future__ import annotations
@@ -426,4 +427,7 @@ def prepare() -> None:
 
 
 if __name__ == "__main__":
-    prepare()
+    if sys.argv[1:] == ["opentofu"]:
+        print(build_opentofu())
+    else:
+        prepare()
