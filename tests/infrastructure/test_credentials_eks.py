@@ -175,6 +175,8 @@ async def test_a_connection_names_the_cluster(aws: AwsServer, monkeypatch: pytes
     hook = connect(monkeypatch, eks_cluster="c1", cloud_location=REGION, namespace="ray")
     access = await hook.akubernetes_access()
     assert access.namespace_or_default() == "ray"
+    # Triggers of one cluster share what they have.
+    assert access.key() == (await hook.akubernetes_access()).key()
     server = access.resolve()
     assert server.url == ENDPOINT
     headers = await Credential(server, access.token_provider).headers()

@@ -69,6 +69,7 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
         return KubernetesAccess(
             kubeconfig=found.kubeconfig(),
             token_provider=found.token_provider,
+            identity=cluster,
             namespace=cluster.namespace,
             name=found.name,
         )
