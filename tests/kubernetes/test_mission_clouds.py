@@ -31,7 +31,7 @@ from tests.kubernetes.missions import Nodes, Pool, TokenReviews, User
 from tests.support.kubernetes import Kubernetes
 from tests.support.terraform import environment, need_aws_provider, need_terraform
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1200)
 
 NAME = "mission"
 EKS_PREFIX = "k8s-aws-v1."
@@ -205,7 +205,7 @@ def test_the_whole_mission(scene: Scene, cloud: str, capsys: pytest.CaptureFixtu
     try:
         with Nodes(scene.kubernetes, namespace, lambda: scene.pools(cloud)) as nodes:
             run = client.trigger_run(dag)
-            client.wait_run(dag, run, state="success", timeout=420)
+            client.wait_run(dag, run, state="success", timeout=600)
         assert nodes.failure is None
         logs = {task: client.log_text(dag, run, task) for task in TASKS}
         xcoms = {task: client.xcom(dag, run, task) for task in TASKS if task != "job"}
@@ -269,7 +269,7 @@ def _said(task: str, log: str) -> str:
     marks = {
         "infrastructure": "Plan: ",
         "cluster": "is ready: ",
-        "job": "ran on ",
+        "job": "ran on a worker with 1",
         "delete_cluster": "Nothing is left",
         "delete_infrastructure": "Plan: ",
     }

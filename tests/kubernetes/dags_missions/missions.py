@@ -58,7 +58,7 @@ for name, cloud in json.loads(os.environ["TEST_MISSIONS"]).items():
             namespace=cloud["namespace"],
             create_namespace=True,
             values=SMALL,
-            timeout_seconds=180,
+            timeout_seconds=300,
             deferrable=True,
         )
         job = SubmitRayJob(
