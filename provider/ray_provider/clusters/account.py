@@ -99,7 +99,9 @@ class ClusterAccount:
 _accounts: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tuple[Hashable, ...], ClusterAccount]] = (
     WeakKeyDictionary()
 )
-_connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = WeakKeyDictionary()
+_connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tuple[Hashable, ...], asyncio.Lock]] = (
+    WeakKeyDictionary()
+)
 
 
 async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> ClusterAccount:
@@ -111,7 +113,10 @@ async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> Clu
     accounts = _accounts.setdefault(loop, WeakValueDictionary())
     auth = handle.auth
     key = (*access.key(), handle.namespace, handle.name, auth.kind, auth.secret_name, auth.secret_key)
-    async with _connecting.setdefault(loop, asyncio.Lock()):
+    # Whoever is first connects; a cluster whose credential program is slow holds up nobody else's.
+    locks = _connecting.setdefault(loop, WeakValueDictionary())
+    lock = locks.setdefault(key, asyncio.Lock())
+    async with lock:
         account = accounts.get(key)
         if account is None:
             account = accounts[key] = ClusterAccount(await connect(access), handle)

@@ -201,15 +201,17 @@ class PeerMethods:
         :param path_or_link: the file's path, or the URL.
         :raises ConfigurationError: there is none, or it is no YAML.
         """
-        import yaml
+        from ray_provider.clusters.fetch import display_url, fetch_text
+        from ray_provider.clusters.values import load_yaml
 
-        from ray_provider.clusters.fetch import fetch_text
-
+        shown = display_url(path_or_link) if "://" in path_or_link else path_or_link
         try:
             text = fetch_text(path_or_link) if path_or_link.startswith("http") else Path(path_or_link).read_text()
-            return yaml.safe_load(text)
-        except (OSError, yaml.YAMLError) as error:
-            raise ConfigurationError(f"{path_or_link} can't be read as YAML: {error}") from error
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"{shown} can't be read: {error}.", hint="The path has to exist on the worker that runs the task."
+            ) from error
+        return load_yaml(text, shown)
 
     def setup_ray_cluster(self, *_: Any, **__: Any) -> None:
         """Say what replaces it: a cluster has to be handed on, with its address and where its token lies.

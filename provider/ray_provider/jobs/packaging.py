@@ -222,8 +222,10 @@ def _read_conda(path: Path) -> Any:
     try:
         return yaml.safe_load(path.expanduser().read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        # A parser's own text shows lines of the file, in which an index's password may stand.
+        said = "it is no YAML" if isinstance(error, yaml.YAMLError) else str(error)
         raise ConfigurationError(
-            f'runtime_env["conda"] names the file {str(path)!r}, which can\'t be read: {error}.',
+            f'runtime_env["conda"] names the file {str(path)!r}, which can\'t be read: {said}.',
             hint="Give a file on the machine that runs the task, a mapping, or the name of an environment.",
             field="runtime_env.conda",
-        ) from error
+        ) from None
