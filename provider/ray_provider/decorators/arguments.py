@@ -46,10 +46,17 @@ def make_config(make: Callable[..., Any], context: Mapping[str, Any], op_kwargs:
     """
     parameters = inspect.signature(make).parameters.values()
     wanted = [parameter for parameter in parameters if parameter.kind in _NAMED]
-    known = {**context, **op_kwargs, "context": context}
-    if len(parameters) == 1 and wanted and wanted[0].name not in known and wanted[0].default is wanted[0].empty:
+    known: dict[str, Any] = {}
+    for name in (parameter.name for parameter in wanted):
+        if name == "context":
+            known[name] = context
+        elif name in op_kwargs:
+            known[name] = op_kwargs[name]
+        elif name in context:  # asked for one by one: some of its values are made when they are read
+            known[name] = context[name]
+    if len(parameters) == 1 and wanted and not known and wanted[0].default is wanted[0].empty:
         return make(context)
-    return make(**{each.name: known[each.name] for each in wanted if each.name in known})
+    return make(**known)
 
 
 def context_arguments(
@@ -61,7 +68,7 @@ def context_arguments(
     :param args: given by position.
     :param kwargs: given by name: these win.
     :param context: of the task.
-    :raises ConfigurationError: one without a default wants what can't be sent, such as ``ti``.
+    :raises ConfigurationError: one without a default has no value, or wants what can't be sent, such as ``ti``.
     """
     signature = inspect.signature(function)
     given = signature.bind_partial(*args, **kwargs).arguments
@@ -82,6 +89,14 @@ def context_arguments(
                 "task are in the environment: AIRFLOW_CTX_DAG_ID and so on.",
                 field=name,
             ) from None
+    try:
+        signature.bind(*args, **{**kwargs, **found})
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{getattr(function, '__qualname__', function)} can't be called: {error}.",
+            hint="Pass it as an argument. A run without a logical date (a manual one, for example) has no ds, ts or "
+            "logical_date.",
+        ) from None
     return found
 
 

@@ -149,6 +149,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return super().result(context, run, outcome)
         found = self._fetch(run, outcome)
         if found.error is not None:  # the one error with which a job succeeds: the function wants to be skipped
+            self.log.info("The function asks for its task to be skipped: %s", found.error["message"])
             raise AirflowSkipException(found.error["message"])
         if not found.by_reference:
             return found.value
@@ -171,7 +172,10 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         if found.error is None:
             return error
         where = run.endpoint.display_url if run.endpoint else "the cluster"
-        raised = found.exception(submission_id=outcome.submission_id, url=where)
+        code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
+        raised = found.exception(
+            submission_id=outcome.submission_id, url=where, source=code.co_filename if code else ""
+        )
         if found.meaning == "fail":
             failed = AirflowFailException(str(raised))
             failed.__cause__ = raised
@@ -184,7 +188,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         """Take what a callable configuration makes; arguments that are given by name win."""
         if not callable(self.config):
             return
-        made = make_config(self.config, dict(context), self.op_kwargs)
+        made = make_config(self.config, context, self.op_kwargs)
         for name, value in checked_config(made, _ARGUMENTS).items():
             if name not in self._given:
                 setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)

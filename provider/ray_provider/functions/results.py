@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import linecache
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
+
+#: One frame of a traceback.
+_FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d{1,7}), in .*')
 
 Meaning = Literal["error", "skip", "fail"]
 _MEANINGS = ("error", "skip", "fail")
@@ -47,25 +52,43 @@ class FunctionResult:
         """What the function's exception means to Airflow; ``None`` if it raised none."""
         return self.error["meaning"] if self.error else None
 
-    def exception(self, *, submission_id: str, url: str) -> RemoteFunctionError:
-        """Make the error to raise; raise it ``from RemoteTraceback(...)``.
+    def exception(self, *, submission_id: str, url: str, source: str = "") -> RemoteFunctionError:
+        """Make the error to raise; the remote traceback is its cause.
 
+        :param submission_id: of the job.
+        :param url: of the cluster, for a reader.
+        :param source: the file that the function was defined in: the cluster has not got it, so its lines are put into
+            the traceback here.
         :raises ValueError: the function did not raise.
         """
         if self.error is None:
             raise ValueError("the function did not raise")
+        trace = _with_source(self.error["traceback"].rstrip(), source)
         did = "raised" if self.error.get("loaded", True) else "could not be loaded"
         error = RemoteFunctionError(
             f"The function {did} on the cluster: {self.error['type']}: {self.error['message']}\n"
-            f"(job {submission_id} at {url})\n{self.error['traceback'].rstrip()}",
+            f"(job {submission_id} at {url})\n{trace}",
             hint=_advice(self.error),
             submission_id=submission_id,
             type=self.error["type"],
             message_text=self.error["message"],
-            remote_traceback=self.error["traceback"],
+            remote_traceback=trace,
         )
-        error.__cause__ = RemoteTraceback(self.error["traceback"])
+        error.__cause__ = RemoteTraceback(trace)
         return error
+
+
+def _with_source(trace: str, source: str) -> str:
+    """Put the lines of one file into a traceback where they are missing. Of no other file: the cluster names them."""
+    lines = trace.split("\n")
+    found: list[str] = []
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        found.append(line)
+        frame = _FRAME.fullmatch(line)
+        if frame and frame["file"] == source and not following.startswith("    "):
+            text = linecache.getline(source, int(frame["line"])).strip()
+            found += [f"    {text}"] if text else []
+    return "\n".join(found)
 
 
 def _advice(error: Mapping[str, Any]) -> str | None:

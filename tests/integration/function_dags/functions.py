@@ -146,11 +146,11 @@ def functions():
 
     @task.ray(**CONFIG, allow_pickle_results=True)
     def pickled():
-        return {"when": dt.datetime(2026, 1, 31, tzinfo=dt.UTC), "array": np.arange(4)}
+        return {"when": dt.datetime(2026, 1, 31, tzinfo=dt.UTC), "frame": pd.DataFrame({"a": [1, 2]})}
 
     @task
     def use_pickled(found) -> str:
-        return f"{found['when']:%Y-%m-%d} {found['array'].sum()}"
+        return f"{found['when']:%Y-%m-%d} {found['frame']['a'].sum()}"
 
     @task.ray(**CONFIG, result_path=ObjectStoragePath(STORE) / "{{ run_id }}")
     def table():

@@ -50,7 +50,7 @@ def carriers():
             "carriers": sample["carrier"].tolist(),
         }
 
-    @task.ray(conn_id="kube", cluster=cluster.output, num_cpus=0)
+    @task.ray(conn_id="kube", cluster=cluster.output, num_cpus=0, deferrable=True)
     def fit(rows) -> dict:
         import ray
 
@@ -70,7 +70,7 @@ def carriers():
     def report(fitted: dict) -> str:
         return f"off by {fitted['error_minutes']} minutes"
 
-    @task.ray(conn_id="kube", cluster=cluster.output, num_cpus=0, deferrable=True)
+    @task.ray(conn_id="kube", cluster=cluster.output, num_cpus=0)
     def summarise(carrier: str, rows, carriers) -> dict:
         import numpy as np
 

@@ -285,6 +285,16 @@ def test_the_task_instance_does_not_travel(dashboard, context):
     assert not dashboard.api.packages
 
 
+def test_a_run_without_a_logical_date_has_no_ds(dashboard, context):
+    def wants(ds):
+        return ds
+
+    with pytest.raises(AirflowFailException, match="missing a required argument: 'ds'") as caught:
+        operator(wants).execute(context)
+    assert "A run without a logical date" in str(caught.value)
+    assert not dashboard.api.packages
+
+
 # -- what the cluster says is not believed blindly ---------------------------------------------------------------------
 
 

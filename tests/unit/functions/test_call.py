@@ -19,7 +19,7 @@ import pytest
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.functions import runner
 from ray_provider.functions.payload import PACKAGE, ResultSettings, pack
-from ray_provider.functions.results import RemoteTraceback, decode, read_reference, result_file
+from ray_provider.functions.results import FunctionResult, RemoteTraceback, decode, read_reference, result_file
 
 FACTOR = 3
 
@@ -402,3 +402,22 @@ def test_an_arrow_table_comes_back_as_one(tmp_path):
     table = pyarrow.table({"a": [1, 2, 3]})
     _, output, content = run(tmp_path, lambda: table, settings=ResultSettings(result_path=f"file://{tmp_path}/store"))
     assert read_reference(decode(content, allow_pickle=False).value).equals(table), output
+
+
+def test_the_users_lines_are_in_the_traceback_of_a_cluster_that_lacks_the_file():
+    def divide(x):
+        return 1 / x
+
+    line = divide.__code__.co_firstlineno + 1
+    told = {
+        "type": "builtins.ZeroDivisionError",
+        "message": "division by zero",
+        "meaning": "error",
+        "traceback": "Traceback (most recent call last):\n"
+        f'  File "{__file__}", line {line}, in divide\n'
+        '  File "/etc/hostname", line 1, in elsewhere\n'
+        "ZeroDivisionError: division by zero\n",
+    }
+    error = FunctionResult(error=told).exception(submission_id="job-1", url="http://ray", source=__file__)
+    assert f"line {line}, in divide\n    return 1 / x\n" in str(error)
+    assert "in elsewhere\nZeroDivisionError" in str(error), "no file of the cluster's choice is read"
