@@ -54,3 +54,7 @@ def test_official_values_render_to_what_kuberay_knows(helm4, file):
 def test_every_values_file_says_what_it_means():
     assert len(FILES) >= 10
     assert {p.stem for p in FILES} == {p.name.removesuffix(".expect.yaml") for p in FOLDER.glob("*.expect.yaml")}
+    table = (FOLDER / "README.md").read_text()
+    for file in FILES:
+        told = file.read_text().splitlines()[0].lstrip("# ")
+        assert f"| [{file.name}]({file.name}) | {told} | [{file.stem}.expect.yaml]" in table

@@ -110,7 +110,8 @@ def test_it_is_ready_with_the_operator_as_a_release(kubernetes: Kubernetes) -> N
     assert not kubernetes.exists("namespace", name)
 
 
-@pytest.mark.parametrize("token", [True, False], ids=["token", "open"])
+# With a token the provider's own tests do the same.
+@pytest.mark.parametrize("token", [pytest.param(True, marks=pytest.mark.slow), False], ids=["token", "open"])
 def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
     kubernetes: Kubernetes, namespace: str, token: bool
 ) -> None:
@@ -176,6 +177,7 @@ def test_the_node_can_say_that_it_has_gpus(kubernetes: Kubernetes) -> None:
     assert "nvidia.com/gpu" not in kubernetes.get("node", kubernetes.node_name)["status"]["capacity"]
 
 
+@pytest.mark.slow  # tests of clusters do it, too
 def test_the_operator_can_be_stopped_and_started(kubernetes: Kubernetes) -> None:
     def available() -> int:
         deployment = kubernetes.get("deployment", "kuberay-operator", "-n", "kuberay-system")
@@ -186,6 +188,7 @@ def test_the_operator_can_be_stopped_and_started(kubernetes: Kubernetes) -> None
     assert available() == 1
 
 
+@pytest.mark.slow  # tests of clusters do it, too
 def test_the_operator_can_be_absent_and_comes_back(kubernetes: Kubernetes) -> None:
     with kubernetes.without_operator():
         assert not kubernetes.exists("crd", "rayclusters.ray.io")
