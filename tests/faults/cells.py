@@ -236,25 +236,31 @@ class Row:
     """One scenario, and the cells of the matrix that it shows.
 
     :param alone: it does something to the Airflow that all rows share.
+    :param long: it begins first.
     """
 
     name: str
     run: Callable[[Ground], None]
     cells: tuple[tuple[str, str], ...]
     alone: bool
+    long: bool
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(*cells: tuple[str, str], alone: bool = False) -> Callable[[Callable[[Ground], None]], Callable[[Ground], None]]:
+def row(
+    *cells: tuple[str, str], alone: bool = False, long: bool = False
+) -> Callable[[Callable[[Ground], None]], Callable[[Ground], None]]:
     """Register a scenario.
 
     :param cells: (state of the task, event); none: it is beyond the matrix.
+    :param alone: it does something to the Airflow that all rows share.
+    :param long: it begins first.
     """
 
     def register(run: Callable[[Ground], None]) -> Callable[[Ground], None]:
-        ROWS[run.__name__] = Row(run.__name__, run, cells, alone)
+        ROWS[run.__name__] = Row(run.__name__, run, cells, alone, long)
         return run
 
     return register

@@ -50,7 +50,7 @@ def rows(request, stack, ray, tmp_path_factory) -> Iterator[Rows]:
     chosen = [
         item.callspec.params["row"] for item in request.session.items if "row" in getattr(item, "fixturenames", ())
     ]
-    chosen.sort(key=lambda each: not each.cells)  # the long outage first
+    chosen.sort(key=lambda each: not each.long)
     running = Rows(chosen, lambda: Ground(stack, ray, tmp_path_factory.mktemp("row")))
     yield running
     running.close()

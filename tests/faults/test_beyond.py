@@ -135,7 +135,7 @@ def short_jobs(ground: Ground) -> None:
         case.told("done")
 
 
-@row(alone=True)
+@row(long=True)
 def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
     case = ground.start("mapped", task="shard.job")
     client = ground.stack.client
@@ -156,31 +156,6 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
         )
         assert f"shard {number} ended" in text
         assert client.xcom(case.dag, case.run_id, case.task, map_index=number) == owners[number]
-
-
-# ---------------------------------------------------------------- a triggerer that goes in good order
-
-
-@row(alone=True)
-def triggerer_redistribution(ground: Ground) -> None:
-    """SIGTERM, as in a rollout: the other triggerer goes on where this one stopped. Every line once."""
-    case, ending = deferred(ground), deferred(ground, timeout=90)
-    case.told("started")
-    with ground.second_triggerer():
-        ground.stack.stop_component("triggerer")
-        try:
-            case.stays_running()
-            case.let_end()
-            case.wait("success")
-            case.settled("SUCCEEDED")
-            case.told("ended")
-            lines = case.lines()
-            assert (lines.count("started"), lines.count("ended")) == (1, 1), case.log()
-            ending.wait("failed")
-            ending.settled("STOPPED")
-            ending.told("did not end before its deadline and was stopped")
-        finally:
-            ground.stack.start_component("triggerer")
 
 
 BEYOND = {name: each for name, each in ROWS.items() if name not in MATRIX}

@@ -36,7 +36,7 @@ ENDED_BY_AIRFLOW = "Server indicated the task shouldn't be running anymore"
 # ---------------------------------------------------------------- the dashboard is away; the head is dead
 
 
-@row(("submitting", "503"), ("waiting", "503"), ("deferred", "503"))
+@row(("submitting", "503"), ("waiting", "503"), ("deferred", "503"), long=True)
 def dashboard_away(ground: Ground) -> None:
     """503 to everything."""
     gate, gate_of_early = ground.gate(), ground.gate()
@@ -69,7 +69,7 @@ def dashboard_away(ground: Ground) -> None:
         assert (lines.count("started"), lines.count("ended")) == (1, 1), log
 
 
-@row(("submitting", "head killed"), ("waiting", "head killed"), ("deferred", "head killed"))
+@row(("submitting", "head killed"), ("waiting", "head killed"), ("deferred", "head killed"), long=True)
 def head_killed(ground: Ground) -> None:
     """A head that dies takes its jobs along: told apart from one that is slow."""
     head = ground.head()
@@ -280,19 +280,30 @@ def deferred_triggerer_killed_and_a_new_one(ground: Ground) -> None:
 @row(("deferred", "triggerer SIGSTOP"), alone=True)
 def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
     stack = ground.stack
-    case = deferred(ground)
-    with ground.second_triggerer():
+    case, later = deferred(ground), deferred(ground)
+    with ground.second_triggerer() as second:
         stack.kill_component("triggerer", signal.SIGSTOP)
         try:
             time.sleep(45)
         finally:
             stack.kill_component("triggerer", signal.SIGCONT)
         case.stays_running()  # the triggerer that came back stops nothing that another one watches
+        later.stays_running(seconds=0)
         case.let_end()
         case.wait("success")
         case.settled("SUCCEEDED")
         case.told("ended")
         assert case.lines().count("started") >= 1
+        # And back in good order, as in a rollout: SIGTERM to the one that took over. It says how far the log has come.
+        before = later.lines().count("started")
+        stack.stop_component(second)
+        later.stays_running()
+        later.let_end()
+        later.wait("success")
+        later.settled("SUCCEEDED")
+        later.told("ended")
+        lines = later.lines()
+        assert (lines.count("started"), lines.count("ended")) == (before, 1), later.log()
 
 
 # ---------------------------------------------------------------- resuming after the event
