@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
@@ -205,10 +205,9 @@ class RayJobsClient:
 
     # Log files --------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def log_stream(
+    def log_stream(
         self, node_id: str, filename: str, *, interval: float = 0.5
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
         """Follow a log file from its first byte. It does not end by itself.
 
         The answer's headers come with the first byte: nothing is known of an empty file, not even an error.
@@ -218,8 +217,7 @@ class RayJobsClient:
         :param interval: seconds after which Ray looks for more.
         """
         params = {"node_id": node_id, "filename": filename, "lines": "-1", "interval": str(interval)}
-        async with self.transport.stream("/api/v0/logs/stream", params=params) as response:
-            yield response
+        return self.transport.stream("/api/v0/logs/stream", params=params)
 
     async def log_file(
         self, node_id: str, filename: str, lines: int = -1, *, timeout: float | None = None

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_provider.exceptions import RayApiError, RayProviderError
 from ray_provider.jobs.http_errors import kubernetes_status
@@ -71,7 +72,12 @@ class LogFollower:
         self._tail = bytearray()
         self._node_id: str | None = None
         self._located = asyncio.Event()
-        self._finished = asyncio.Event()
+        self._finished = False
+        self._chunk: bytes | None = None
+        #: There is a chunk, or the job has ended, or the pump broke.
+        self._wake = asyncio.Event()
+        #: The last chunk was taken.
+        self._room = asyncio.Event()
         self._drain = True
         self._websocket = False
         self._finished_at = 0.0
@@ -99,15 +105,16 @@ class LogFollower:
         """
         self._drain = drain
         self._finished_at = time.monotonic()
-        self._finished.set()
+        self._finished = True
+        self._wake.set()
 
     async def batches(self) -> AsyncIterator[LogBatch]:
         """Give the log's lines until the job has ended and all is read."""
-        chunks: asyncio.Queue[bytes] = asyncio.Queue(maxsize=1)
-        pump = asyncio.create_task(self._pump(chunks), name=f"log of {self.submission_id}")
+        pump = asyncio.create_task(self._pump(), name=f"log of {self.submission_id}")
+        pump.add_done_callback(lambda _pump: self._wake.set())
         try:
             while not self._is_caught_up():
-                data = await self._next_chunk(chunks, pump)
+                data = await self._next_chunk(pump)
                 if data:
                     self._feed(data)
                 for batch in self._ready():
@@ -130,29 +137,40 @@ class LogFollower:
 
     # What comes while the job runs ------------------------------------------------------------------------------
 
-    async def _next_chunk(self, chunks: asyncio.Queue[bytes], pump: asyncio.Task[None]) -> bytes | None:
+    # By hand, and not by a queue and tasks that wait for it: a thousand logs are followed by one event loop, and each
+    # object that waits for years is one that the garbage collector looks at.
+
+    async def _next_chunk(self, pump: asyncio.Task[None]) -> bytes | None:
         """Wait for bytes, for the job's end, or until a progress bar wants to be shown."""
-        if not chunks.empty():
-            return chunks.get_nowait()
-        timeout = PROGRESS_BAR_SECONDS if self._cutter.pending else None
-        get = asyncio.ensure_future(chunks.get())
-        helpers: list[asyncio.Future[Any]] = [get]
-        if self._finished.is_set():
-            timeout = self.interval / 4
-        else:
-            helpers.append(asyncio.ensure_future(self._finished.wait()))
-        try:
-            await asyncio.wait([*helpers, pump], timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
-            if pump.done():
-                pump.result()  # it never ends by itself: this raises
-            return get.result() if get.done() else None
-        finally:
-            for each in helpers:
-                each.cancel()
+        if self._chunk is None and not pump.done():
+            self._wake.clear()
+            if self._finished:
+                timeout: float | None = self.interval / 4
+            else:
+                timeout = PROGRESS_BAR_SECONDS if self._cutter.pending else None
+            if timeout is None:
+                await self._wake.wait()
+            else:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(timeout):
+                        await self._wake.wait()
+        if pump.done():
+            pump.result()  # it never ends by itself: this raises
+        chunk, self._chunk = self._chunk, None
+        self._room.set()
+        return chunk
+
+    async def _hand_over(self, chunk: bytes) -> None:
+        """Give bytes to whoever waits for the next chunk, once the last ones are taken."""
+        while self._chunk is not None:
+            self._room.clear()
+            await self._room.wait()
+        self._chunk = chunk
+        self._wake.set()
 
     def _is_caught_up(self) -> bool:
         """Tell whether to leave the live stream: the job has ended, and what is missing is quickly read."""
-        if not self._finished.is_set():
+        if not self._finished:
             return False
         if not self._drain or not self._located.is_set():
             return True
@@ -161,8 +179,8 @@ class LogFollower:
         # A long log is not read twice: the stream goes on until it is silent for longer than Ray's own pause.
         return time.monotonic() - max(self._last_data, self._finished_at) > 1.5 * self.interval
 
-    async def _pump(self, chunks: asyncio.Queue[bytes]) -> None:
-        """Read the live stream into the queue, and open it again whenever it breaks."""
+    async def _pump(self) -> None:
+        """Read the live stream and hand it over, and open it again whenever it breaks."""
         import aiohttp
 
         await self._located.wait()
@@ -179,7 +197,7 @@ class LogFollower:
                     fresh = data[skip:] if skip else data
                     skip = 0
                     position += len(fresh)
-                    await chunks.put(fresh)
+                    await self._hand_over(fresh)
             except RayApiError as error:
                 if error.status == 404 and not kubernetes_status(error.data.get("body", "")):
                     # No State API: a Ray without it, or something between that answers for a while.
@@ -200,7 +218,7 @@ class LogFollower:
 
         async with self.client.log_tail(self.submission_id) as websocket:
             while True:
-                message = await websocket.receive(timeout=_FILE_SECONDS if self._finished.is_set() else None)
+                message = await websocket.receive(timeout=_FILE_SECONDS if self._finished else None)
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     return
                 yield message.data.encode("utf-8", "replace")

@@ -213,18 +213,18 @@ class Transport:
         :raises RayApiError: the answer was not 200.
         """
         shared = self._joined()
-        if timeout is None:
-            await shared.stream_turn()
-            turn: contextlib.AbstractAsyncContextManager[None] = contextlib.nullcontext()
-        else:
-            turn = shared.requests
-        async with turn, self._opened_stream(path, params, timeout) as response:
-            yield response
+        await (shared.requests.acquire() if timeout is not None else shared.stream_turn())
+        try:
+            response = await self._open_stream(path, params, timeout)
+            async with response:
+                yield response
+        finally:
+            if timeout is not None:
+                shared.requests.release()
 
-    @contextlib.asynccontextmanager
-    async def _opened_stream(
+    async def _open_stream(
         self, path: str, params: Mapping[str, str] | None, timeout: float | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> aiohttp.ClientResponse:
         import aiohttp
 
         shared = self._joined()
@@ -238,10 +238,9 @@ class Transport:
                 )
             except (aiohttp.ClientError, OSError) as error:
                 raise connection_error(self.endpoint, error) from error
+            if response.status == 200:
+                return response
             async with response:
-                if response.status == 200:
-                    yield response
-                    return
                 if location := response.headers.get("Location", ""):
                     raise redirect_error(self.endpoint, "GET", self._base + path, response.status, location)
                 text = (await response.content.read(65536)).decode("utf-8", "replace")
