@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ray_provider.exceptions import RayApiError, RayProviderError
@@ -30,6 +31,14 @@ _FILE_SECONDS = 20.0
 _TAIL_BYTES = 32 * 1024
 _TAIL_LINES = 50
 _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=10.0)
+
+
+@dataclass(slots=True)
+class _Live:
+    """Where the live stream is: bytes of the file that were handed over, and bytes still to leave out."""
+
+    position: int
+    skip: int = 0
 
 
 class LogFollower:
@@ -184,20 +193,20 @@ class LogFollower:
         import aiohttp
 
         await self._located.wait()
-        position = self._cutter.received
+        live = _Live(self._cutter.received)
         failures = 0
         while True:
-            skip = position
+            began = live.position
+            live.skip = began
             try:
-                async for data in self._tail_chunks() if self._websocket else self._stream_chunks():
-                    failures = 0
-                    if skip >= len(data):
-                        skip -= len(data)
-                        continue
-                    fresh = data[skip:] if skip else data
-                    skip = 0
-                    position += len(fresh)
-                    await self._hand_over(fresh)
+                if self._websocket:
+                    async for data in self._tail_chunks():
+                        await self._pass(live, data)
+                else:
+                    opened = self.client.log_stream(str(self._node_id), self.filename, interval=self.interval)
+                    async with opened as response:
+                        while data := await response.content.readany():
+                            await self._pass(live, data)
             except RayApiError as error:
                 if error.status == 404 and not kubernetes_status(error.data.get("body", "")):
                     # No State API: a Ray without it, or something between that answers for a while.
@@ -205,13 +214,18 @@ class LogFollower:
             except (RayProviderError, aiohttp.ClientError, OSError) as error:
                 # Whether Ray can be reached, the status' own requests tell.
                 _log.debug("The log stream of %s broke: %s", self.submission_id, error)
-            failures += 1
+            failures = 1 if live.position > began else failures + 1
             await asyncio.sleep(_BACKOFF.delay(failures))
 
-    async def _stream_chunks(self) -> AsyncIterator[bytes]:
-        async with self.client.log_stream(str(self._node_id), self.filename, interval=self.interval) as response:
-            async for data in response.content.iter_any():
-                yield data
+    async def _pass(self, live: _Live, data: bytes) -> None:
+        """Hand over what is new: a stream begins at the file's first byte each time."""
+        if live.skip >= len(data):
+            live.skip -= len(data)
+            return
+        fresh = data[live.skip :] if live.skip else data
+        live.skip = 0
+        live.position += len(fresh)
+        await self._hand_over(fresh)
 
     async def _tail_chunks(self) -> AsyncIterator[bytes]:
         import aiohttp
