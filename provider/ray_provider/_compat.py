@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +56,7 @@ __all__ = [
     "get_xcom",
     "known_dags",
     "mask_secrets",
+    "redact",
     "run_states",
     "set_xcom",
     "state_store",
@@ -81,6 +84,27 @@ def mask_secrets(values: Iterable[str]) -> None:
 
     for value in values:
         mask_secret(value)
+
+
+def redact(text: str) -> str:
+    """Hide in a text what Airflow knows to be secret.
+
+    Airflow does so with a task's log. What a worker's process prints besides, such as the log of an executor's own
+    process, it does not: texts that a cluster wrote are shown by us only like this.
+    """
+    return str(_masker()(text))
+
+
+@cache
+def _masker() -> Any:
+    """Find Airflow's function: it has moved from version to version."""
+    names = ["airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"]
+    for name in [*(names if find_spec("airflow.sdk") else ()), "airflow.utils.log.secrets_masker"]:
+        try:
+            return import_module(name).redact
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError("This Airflow has no masking of secrets where it is known to have been.")
 
 
 def deployment_name() -> str:

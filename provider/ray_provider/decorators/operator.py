@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
-from ray_provider._compat import AirflowFailException, AirflowSkipException
+from ray_provider._compat import AirflowFailException, AirflowSkipException, redact
 from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
 from ray_provider.decorators.storage import ResultStore
 from ray_provider.exceptions import JobError, RayApiError, RayConnectionError, RayProviderError
@@ -202,7 +202,11 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         async def read(client: RayJobsClient) -> bytes:
             return await _read_result(client, outcome.submission_id, self.max_result_bytes + _RESULT_MARGIN)
 
-        return decode(run.run(read), allow_pickle=self.allow_pickle_results)
+        found = decode(run.run(read), allow_pickle=self.allow_pickle_results)
+        if found.error is None:
+            return found
+        # An exception may quote the arguments, which came from a connection.
+        return replace(found, error={name: redact(text) for name, text in found.error.items()})
 
 
 def _as_text(path: Any) -> Any:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf
+from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf, redact
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
@@ -309,6 +309,8 @@ class SubmitRayJob(BaseOperator):
 
     def _finish(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
         """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
+        # Ray's message of a failed job ends with the last lines of its log.
+        outcome = replace(outcome, message=redact(outcome.message) if outcome.message else outcome.message)
         try:
             error = outcome.error()
             if error is not None:

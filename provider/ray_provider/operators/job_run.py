@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobStoppedError, RayProviderError
 from ray_provider.hooks import own_cluster
@@ -161,7 +162,7 @@ class JobRun:
         told = replace(options, session_name=self.session_name)
 
         async def watch(client: RayJobsClient) -> JobOutcome:
-            outcome = await watching.watch(client, self._id, told, log=self.log)
+            outcome = await watching.watch(client, self._id, told, log=self.log, hide=_compat.redact)
             self._ended = outcome.kind in {"final", "lost"}
             # Nothing can be said of it, and a retry may take it over.
             self._left = outcome.kind == "unreachable"

@@ -61,6 +61,7 @@ async def watch(
     *,
     log: Log,
     passed_on: Callable[[LogBatch], Awaitable[None] | None] | None = None,
+    hide: Callable[[str], str] = str,
 ) -> JobOutcome:
     """Follow a job until its end, its log going to ours. A job whose deadline passes is stopped, its log taken.
 
@@ -69,13 +70,14 @@ async def watch(
     :param options: how.
     :param log: the task's.
     :param passed_on: told after each piece of log.
+    :param hide: takes out of a text what must not be seen.
     """
     from ray_provider.jobs.watcher import JobWatcher
 
     async def on_log(batch: LogBatch) -> None:
         # One record for many lines: each record is a blocking write that all triggers of a process share.
         if batch.text or batch.lines:
-            log.info("%s", batch.text)
+            log.info("%s", hide(batch.text))
         if passed_on is not None:
             told = passed_on(batch)
             if inspect.isawaitable(told):
@@ -83,7 +85,7 @@ async def watch(
         await asyncio.sleep(0)
 
     def on_progress(text: str) -> None:
-        log.info("%s", text)
+        log.info("%s", hide(text))
 
     return await JobWatcher(client, submission_id, options, on_log=on_log, on_progress=on_progress).watch()
 
