@@ -63,14 +63,14 @@ def test_lines_in_any_pieces():
 
 class Content:
     def __init__(self, pieces):
-        self.pieces = pieces
+        self.pieces = iter(pieces)
 
-    async def iter_any(self):
-        for piece in self.pieces:
-            await asyncio.sleep(0)
-            if isinstance(piece, Exception):
-                raise piece
-            yield piece
+    async def readany(self):
+        await asyncio.sleep(0)
+        piece = next(self.pieces, b"")
+        if isinstance(piece, Exception):
+            raise piece
+        return piece
 
 
 class Client:

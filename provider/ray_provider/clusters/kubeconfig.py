@@ -124,7 +124,10 @@ def _is_entry(entry: Any, kind: str) -> bool:
         isinstance(plugin, Mapping)
         and all(isinstance(plugin.get(name) or [], list) for name in ("args", "env"))
         and all(isinstance(item, Mapping) and {"name", "value"} <= set(item) for item in plugin.get("env") or [])
-        and all(isinstance(inner.get(name) or "", str) for name in ("server", "cluster", "user", "namespace", "token"))
+        and all(
+            inner.get(name) is None or isinstance(inner[name], str)
+            for name in ("server", "cluster", "user", "namespace", "token")
+        )
     )
 
 

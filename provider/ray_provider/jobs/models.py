@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -122,7 +123,16 @@ class JobSpec:
             "entrypoint_resources": dict(self.resources) if self.resources else None,
             "entrypoint_label_selector": dict(self.label_selector) if self.label_selector else None,
         }
-        return {key: value for key, value in body.items() if value is not None}
+        request = {key: value for key, value in body.items() if value is not None}
+        try:
+            json.dumps(request, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(
+                f"The job can't be sent: {error}.",
+                hint="runtime_env holds text, numbers, booleans, lists and maps only.",
+                field="runtime_env",
+            ) from None
+        return request
 
 
 def _validate_amount(name: str, amount: Any, *, required: bool = False) -> None:
