@@ -106,7 +106,8 @@ def log_budget(ground: Ground) -> None:
     case.wait("success")
     case.told("1402 lines left out")  # Ray itself writes two lines before the job's
     numbers = [int(line) for line in case.lines() if line.isdigit()]
-    assert numbers == list(range(1, 99))
+    assert len(numbers) in {98, 99}, "it may write the second one later"
+    assert numbers == list(range(1, len(numbers) + 1))
 
 
 @row()

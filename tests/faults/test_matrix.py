@@ -295,6 +295,10 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         case.told("ended")
         assert case.lines().count("started") >= 1
         # And back in good order, as in a rollout: SIGTERM to the one that took over. It says how far the log has come.
+        [job] = later.jobs()
+        watched = f"Job {job['submission_id']} is RUNNING"
+        later.until("the second triggerer watches it", lambda: later.log().count(watched) >= 2)
+        time.sleep(3)
         before = later.lines().count("started")
         stack.stop_component(second)
         later.stays_running()
