@@ -6,6 +6,7 @@ import asyncio
 import gc
 import importlib
 import inspect
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -39,18 +40,33 @@ class Log(Protocol):
 #: What watching needs and is imported late. aiohttp alone takes a third of a second.
 _MODULES = ("aiohttp", "ray_provider.jobs.client", "ray_provider.jobs.watcher")
 _loaded = False
+_importing = threading.Lock()
 
 
 async def load() -> None:
     """Import what watching needs, outside the event loop's thread: the first trigger would hold up all others."""
     # Not by a look into sys.modules: it holds a module before that is ready.
-    global _loaded  # noqa: PLW0603
     if not _loaded:
-        for name in _MODULES:
-            await asyncio.to_thread(importlib.import_module, name)
-        # Modules stay. Unless the collector is told so it goes through all of Airflow's again and again while triggers
-        # come and go, and holds up the loop for a tenth of a second each time. Airflow's executors do the same.
-        gc.freeze()
+        await asyncio.to_thread(_import_all)
+
+
+def _import_all() -> None:
+    global _loaded  # noqa: PLW0603
+    with _importing:
+        if _loaded:
+            return
+        # So many new objects make Python look for garbage among all of Airflow's: 150 ms in which no thread of the
+        # triggerer runs, now and whenever many jobs begin. Modules stay as long as the process: they are taken out of
+        # that search. Airflow's executors do the same.
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            for name in _MODULES:
+                importlib.import_module(name)
+            gc.freeze()
+        finally:
+            if collecting:
+                gc.enable()
         _loaded = True
 
 

@@ -283,6 +283,7 @@ async def test_a_trigger_that_cannot_watch_says_why_and_the_job_is_stopped(dashb
     _, deferred = defer(dashboard, context)
     good = connection["address"]
     connection["address"] = "nonsense"
+    deferred.trigger.not_before = None
     [event] = [event.payload async for event in deferred.trigger.run()]
     assert "no scheme" in event["message"]
     connection["address"] = good
