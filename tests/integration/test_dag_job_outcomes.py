@@ -135,7 +135,7 @@ def wait_watched(stack: AirflowStack, head: RayHead, runs: dict[str, str]) -> li
         told = [stack.client.log_text(dag, run_id, "job") for dag, run_id in runs.items()]
         return jobs if all("is RUNNING" in text for text in told) else None
 
-    return stack.client.wait_until("the jobs run and are watched", look, timeout=90)
+    return stack.client.wait_until("the jobs run and are watched", look, timeout=180)
 
 
 def numbers(text: str) -> list[str]:

@@ -107,6 +107,8 @@ class JobsApi:
         self.redirect_to: str | None = None
         self.delay = 0.0
         self.state_api = True
+        #: The State API has as many requests in progress as it takes.
+        self.state_api_busy = False
         #: Break log streams after so many bytes, one after the other.
         self.break_streams: list[int] = []
         self.chunk_sizes: list[int] = []
@@ -267,6 +269,8 @@ class JobsApi:
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         if not self.state_api:
             return web.Response(status=404, text="404: Not Found")
+        if self.state_api_busy:
+            return web.Response(status=429, text="Max number of in-progress requests=100 reached.")
         if request.query.get("node_id") != NODE:
             return web.Response(status=500, text=f"Agent for node id: {request.query.get('node_id')} doesn't exist.")
         name = request.query["filename"]

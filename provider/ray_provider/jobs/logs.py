@@ -208,14 +208,22 @@ class LogFollower:
                         while data := await response.content.readany():
                             await self._pass(live, data)
             except RayApiError as error:
-                if error.status == 404 and not kubernetes_status(error.data.get("body", "")):
-                    # No State API: a Ray without it, or something between that answers for a while.
-                    self._websocket = not self._websocket
+                self._choose(error)
             except (RayProviderError, aiohttp.ClientError, OSError) as error:
                 # Whether Ray can be reached, the status' own requests tell.
                 _log.debug("The log stream of %s broke: %s", self.submission_id, error)
             failures = 1 if live.position > began else failures + 1
             await asyncio.sleep(_BACKOFF.delay(failures))
+
+    def _choose(self, error: RayApiError) -> None:
+        """Go over to the WebSocket, or back, where that promises more.
+
+        404: there is no State API (a Ray without it), or something between answers for a while. 429: the State API
+        takes so many requests at a time, log streams included; one that was left counts until its job prints a line.
+        """
+        absent = error.status == 404 and not kubernetes_status(str(error.data.get("body", "")))
+        if absent or error.status == 429 or self._websocket:
+            self._websocket = not self._websocket
 
     async def _pass(self, live: _Live, data: bytes) -> None:
         """Hand over what is new: a stream begins at the file's first byte each time."""
@@ -265,8 +273,7 @@ class LogFollower:
                 if "Agent for node id" in body:
                     self.incomplete = "the node that holds it is gone"
                     return
-                if error.status == 404 and not kubernetes_status(body):
-                    self._websocket = not self._websocket
+                self._choose(error)
                 reason = error.message
             except (RayProviderError, OSError) as error:
                 reason = str(error)

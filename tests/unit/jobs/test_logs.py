@@ -40,7 +40,7 @@ class Reader:
     def lines(self):
         return [line for batch in self.batches for line in batch.text.split("\n")]
 
-    async def until(self, count: int, seconds: float = 5):
+    async def until(self, count: int, seconds: float = 30):
         async with asyncio.timeout(seconds):
             while len(self.lines) < count:
                 self.changed.clear()
@@ -275,6 +275,22 @@ async def test_without_the_state_api_the_websocket_serves(api, client):
     job.write("drei\n")
     job.end()
     assert await reader.end() == ["eins", "zwei ☃", "drei"]
+
+
+async def test_a_state_api_that_takes_no_more_requests_is_done_without(api, client):
+    job = api.add("a")
+    job.run(b"one\n")
+    reader = Reader(LogFollower(client, "a"))
+    reader.follower.locate(NODE)
+    await reader.until(1)
+    api.state_api_busy = True
+    api.break_streams = [1]
+    job.write("two\n")
+    job.end()
+    began = time.monotonic()
+    assert await reader.end() == ["one", "two"]
+    assert reader.follower.incomplete is None
+    assert time.monotonic() - began < 10, "not only when patience is over"
 
 
 async def test_without_the_state_api_a_job_that_has_ended(api, client):
