@@ -150,8 +150,13 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
 def _plain(kind: str, value: Any) -> FunctionResult:
     if kind == "error":
         error = {name: str(value[name]) for name in ("type", "message", "traceback")}
-        meaning = value.get("meaning")
-        return FunctionResult(error={**error, "meaning": meaning if meaning in _MEANINGS else "error"})
+        meaning, module = value.get("meaning"), value.get("missing_module")
+        told: dict[str, Any] = {
+            "meaning": meaning if meaning in _MEANINGS else "error",
+            "loaded": value.get("loaded") is not False,
+            "missing_module": module if isinstance(module, str) else None,
+        }
+        return FunctionResult(error={**error, **told})
     if kind == "version":
         raise python_mismatch(value["cluster"], value["worker"])
     return FunctionResult(value=value, by_reference=kind == "reference")
