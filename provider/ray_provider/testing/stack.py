@@ -8,9 +8,11 @@ import json
 import logging
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -46,6 +48,7 @@ HOST = "127.0.0.1"
 #: In the home: the components that were started, one a line.
 _PROCESSES = "processes.jsonl"
 
+#: Sockets are made in the folder for temporary files, and their paths may have 107 characters.
 _LONGEST_TEMPORARY = 70
 
 #: How long a component waits for its turn to write (seconds). With the default of 5 a slow disk ends the scheduler.
@@ -114,6 +117,7 @@ class AirflowStack:
         self._triggerers = triggerers
         self._python = str(python)
         self._start_timeout = start_timeout
+        self._temporary: Path | None = None
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._job_ids: dict[str, int] = {}
         #: Components that may end at any time: somebody sent them a signal.
@@ -133,11 +137,6 @@ class AirflowStack:
     def environment(self) -> dict[str, str]:
         """The environment of the components, for commands that are to meet the same Airflow."""
         return self._environment()
-
-    @property
-    def _temporary(self) -> Path:
-        """Where components and tasks keep temporary files: those that are ended by force leave some."""
-        return self.home / "tmp"
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -171,7 +170,7 @@ class AirflowStack:
         self.leftovers.clear()
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
-        self._temporary.mkdir(exist_ok=True)
+        self._temporary = self._make_temporary()
         self.dags_folder.mkdir(parents=True, exist_ok=True)
         self._write_config()
         began = time.monotonic()
@@ -336,6 +335,9 @@ class AirflowStack:
         # A local Ray outlives the task that sets it up, and so the components: it ends with the stack.
         for cluster in end_all_local(self.local_ray_home):
             log.info("The local Ray %s was still running: ended with the stack", cluster)
+        if self._temporary and not self._temporary.is_relative_to(self.home):
+            shutil.rmtree(self._temporary, ignore_errors=True)
+            self._temporary = None
 
     def _end(self, name: str, process: subprocess.Popen[bytes], tree: list[psutil.Process], timeout: float) -> None:
         try:
@@ -374,6 +376,14 @@ class AirflowStack:
             return []
         return [ProcessIdentity(**json.loads(line)) for line in lines if line.endswith("}")]
 
+    def _make_temporary(self) -> Path:
+        """Make a folder for the temporary files of components and tasks: those that are ended by force leave some."""
+        folder = self.home / "tmp"
+        if len(str(folder)) > _LONGEST_TEMPORARY:
+            return Path(tempfile.mkdtemp(prefix="airflow-", dir="/tmp"))  # nosec B108
+        folder.mkdir(exist_ok=True)
+        return folder
+
     # -- configuration -------------------------------------------------------------------------------------------
 
     def _environment(self) -> dict[str, str]:
@@ -388,8 +398,7 @@ class AirflowStack:
             "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
             HOME_VARIABLE: str(self.local_ray_home),
-            # Sockets are made there too, and their paths may have 107 characters.
-            **({"TMPDIR": str(self._temporary)} if len(str(self._temporary)) < _LONGEST_TEMPORARY else {}),
+            **({"TMPDIR": str(self._temporary)} if self._temporary else {}),
             **self._env,
             "AIRFLOW_HOME": str(self.home),
             MARK: str(self.home),
