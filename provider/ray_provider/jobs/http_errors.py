@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import ssl
 from typing import TYPE_CHECKING, Any
@@ -168,6 +169,14 @@ def tls_expected_error(endpoint: RayEndpoint) -> RayConnectionError:
     return RayConnectionError(
         f"Can't reach Ray at {where}: {_TLS_EXPECTED[1]}", hint=_TLS_EXPECTED[0], url=where, cause="plain HTTP"
     )
+
+
+def has_hung_up(error: Exception) -> bool:
+    """Whether the server ended the connection instead of answering; what it had not read yet makes that a reset."""
+    import aiohttp
+
+    reset = isinstance(error, OSError) and error.errno == errno.ECONNRESET
+    return reset or isinstance(error, aiohttp.ServerDisconnectedError)
 
 
 async def speaks_tls(url: str) -> bool:

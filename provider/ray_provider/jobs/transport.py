@@ -12,6 +12,7 @@ from ray_provider.exceptions import ConfigurationError
 from ray_provider.jobs.http_errors import (
     api_error,
     connection_error,
+    has_hung_up,
     is_tls_error,
     not_ray_error,
     redirect_error,
@@ -136,8 +137,7 @@ class Transport:
                     raise failure from error
                 failure.__cause__ = error
                 # Many a server that speaks TLS just hangs up on plain HTTP: no use in asking it again and again.
-                hung_up = attempts.number == 1 and isinstance(error, aiohttp.ServerDisconnectedError)
-                if hung_up and await speaks_tls(self._base):
+                if attempts.number == 1 and has_hung_up(error) and await speaks_tls(self._base):
                     raise tls_expected_error(self.endpoint) from error
             else:
                 text = answer.text if answer.status != 200 else ""
