@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+import threading
 import time
 
 import pytest
@@ -19,6 +24,7 @@ from ray_provider.jobs.client import JobAlreadyExistsError, RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.retry import RetryPolicy
+from tests.support.certificates import make_certificates
 from tests.support.jobs_api import NODE, JobsApi
 from tests.support.ray_head import free_ports
 from tests.unit.jobs.conftest import QUICK
@@ -355,3 +361,50 @@ def test_of_a_traceback_within_another_the_reason_is_told():
         "(most recent call last):\n  File y\nRuntimeError: Attempted to delete job 'a', but it is not over.\n.\n"
     )
     assert "Attempted to delete job 'a'" in str(api_error(RayEndpoint("http://h"), "DELETE", "/api/jobs/a", 500, body))
+
+
+class HangsUp:
+    """A server that speaks TLS, and ends a connection on which plain HTTP comes.
+
+    :param reset: with what came left unread, which the other side sees as a reset.
+    """
+
+    def __init__(self, context: ssl.SSLContext, *, reset: bool) -> None:
+        self._context, self._reset = context, reset
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.plain = 0
+
+    def __enter__(self) -> HangsUp:
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join(10)
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = self._socket.accept()
+                with connection:
+                    if connection.recv(1, socket.MSG_PEEK) == b"\x16":
+                        self._context.wrap_socket(connection, server_side=True).close()
+                        continue
+                    self.plain += 1
+                    if self._reset:
+                        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    else:
+                        connection.recv(65536)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_plain_http_to_a_server_that_speaks_tls_is_told_at_once(reset, tmp_path):
+    context = make_certificates(tmp_path).server_context("127.0.0.1")
+    with HangsUp(context, reset=reset) as server:
+        async with RayJobsClient(RayEndpoint(f"http://127.0.0.1:{server.port}")) as client:
+            with pytest.raises(RayConnectionError, match="the server speaks TLS, and we plain HTTP"):
+                await client.version()
+        assert server.plain <= 2, "aiohttp repeats a GET once by itself"
