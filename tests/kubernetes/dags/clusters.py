@@ -72,9 +72,9 @@ HEAD_ONLY = {"head": SMALL["head"], "worker": {"disabled": True}, "headOnly": Tr
 
 
 @task
-def hold(run_id: str) -> None:
+def hold(run: str) -> None:
     """Wait until the test lets this run go on."""
-    while not Path(os.environ["TEST_GATES"], run_id).exists():
+    while not Path(os.environ["TEST_GATES"], run).exists():
         time.sleep(0.2)
 
 
