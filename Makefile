@@ -10,6 +10,9 @@ PIP_AUDIT_VERSION := 2.10.1
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := scripts/isolated $(BIN)/python -m pytest
+# AIRFLOW_RAY_TESTS=all: also the tests that are marked slow, and longer forms of some.
+export AIRFLOW_RAY_TESTS ?=
+SHORT = $(if $(filter all,$(AIRFLOW_RAY_TESTS)),,-m "not slow")
 export AIRFLOW_RAY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airflow-ray
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 unexport RAY_ADDRESS RAY_AUTH_TOKEN RAY_AUTH_MODE
@@ -55,11 +58,12 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-infrastructure ## what has to pass before a change lands
+test: lint test-unit test-helm test-infrastructure test-security test-integration test-faults test-kubernetes ## what has to pass before a change lands
 	@echo "make test: all stages passed"
 
 .PHONY: test-all
-test-all: test test-integration test-faults test-compat test-kubernetes ## the same, and all that takes longer
+test-all: AIRFLOW_RAY_TESTS = all
+test-all: test test-compat ## the same with the slow tests, and the oldest Airflows
 	@echo "make test-all: all stages passed"
 
 .PHONY: system
@@ -99,7 +103,7 @@ test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
 .PHONY: test-integration
 test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"
-	@$(RUN) tests/integration
+	@$(RUN) tests/integration $(SHORT)
 
 .PHONY: test-security
 test-security: $(VENV)/.installed .venv-peer/.installed system ## credentials, boundaries, fuzzing in short, and secrets looked for after a run on a real Airflow
@@ -115,9 +119,9 @@ test-fuzz: $(VENV)/.installed ## ten minutes of made-up input for what reads inp
 	@AIRFLOW_RAY_FUZZ_SECONDS=$(FUZZ_SECONDS) $(BIN)/python -m pytest tests/fuzz --timeout=900
 
 .PHONY: test-faults
-test-faults: $(VENV)/.installed system ## every fault in every state of a task (AIRFLOW_RAY_FAULTS=long: longer ones)
+test-faults: $(VENV)/.installed system ## every fault in every state of a task
 	@echo "== fault matrix"
-	@$(RUN) tests/faults $(if $(filter long,$(AIRFLOW_RAY_FAULTS)),,-m "not slow")
+	@$(RUN) tests/faults $(SHORT)
 
 .PHONY: test-compat
 test-compat: $(VENV)/.installed .venv-peer/.installed .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## astro-provider-ray's DAGs, and the oldest Airflows that are supported
@@ -145,7 +149,7 @@ test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on O
 test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes with KubeRay
 	@echo "== Kubernetes tests"
 	@$(BIN)/python -m tests.support.terraform
-	@$(RUN) tests/kubernetes
+	@$(RUN) tests/kubernetes $(SHORT)
 
 # ---------------------------------------------------------------- benchmarks
 .venv-peer/.installed: requirements/peer.txt

@@ -230,6 +230,7 @@ def test_the_predecessors_dags_run_unchanged(stack, dag):
         assert client.xcom(dag, run_id, "on_the_same_cluster")["sum"] == 42
 
 
+@pytest.mark.slow
 def test_the_examples_run_on_the_local_backend(stack):
     """Ray Tune, mapped functions and a table by reference, each on a cluster of its own."""
     client = stack.client

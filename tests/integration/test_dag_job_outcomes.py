@@ -53,7 +53,7 @@ def pytest_generate_tests(metafunc):
     """The metadata database is told by a mark: what does not depend on it runs on SQLite only."""
     if "database" in metafunc.fixturenames:
         both = metafunc.definition.get_closest_marker("both_databases")
-        names = ["sqlite", "postgresql"] if both else ["sqlite"]
+        names = ["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)] if both else ["sqlite"]
         metafunc.parametrize("database", names, indirect=True, scope="module")
 
 

@@ -178,7 +178,7 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     assert_gone("a", ray_folder)
 
 
-@pytest.mark.parametrize("record", ["whole", "half-written", "missing"])
+@pytest.mark.parametrize("record", ["whole", pytest.param("half-written", marks=pytest.mark.slow), "missing"])
 async def test_a_set_up_that_was_killed_half_way_is_cleaned_up_by_the_next_delete(home, record):
     setter = start_elsewhere("a", home)
     paths = LocalPaths.of("a")

@@ -18,7 +18,7 @@ from tests.support.postgres import PostgresServer
 DAGS = Path(__file__).parent / "dags_stack"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"])
 def database(request) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
