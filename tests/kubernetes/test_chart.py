@@ -150,6 +150,7 @@ def test_an_upgrade_leaves_the_autoscalers_replicas_alone(kubernetes, namespace,
     assert replicas(kubernetes, namespace, "kept") == {"workergroup": 0, "other": 0}
 
 
+@pytest.mark.slow  # the missions scale from none, too
 def test_a_cluster_with_all_that_is_on_by_default_runs_and_scales(kubernetes, namespace):
     """Restricted pods, token authentication, a network policy, the autoscaler's token in its own container only.
 

@@ -137,6 +137,7 @@ async def check_that_the_token_is_wanted(scene: Scene, handle: ClusterHandle) ->
     assert inside.url == f"http://{handle.service}.{scene.namespace}.svc:8265"
 
 
+@pytest.mark.slow  # DAGs do it, too
 async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
     scene = Scene(kubernetes, namespace, helm=kubernetes.helm4)
     first = await scene.set_up(scene.spec(HEAD_ONLY, name="ray-lasting"))
@@ -172,7 +173,7 @@ async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
     assert scene.left(first.name) == []
 
 
-@pytest.mark.parametrize("helm", ["helm3", "helm4"])
+@pytest.mark.parametrize("helm", [pytest.param("helm3", marks=pytest.mark.slow), "helm4"])
 async def test_an_update_leaves_the_autoscalers_replicas_alone(kubernetes, namespace, helm):
     scene = Scene(kubernetes, namespace, helm=getattr(kubernetes, helm))
     autoscaled = values(
@@ -200,6 +201,7 @@ async def test_an_update_leaves_the_autoscalers_replicas_alone(kubernetes, names
     await scene.delete(handle)
 
 
+@pytest.mark.slow  # DAGs do it, too
 async def test_two_runs_at_once_do_not_meet(kubernetes, namespace):
     scenes = [Scene(kubernetes, namespace), Scene(kubernetes, namespace, helm=kubernetes.helm4)]
     handles = [made.handle for made in await asyncio.gather(*(scene.apply(scene.spec(HEAD_ONLY)) for scene in scenes))]

@@ -111,7 +111,8 @@ def test_it_is_ready_with_the_operator_as_a_release(kubernetes: Kubernetes) -> N
 
 
 # With a token the provider's own tests do the same.
-@pytest.mark.parametrize("token", [pytest.param(True, marks=pytest.mark.slow), False], ids=["token", "open"])
+@pytest.mark.slow  # tests of clusters do it, too
+@pytest.mark.parametrize("token", [True, False], ids=["token", "open"])
 def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
     kubernetes: Kubernetes, namespace: str, token: bool
 ) -> None:
