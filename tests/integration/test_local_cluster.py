@@ -125,12 +125,16 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
             while not (job := await client.get(submitted)).is_final:
                 await asyncio.sleep(0.2)
         assert job.status == "SUCCEEDED", job.message
-        # A job that runs, and that has put itself in a session of its own, ends with the cluster.
-        code = "import os, time; os.setsid(); time.sleep(600)"
-        await client.submit_request(JobSpec(entrypoint=f'exec python -c "{code}"', submission_id="endless"))
-        async with asyncio.timeout(60):
-            while (await client.get("endless")).status != "RUNNING":
+        # A job's process that has put itself in a session of its own ends with the cluster.
+        flag = home.parent / "in-a-session-of-its-own"
+        code = f"import os, time; os.fork() or (os.setsid(), open('{flag}', 'w').close()); time.sleep(600)"
+        await client.submit_request(JobSpec(entrypoint=f'python -c "{code}"', submission_id="endless"))
+        async with asyncio.timeout(90):
+            while not flag.exists():
                 await asyncio.sleep(0.2)
+                job = await client.get("endless")
+                assert not job.is_final, job.message
+        processes += [process for process in processes_of("a") if process not in processes]
 
     # Found by name, and by the URL alone. Whose it is does not change with who finds it.
     other = await start_local(LocalClusterSpec("a", num_cpus=2, owner={**OWNER, "run_id": "r2"}))
