@@ -25,6 +25,7 @@ _HOST_MISMATCH = frozenset({62, 64})
 
 #: The hint, and what is wrong.
 _TLS_EXPECTED = ("Write the address with https://.", "the server speaks TLS, and we plain HTTP.")
+_PLAIN_HTTP = "plain HTTP"
 _HANDSHAKE_SECONDS = 5.0
 
 
@@ -167,7 +168,7 @@ def tls_expected_error(endpoint: RayEndpoint) -> RayConnectionError:
     """Make the error for a server that was asked in plain HTTP and speaks TLS."""
     where = endpoint.display_url
     return RayConnectionError(
-        f"Can't reach Ray at {where}: {_TLS_EXPECTED[1]}", hint=_TLS_EXPECTED[0], url=where, cause="plain HTTP"
+        f"Can't reach Ray at {where}: {_TLS_EXPECTED[1]}", hint=_TLS_EXPECTED[0], url=where, cause=_PLAIN_HTTP
     )
 
 
@@ -194,6 +195,12 @@ async def speaks_tls(url: str) -> bool:
         return False
     writer.close()
     return True
+
+
+def is_about_tls(error: RayConnectionError) -> bool:
+    """Tell whether nobody can be reached because the two sides disagree about TLS: waiting does not change that."""
+    cause = error.__cause__
+    return error.data.get("cause") == _PLAIN_HTTP or (cause is not None and is_tls_error(cause))
 
 
 def is_tls_error(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from ray_provider.exceptions import RayApiError, RayConnectionError
-from ray_provider.jobs.http_errors import is_tls_error
+from ray_provider.jobs.http_errors import is_about_tls
 from ray_provider.jobs.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def _patience(error: RayConnectionError | RayApiError, seconds: float, *, known:
     """Tell for how many seconds an error may be waited out; 0: it will be the same the next time."""
     doubtful = min(seconds, DOUBTFUL_SECONDS)
     if isinstance(error, RayConnectionError):
-        if error.__cause__ is not None and is_tls_error(error.__cause__):
+        if is_about_tls(error):
             return 0.0
         return seconds if known else doubtful
     status = error.status or 0

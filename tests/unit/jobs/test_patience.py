@@ -12,7 +12,9 @@ from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.patience import patiently
 from ray_provider.jobs.retry import RetryPolicy
+from tests.support.certificates import make_certificates
 from tests.support.jobs_api import JobsApi
+from tests.support.tls_front import TlsFront
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -78,3 +80,13 @@ async def test_a_wrong_token_is_told_at_once():
             await ask(api.endpoint(token="wrong"), lines, seconds=600)  # noqa: S106
         assert not lines
         assert len(api.requests) == 1
+
+
+async def test_plain_http_to_a_server_that_speaks_tls_is_not_waited_out(tmp_path):
+    context = make_certificates(tmp_path).server_context("127.0.0.1")
+    lines: list[str] = []
+    async with JobsApi() as api:
+        with TlsFront(int(api.url.rpartition(":")[2]), context) as front:
+            with pytest.raises(RayConnectionError, match="the server speaks TLS, and we plain HTTP"):
+                await ask(RayEndpoint(f"http://127.0.0.1:{front.port}"), lines, seconds=30.0)
+    assert lines == [], "nobody is told to wait"
