@@ -135,11 +135,12 @@ def submitting_worker_killed(ground: Ground) -> None:
     case.kill_worker()
     gate.hold_submits = False
     case.wait("running", try_number=2)
+    [job] = case.jobs()
+    case.told(f"Taking over job {job['submission_id']}", 2)
     case.let_end()
     case.wait("success")
-    [job] = case.settled("SUCCEEDED")
+    case.settled("SUCCEEDED")
     case.told("ended", 2)
-    assert f"Taking over job {job['submission_id']}" in case.log(2)
 
 
 # ---------------------------------------------------------------- waiting in the worker
@@ -300,15 +301,16 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         watched = f"Job {job['submission_id']} is RUNNING"
         later.until("the second triggerer watches it", lambda: later.log().count(watched) >= 2)
         time.sleep(3)
-        before = later.lines().count("started")
         stack.stop_component(second)
         later.stays_running()
         later.let_end()
         later.wait("success")
         later.settled("SUCCEEDED")
         later.told("ended")
+        # Airflow begins the file anew of a triggerer that gets a trigger back: "started" may have stood there. (3.3)
         lines = later.lines()
-        assert (lines.count("started"), lines.count("ended")) == (before, 1), later.log()
+        assert lines.count("started") <= 1, later.log()
+        assert lines.count("ended") == 1, later.log()
 
 
 # ---------------------------------------------------------------- resuming after the event

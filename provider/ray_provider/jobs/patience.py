@@ -34,16 +34,20 @@ async def patiently(
     :raises RayApiError: the dashboard was away, or failed, all the time; or an error that waiting does not change.
     """
     loop = asyncio.get_running_loop()
-    began = loop.time()
+    began = since = loop.time()
     failures = 0
+    before: tuple[object, ...] = ()
     while True:
         try:
             answer = await ask()
         except (RayConnectionError, RayApiError) as error:
             limit = _patience(error, seconds, known=known)
+            if (kind := (type(error), error.data.get("status"))) != before:
+                # What follows an outage has not had its time yet: a dashboard that just came back waits for its agent.
+                before, since = kind, loop.time()
             failures += 1
             pause = _BACKOFF.delay(failures)
-            if loop.time() - began + pause > limit:
+            if loop.time() - began + pause > seconds or loop.time() - since + pause > limit:
                 raise
             if failures == 1:
                 tell(f"Ray can't be asked: {error.message} Going on for {limit:.0f} s.")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_provider.exceptions import ConfigurationError, JobConflictError, RayApiError, RayConnectionError
+from ray_provider.exceptions import ConfigurationError, JobConflictError, JobLostError, RayApiError, RayConnectionError
 from ray_provider.jobs.client import JobAlreadyExistsError
 from ray_provider.jobs.identity import IDENTITY_KEYS
 from ray_provider.jobs.retry import RetryPolicy
@@ -75,6 +75,28 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
         _check_same(client, spec, details)
         return SubmitResult(spec.submission_id, adopted=False, details=details)
     return SubmitResult(submission_id, adopted=False)
+
+
+def lost_answer(error: RayConnectionError | RayApiError) -> bool:
+    """Whether a submit that failed may have reached Ray all the same."""
+    return isinstance(error, RayConnectionError) or error.status in (502, 503, 504)
+
+
+async def check_head(client: RayJobsClient, submission_id: str, session_name: str | None) -> None:
+    """Before a submit whose answer was lost is repeated: a head that is another one now may have run the job.
+
+    :param session_name: of the head that got the first one.
+    :raises JobLostError: the head restarted since, and does not know the job.
+    """
+    now = (await client.version()).session_name
+    if not session_name or not now or now == session_name or await client.get(submission_id) is not None:
+        return
+    raise JobLostError(
+        f"Job {submission_id} was lost: the Ray head restarted while it was submitted (its session was {session_name} "
+        f"and is {now} now). The job may have begun, and a head without fault tolerance forgets its jobs.",
+        hint="Clear or retry the task: the job is submitted anew, under a new id.",
+        submission_id=submission_id,
+    )
 
 
 async def _look_for(client: RayJobsClient, submission_id: str) -> JobDetails | None:

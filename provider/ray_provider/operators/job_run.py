@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.exceptions import JobStoppedError, RayProviderError
+from ray_provider.exceptions import JobLostError, JobStoppedError, RayApiError, RayConnectionError, RayProviderError
 from ray_provider.hooks import own_cluster
 from ray_provider.operators import attempts
 from ray_provider.operators.background import Steps
@@ -62,6 +62,7 @@ class JobRun:
         self._ended = False
         self._sending = False
         self._sent = False
+        self._unanswered = False
         self._left = False
         self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
@@ -132,21 +133,27 @@ class JobRun:
 
         async def submit(client: RayJobsClient) -> JobDetails | None:
             from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
-            from ray_provider.jobs.submit import submit_once
+            from ray_provider.jobs.submit import check_head, lost_answer, submit_once
 
+            if self._unanswered:
+                await check_head(client, self._id, self.session_name)
             ready = spec
             if needs_packaging(spec.runtime_env):
                 ready = replace(spec, runtime_env=await package_runtime_env(client, spec.runtime_env))
             self._sending = self._sent = True
-            result = await submit_once(client, ready)
+            try:
+                result = await submit_once(client, ready)
+            except (RayConnectionError, RayApiError) as error:
+                self._unanswered = self._unanswered or lost_answer(error)
+                raise
             self._sending = False
             return result.details
 
         try:
             return self._with_client(submit, patient=True)
         except RayProviderError as error:
-            # Refused, or taken by somebody else: nothing of ours to stop. Only of a lost answer nothing is known.
-            self._ended = not self._sending or not error.retryable
+            # Refused, lost, or taken by somebody else: nothing of ours to stop. Only of a lost answer nothing is known.
+            self._ended = not self._sending or not error.retryable or isinstance(error, JobLostError)
             raise
 
     def adopted(self) -> None:

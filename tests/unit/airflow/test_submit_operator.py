@@ -12,7 +12,9 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.exceptions import JobFailedError, JobStoppedError, JobTimeoutError, RayProviderError
+from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError, JobTimeoutError, RayProviderError
+from ray_provider.jobs import patience, submit
+from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.operators import SubmitRayJob
 from tests.unit.airflow.conftest import TOKEN
 
@@ -220,6 +222,22 @@ def test_a_kill_while_the_submit_has_no_answer_stops_the_job_that_appears(dashbo
     finally:
         signal.signal(signal.SIGTERM, old)
     assert [job.status for job in dashboard.api.jobs.values()] in ([], ["STOPPED"])
+
+
+def test_a_head_that_restarts_before_it_answered_a_submit_may_have_run_the_job(dashboard, context, monkeypatch):
+    """Sent again to the new head it would run twice: the task fails, and a retry is somebody's decision."""
+
+    async def restarts(*_):
+        dashboard.api.restart()
+
+    monkeypatch.setattr(patience, "REQUESTS", RetryPolicy.none())
+    monkeypatch.setattr(submit, "_look_for", restarts)
+    dashboard.api.lose_answers = 1
+    with pytest.raises(JobLostError, match="was lost: the Ray head restarted while it was submitted") as lost:
+        operator().execute(context)
+    assert "under a new id" in lost.value.hint
+    assert dashboard.api.count["POST /api/jobs/"] == 1
+    assert dashboard.api.jobs == {}
 
 
 def test_a_deadline_stops_the_job_and_says_so(dashboard, context):

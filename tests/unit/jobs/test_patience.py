@@ -82,6 +82,20 @@ async def test_a_wrong_token_is_told_at_once():
         assert len(api.requests) == 1
 
 
+@pytest.mark.usefixtures("quick")
+async def test_what_follows_an_outage_has_its_own_time():
+    """A dashboard that was away for longer than a failure of its own may last says for a moment that it has no agent."""
+    async with JobsApi() as api:
+        began = time.monotonic()
+
+        def now():
+            passed = time.monotonic() - began
+            api.unavailable, api.unavailable_status = passed < 0.8, 503 if passed < 0.6 else 500
+
+        await ask(api.endpoint(), [], seconds=5.0, end=now)
+        assert time.monotonic() - began > 0.75
+
+
 async def test_plain_http_to_a_server_that_speaks_tls_is_not_waited_out(tmp_path):
     context = make_certificates(tmp_path).server_context("127.0.0.1")
     lines: list[str] = []
