@@ -260,7 +260,7 @@ def test_a_node_that_is_ended_leaves_nothing_and_two_do_not_meet(
     assert not kubernetes.exists("namespace", "only-there")
     began = time.monotonic()
     second_node.down()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30, "a second, on a machine that has nothing else to do"
     assert traces(second_node.name) == []
     assert kubernetes.get("nodes")["items"]  # the other one did not notice
 
@@ -293,7 +293,7 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
     assert traces(node.name)
     process.kill()
     process.wait()
-    until(lambda: not traces(node.name), 5, "end of the node of a killed owner")
+    until(lambda: not traces(node.name), 30, "end of the node of a killed owner")
 
 
 def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
@@ -301,7 +301,7 @@ def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
 ) -> None:
     _, node = owner
     os.kill(node.supervisor_pid(), signal.SIGKILL)
-    until(lambda: not processes_in(node.name), 5, "end of the node's processes")
+    until(lambda: not processes_in(node.name), 30, "end of the node's processes")
     assert node.name in control.reap_stale()
     assert traces(node.name) == []
 
@@ -331,7 +331,7 @@ def test_a_node_that_stands_is_used_from_another_network(second_node: control.No
 def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node: control.NodeHandle) -> None:
     etcd = next(pid for pid in processes_in(second_node.name) if b"/usr/bin/etcd" in _cmdline(pid))
     os.kill(etcd, signal.SIGKILL)
-    until(lambda: not second_node.state.exists(), 5, "end of the node")
+    until(lambda: not second_node.state.exists(), 30, "end of the node")
     kept = second_node.state.with_suffix(".broken")
     try:
         assert "etcd ended with" in (kept / "log/supervisor.log").read_text()
