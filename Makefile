@@ -83,7 +83,7 @@ lint: $(VENV)/.installed ## ruff, mypy, import contracts, bandit
 audit: $(VENV)/.installed ## bandit over our code, and known vulnerabilities of what the lock names (asks PyPI)
 	@echo "== audit"
 	@$(BIN)/bandit -q -c pyproject.toml -r provider
-	@$(BIN)/uv tool run --from "pip-audit==$(PIP_AUDIT_VERSION)" pip-audit --disable-pip --require-hashes -r requirements/dev.txt
+	@$(BIN)/uv tool run --from "pip-audit==$(PIP_AUDIT_VERSION)" pip-audit --strict --disable-pip --require-hashes -r requirements/dev.txt
 
 .PHONY: format
 format: $(VENV)/.installed ## put the code in form
