@@ -27,9 +27,10 @@ from tests.infrastructure.lab.google_api import EMAIL, GoogleCloud
 from tests.infrastructure.lab.presigned import caller
 from tests.infrastructure.lab.provider import need_schema
 from tests.infrastructure.runner_modules import is_ours
-from tests.kubernetes.missions import Nodes, Pool, TokenReviews, User
+from tests.kubernetes.missions import Nodes, Pool
 from tests.support.kubernetes import Kubernetes
 from tests.support.terraform import environment, need_aws_provider, need_terraform
+from tests.support.token_reviews import TokenReviews, User
 
 pytestmark = pytest.mark.timeout(1200)
 

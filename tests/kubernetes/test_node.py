@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -25,6 +24,7 @@ from tests.kubernetes.node.cgroups import groups_named, processes_in
 from tests.kubernetes.node.supervisor import start_time_of
 from tests.support.kubernetes import KubectlError, Kubernetes, until
 from tests.support.requirements import need
+from tests.support.token_reviews import TokenReviews, User
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -202,35 +202,15 @@ def test_the_api_server_asks_a_webhook_whom_a_token_belongs_to(kubernetes: Kuber
     need("a test node of our own", present=kubernetes.node is not None and not kubernetes.from_outside)
     asked = []
 
-    class Reviewer(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            asked.append(review["spec"]["token"])
-            known = review["spec"]["token"] == "cloud-token"
-            review["status"] = {"authenticated": known}
-            if known:
-                review["status"]["user"] = {"username": "someone@cloud", "groups": ["system:masters"]}
-            body = json.dumps(review).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def ask(token: str) -> User | None:
+        asked.append(token)
+        return User("someone@cloud", ("system:masters",)) if token == "cloud-token" else None
 
-        def log_message(self, *_: object) -> None:
-            """Say nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Reviewer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with kubernetes.token_webhook(f"http://127.0.0.1:{server.server_port}/review"):
-            known = kubernetes.token_kubeconfig("cloud-token")
-            assert "kube-system" in kubernetes.kubectl("get", "namespaces", kubeconfig=known)
-            with pytest.raises(KubectlError, match="logged in|Unauthorized"):
-                kubernetes.kubectl("get", "namespaces", kubeconfig=kubernetes.token_kubeconfig("other-token"))
-    finally:
-        server.shutdown()
-        server.server_close()
+    with TokenReviews(ask) as reviews, kubernetes.token_webhook(reviews.url):
+        known = kubernetes.token_kubeconfig("cloud-token")
+        assert "kube-system" in kubernetes.kubectl("get", "namespaces", kubeconfig=known)
+        with pytest.raises(KubectlError, match="logged in|Unauthorized"):
+            kubernetes.kubectl("get", "namespaces", kubeconfig=kubernetes.token_kubeconfig("other-token"))
     assert set(asked) == {"cloud-token", "other-token"}
     with pytest.raises(KubectlError, match="logged in|Unauthorized"):
         kubernetes.kubectl("get", "namespaces", kubeconfig=known)

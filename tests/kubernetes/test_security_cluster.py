@@ -6,12 +6,10 @@ import asyncio
 import base64
 import json
 import secrets
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -23,12 +21,14 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import open_kube
 from ray_provider.exceptions import KubernetesAccessError, RayApiError, RayConnectionError
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.retry import RetryPolicy
 from tests.kubernetes.clusters import HEAD_AND_WORKER, ON_TWO_NODES, Scene, values
 from tests.support.helm import ROOT, Helm
 from tests.support.kubernetes import Kubernetes
 from tests.support.policies import Enforcer
 from tests.support.requirements import need
+from tests.support.token_reviews import TokenReviews, User
 
 ROLE = ROOT / "helm" / "roles" / "provider-role.yaml"
 NAME = "guarded"
@@ -201,10 +201,11 @@ async def test_the_cluster_works_behind_it_and_the_proxy_needs_its_address_named
         rendered = render(stage, {"networkPolicy__apiServer__cidrs": []})
         stage.kubernetes.apply(rendered, stage.scene.namespace)
         stage.enforcer.enforce(stage.scene.namespace)
-        assert not await answers(stage.scene.access, stage.handle)
+        endpoint = await kubernetes_endpoint(stage.scene.access, stage.handle, how="proxy")
+        assert not await answers(endpoint)
         stage.kubernetes.apply(render(stage, {}), stage.scene.namespace)
         stage.enforcer.enforce(stage.scene.namespace)
-        assert await answers(stage.scene.access, stage.handle)
+        assert await answers(endpoint)
 
 
 @pytest.mark.timeout(900)
@@ -248,11 +249,10 @@ def render(stage: Stage, changes: dict) -> list:
     return found
 
 
-async def answers(access: KubernetesAccess, handle: ClusterHandle) -> bool:
-    endpoint = await kubernetes_endpoint(access, handle, how="proxy")
+async def answers(endpoint: RayEndpoint) -> bool:
     async with RayJobsClient(endpoint, timeout=6.0, retry=RetryPolicy.none()) as client:
         try:
-            await client.version()
+            await client.list_jobs()
         except (RayConnectionError, RayApiError):
             return False
     return True
@@ -274,8 +274,14 @@ async def test_kubernetes_tokens_that_are_good_for_seconds(stage):
             given.append(f"short-{time.time() + 6.0}")
         return given[-1]
 
-    user = f"system:serviceaccount:{scene.namespace}:provider"
-    with Webhook(user) as webhook, kubernetes.token_webhook(webhook.url):
+    user = User(f"system:serviceaccount:{scene.namespace}:provider", ("system:serviceaccounts", "system:authenticated"))
+
+    def ask(token: str) -> User:
+        if not token.startswith("short-") or float(token.rpartition("-")[2]) <= time.time():
+            raise PermissionError("it is over")
+        return user
+
+    with TokenReviews(ask) as reviews, kubernetes.token_webhook(reviews.url):
         access = KubernetesAccess(
             server=kubernetes.server,
             ca_data=kubernetes.ca_certificate,
@@ -287,7 +293,7 @@ async def test_kubernetes_tokens_that_are_good_for_seconds(stage):
         log = await short.job(stage.handle, ticking(25))
         assert [line for line in log.splitlines() if line.startswith("tick ")] == [f"tick {n}" for n in range(25)]
         assert len(given) >= 4
-        assert webhook.refused == 0 or webhook.accepted > webhook.refused
+        assert not reviews.refused or len(reviews.admitted) > len(reviews.refused)
         # An old one is really over.
         async with open_kube(replace(access, token_provider=fixed(given[0]))) as kube:
             with pytest.raises(KubernetesAccessError, match="401"):
@@ -299,51 +305,6 @@ def fixed(token: str):
         return token
 
     return provider
-
-
-class Webhook:
-    """Tells the API server whose a token is: ``short-<seconds since 1970>`` is good until then."""
-
-    def __init__(self, user: str) -> None:
-        self.user = user
-        self.accepted = self.refused = 0
-
-    def __enter__(self) -> Webhook:
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                review = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                token = review["spec"].get("token", "")
-                good = token.startswith("short-") and float(token.rpartition("-")[2]) > time.time()
-                outer.accepted += good
-                outer.refused += not good
-                status: dict = {"authenticated": good}
-                if good:
-                    groups = ["system:serviceaccounts", "system:authenticated"]
-                    status["user"] = {"username": outer.user, "groups": groups}
-                body = json.dumps(
-                    {"apiVersion": review["apiVersion"], "kind": "TokenReview", "status": status}
-                ).encode()
-                self.send_response(200)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}/"
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join(10)
 
 
 @pytest.mark.timeout(900)
@@ -363,21 +324,13 @@ async def test_rays_token_is_changed_in_the_secret_while_a_job_runs(stage, monke
     assert [line for line in log.splitlines() if line.startswith("tick ")] == [f"tick {n}" for n in range(20)]
     kubernetes.kubectl("delete", "pod", stage.ray_pod("head"), "-n", scene.namespace, "--wait=true", "--timeout=90s")
 
-    async def works(candidate) -> bool:
-        async with RayJobsClient(candidate, timeout=5.0, retry=RetryPolicy.none()) as client:
-            try:
-                await client.list_jobs()
-            except (RayConnectionError, RayApiError):
-                return False
-        return True
-
     deadline = time.monotonic() + 150
-    while not await works(endpoint):  # the very endpoint that was made before
+    while not await answers(endpoint):  # the very endpoint that was made before
         assert time.monotonic() < deadline, "the new head does not take the new token"
         await asyncio.sleep(1)
     assert await endpoint.token_source(None) == new
-    assert not await works(replace(endpoint, token=old, token_source=None))
-    assert await works(replace(endpoint, token=new, token_source=None))
+    assert not await answers(replace(endpoint, token=old, token_source=None))
+    assert await answers(replace(endpoint, token=new, token_source=None))
 
 
 def test_the_enforcer_knows_its_selectors():
