@@ -10,6 +10,7 @@ import contextlib
 import functools
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import yaml
 
-from tests.support.requirements import need
+from tests.support.requirements import lacking, need
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "ray-cluster"
@@ -228,7 +229,10 @@ def main() -> int:
     # What renders are checked against. Made from the operator's module: needs Go, and the network the first time.
     from tests.kubernetes.node import parts
 
-    print(f"definitions: {parts.definitions(parts.kuberay_version()).ensure()}")
+    if shutil.which("go") is None and rayclusters_definition(parts.kuberay_version()) is None:
+        lacking("KubeRay's definition of RayCluster", how="Install Go 1.25 or newer: it comes with KubeRay's module.")
+    else:
+        print(f"definitions: {parts.definitions(parts.kuberay_version()).ensure()}")
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 
 import pytest
 
@@ -20,3 +21,14 @@ def need(what: str, *, present: bool | None = None, how: str = "") -> None:
     if os.environ.get("CI"):
         pytest.fail(f"{message} (CI is set: nothing may be skipped)")
     pytest.skip(message)
+
+
+def lacking(what: str, *, how: str) -> None:
+    """Say before the tests what they will miss: they skip what needs it. Where CI is set, end here.
+
+    :param how: how the reader gets it.
+    """
+    message = f"{what} is not here: the tests that need it are skipped. {how}"
+    if os.environ.get("CI"):
+        raise SystemExit(f"{message} (CI is set: nothing may be skipped)")
+    print(message, file=sys.stderr)

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.support.requirements import need
+from tests.support.requirements import lacking, need
 
 ROOT = Path(__file__).resolve().parents[2]
 MODULES = ROOT / "terraform" / "modules"
@@ -413,14 +413,16 @@ def prepare() -> None:
     """Get what this machine lacks, while there is a network."""
     from tests.infrastructure.lab import schemas
 
-    if find_terraform() is None:
+    if find_terraform() is None and shutil.which("go"):
         build_opentofu()
     program = find_terraform()
     if program is None:
-        raise RuntimeError(HOW)
-    if find_mirror() is None:
-        mirror_aws_provider(program)
-    print(f"{program} at {program.path}; AWS provider {', '.join(provider_versions(find_mirror()))} in {find_mirror()}")
+        lacking("Terraform", how=HOW)
+    else:
+        if find_mirror() is None:
+            mirror_aws_provider(program)
+        mirror = find_mirror()
+        print(f"{program} at {program.path}; AWS provider {', '.join(provider_versions(mirror))} in {mirror}")
     schemas.prepare()
     install_checkov()
     print(f"checkov at {checkov()}")
