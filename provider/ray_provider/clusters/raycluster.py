@@ -68,6 +68,21 @@ def pod_spec(cluster: Mapping[str, Any]) -> Json:
     return spec
 
 
+def desired_workers(cluster: Mapping[str, Any]) -> int:
+    """Give how many worker pods a spec asks for (the operator's own rule)."""
+    wanted = 0
+    for group in cluster["spec"].get("workerGroupSpecs") or []:
+        if group.get("suspend"):
+            continue
+        lowest = int(group.get("minReplicas") or 0)
+        highest = group.get("maxReplicas")
+        replicas = max(int(group.get("replicas") or 0), lowest)
+        if highest is not None:
+            replicas = min(replicas, int(highest))
+        wanted += replicas * int(group.get("numOfHosts") or 1)
+    return wanted
+
+
 def digest(chart: str, values: Mapping[str, Any]) -> str:
     """Give what changes when a chart or its values do."""
     text = json.dumps([chart, values], sort_keys=True, default=str)

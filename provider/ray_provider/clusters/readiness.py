@@ -12,6 +12,7 @@ from ray_provider.clusters import diagnosis
 from ray_provider.clusters.diagnosis import Finding, is_true
 from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of
 from ray_provider.clusters.kuberay import SELECTOR, Operator
+from ray_provider.clusters.raycluster import desired_workers
 from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
 from ray_provider.plain_text import clean
 
@@ -30,6 +31,7 @@ class ReadinessOptions:
     :param image_seconds: how long an image may fail to be pulled for a cause that may pass.
     :param operator_seconds: how long the operator may take to notice the cluster.
     :param short_seconds: how long what may pass by itself may last.
+    :param settle_seconds: after this, an operator that runs has looked at a change, whether it wrote that down or not.
     """
 
     timeout_seconds: float = 900.0
@@ -38,6 +40,7 @@ class ReadinessOptions:
     image_seconds: float = 90.0
     operator_seconds: float = 45.0
     short_seconds: float = 20.0
+    settle_seconds: float = 5.0
 
     def to_dict(self) -> dict[str, Any]:
         """Give them as plain data."""
@@ -67,6 +70,32 @@ class ClusterView:
     stale_events: dict[str, str] = field(default_factory=dict)
     operator: Operator | None = None
     operator_known: bool = False
+    settled: bool = False
+
+    @property
+    def unacknowledged(self) -> bool:
+        """Whether the operator has not written down that it knows the spec as it is now."""
+        if self.cluster is None:
+            return False
+        status = self.cluster.get("status") or {}
+        return int(status.get("observedGeneration") or 0) < int(self.cluster["metadata"].get("generation") or 1)
+
+    @property
+    def operator_stopped(self) -> bool:
+        """Whether the operator is known not to run."""
+        return self.operator is not None and (self.operator.replicas == 0 or self.operator.available == 0)
+
+    def _unnoticed(self) -> bool:
+        """Whether the operator has yet to look at the spec.
+
+        KubeRay (1.6.1 and before) writes ``observedGeneration`` only together with something else in the status: a
+        change that replaces no pod and wants as many as before is never acknowledged.
+        """
+        if self.cluster is None or not self.unacknowledged:
+            return False
+        status = self.cluster.get("status") or {}
+        as_before = int(status.get("desiredWorkerReplicas") or 0) == desired_workers(self.cluster)
+        return not (self.settled and status.get("observedGeneration") and as_before)
 
     def fresh_events(self) -> list[Json]:
         """Give the events that came after we began to look."""
@@ -82,7 +111,7 @@ class ClusterView:
         if cluster is None:
             return "the RayCluster"
         status = cluster.get("status") or {}
-        if int(status.get("observedGeneration") or 0) < int(cluster["metadata"].get("generation") or 1):
+        if self._unnoticed():
             return "the operator's notice"
         # Pods that were not listed yet are not gone.
         if stale_pods and (not self.pods_known or stale_pods & self.pods.keys()):
@@ -249,6 +278,7 @@ class ReadinessWatch:
             )
         if cluster is not None and cluster["metadata"].get("deletionTimestamp"):
             raise self._failed(Finding("deleted", "the RayCluster is being deleted", "Set it up anew."), [])
+        self._settle(now)
         if cluster is not None and view.missing(self._options, self._stale_pods) is None:
             return cluster, 0.0
         self._progress()
@@ -258,7 +288,8 @@ class ReadinessWatch:
         self._first_seen = {key: self._first_seen.get(key, now) for key in keys}
         pause = self._deadline - now
         if self._unnoticed_since is not None:
-            pause = min(pause, *(self._unnoticed_since + limit - now for limit in self._notice_limits()))
+            ends = (self._unnoticed_since + limit - now for limit in self._notice_limits())
+            pause = min([pause, *(end for end in ends if end > 0)])
         for finding in findings:
             left = self._first_seen[finding.cause, finding.subject] + self._options.patience(finding.patience) - now
             if left <= 0:
@@ -268,6 +299,15 @@ class ReadinessWatch:
             raise await self._timed_out(findings)
         return None, max(0.05, min(pause, _STUCK_SECONDS))
 
+    def _settle(self, now: float) -> None:
+        """Keep in mind since when the spec is not acknowledged, and whether that still means something."""
+        view = self.view
+        if not view.unacknowledged:
+            self._unnoticed_since, view.settled = None, False
+            return
+        self._unnoticed_since = self._unnoticed_since or now
+        view.settled = now - self._unnoticed_since >= self._options.settle_seconds and not view.operator_stopped
+
     def _findings(self, now: float) -> Iterable[Finding]:
         view = self.view
         if view.cluster is not None:
@@ -276,10 +316,8 @@ class ReadinessWatch:
             if uid not in self._stale_pods:
                 yield from diagnosis.pod_findings(pod)
         missing = view.missing(self._options, frozenset())
-        if missing != "the operator's notice" or view.cluster is None:
-            self._unnoticed_since = None
+        if missing != "the operator's notice" or self._unnoticed_since is None:
             return
-        self._unnoticed_since = self._unnoticed_since or now
         lasted = now - self._unnoticed_since
         operator, known = view.operator, None
         if operator is not None and operator.replicas == 0:
@@ -290,11 +328,11 @@ class ReadinessWatch:
             yield diagnosis.no_operator(f"{self._namespace}/{self._name}", lasted, known)
 
     def _notice_limits(self) -> tuple[float, ...]:
-        """Give how long the operator may take: less, if it is known not to run."""
-        operator = self.view.operator
-        limits = (self._options.operator_seconds,)
-        stopped = operator is not None and (operator.replicas == 0 or operator.available == 0)
-        return (*limits, self._options.short_seconds) if stopped else limits
+        """Give when to judge an operator that has not noticed: sooner, if it is known not to run."""
+        options = self._options
+        return options.operator_seconds, (
+            options.short_seconds if self.view.operator_stopped else options.settle_seconds
+        )
 
     async def _stuck(self, now: float) -> list[Finding]:
         """Look at the events of pods that have a node and do not start: only there it stands why."""

@@ -272,6 +272,34 @@ async def test_an_update_waits_for_the_notice_and_for_the_end_of_old_pods():
         await task
 
 
+async def test_a_change_that_the_operator_never_acknowledges_is_waited_for_briefly():
+    # KubeRay writes observedGeneration only together with something else in the status.
+    async with running() as (server, access), open_kube(access) as kube:
+        deployments = "/apis/apps/v1/deployments"
+        operator = {
+            "metadata": {"namespace": "kuberay"},
+            "spec": {"replicas": 0, "template": {"spec": {}}},
+            "status": {},
+        }
+        await server.put(deployments, "operator", operator)
+        changed = cluster(generation=2, observed=1, ready=1, desired=1)
+        changed["spec"] = {"workerGroupSpecs": [{"replicas": 1, "minReplicas": 0, "maxReplicas": 4}]}
+        await server.put(CLUSTERS, "c", changed)
+        # An operator that does not run has not looked.
+        with pytest.raises(ClusterFailedError, match="no KubeRay operator has taken notice"):
+            await watch_of(kube, settle_seconds=0.2, short_seconds=0.6).wait()
+        operator["spec"]["replicas"] = operator["status"]["availableReplicas"] = 1
+        await server.put(deployments, "operator", operator)
+        began = time.monotonic()
+        await watch_of(kube, settle_seconds=0.5).wait()
+        assert 0.4 < time.monotonic() - began < 1.5
+        # More workers than before: that shows in the status once it has looked.
+        changed["spec"]["workerGroupSpecs"][0]["replicas"] = 2
+        await server.put(CLUSTERS, "c", changed)
+        with pytest.raises(ClusterFailedError, match="no KubeRay operator has taken notice"):
+            await watch_of(kube, settle_seconds=0.2, operator_seconds=0.8).wait()
+
+
 async def test_a_cluster_that_is_deleted_meanwhile_is_told():
     async with running() as (server, access), open_kube(access) as kube:
         await server.put(CLUSTERS, "c", cluster(head=False))
