@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,7 +16,7 @@ FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "remove
 
 _POLL_SECONDS = 0.2
 _PAGE = 100
-_GET_TRIES = 3
+_TRIES = 3
 _HEALTH = "/api/v2/monitor/health"
 
 
@@ -63,22 +64,30 @@ class AirflowClient:
         *,
         query: Mapping[str, Any] | None = None,
         accept: str = "application/json",
+        creates: bool = False,
     ) -> Any:
         """Ask, and give the answer's JSON (or its text, if it is none).
 
-        A ``GET`` that gets no answer is sent again, twice: on a small machine an API server can stall for a while.
+        What gets no answer is sent again, twice, if that does no harm: on a small machine an API server can stall for
+        a while.
 
         :param path: from the root, e.g. ``/api/v2/dags``.
+        :param creates: this ``POST`` makes something that the body names: it may be sent again, and that it is there
+            already then means that it was made. The answer is ``None`` in that case.
         :raises AirflowApiError: the answer is an error.
         :raises OSError: there is no answer.
         """
         if query:
             path = f"{path}?{urlencode(query, doseq=True)}"
-        tries = _GET_TRIES if method == "GET" and not path.startswith(_HEALTH) else 1
-        status, text = self._send_repeatedly(tries, method, path, body, accept)
+        tries = _TRIES if (method != "POST" or creates) and not path.startswith(_HEALTH) else 1
+        tried, status, text = self._send_repeatedly(tries, method, path, body, accept)
         if status == http.HTTPStatus.UNAUTHORIZED and not path.startswith("/auth/"):
             self._token = None
-            status, text = self._send_repeatedly(tries, method, path, body, accept)
+            tried, status, text = self._send_repeatedly(tries, method, path, body, accept)
+        if tried > 1 and creates and status == http.HTTPStatus.CONFLICT:
+            return None
+        if tried > 1 and method == "DELETE" and status == http.HTTPStatus.NOT_FOUND:
+            return None
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise AirflowApiError(method, path, status, text)
         try:
@@ -86,13 +95,14 @@ class AirflowClient:
         except ValueError:
             return text
 
-    def _send_repeatedly(self, tries: int, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
-        for _ in range(tries - 1):
+    def _send_repeatedly(self, tries: int, method: str, path: str, body: Any, accept: str) -> tuple[int, int, str]:
+        """Give how often it was sent, and the answer's status and text."""
+        for tried in range(1, tries):
             try:
-                return self._send(method, path, body, accept)
+                return tried, *self._send(method, path, body, accept)
             except OSError:
                 time.sleep(_POLL_SECONDS)
-        return self._send(method, path, body, accept)
+        return tries, *self._send(method, path, body, accept)
 
     def _send(self, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
         headers = {"Accept": accept}
@@ -166,7 +176,7 @@ class AirflowClient:
             body["extra"] = json.dumps(body["extra"])
         with suppress(AirflowApiError):
             self.delete_connection(connection_id)
-        self.request("POST", "/api/v2/connections", body)
+        self.request("POST", "/api/v2/connections", body, creates=True)
 
     def delete_connection(self, connection_id: str) -> None:
         """Remove a connection from the metadata database."""
@@ -176,7 +186,7 @@ class AirflowClient:
         """Write an Airflow variable into the metadata database; one of the same key is replaced."""
         with suppress(AirflowApiError):
             self.request("DELETE", f"/api/v2/variables/{quote(key, safe='')}")
-        self.request("POST", "/api/v2/variables", {"key": key, "value": value})
+        self.request("POST", "/api/v2/variables", {"key": key, "value": value}, creates=True)
 
     # -- DAGs and runs -------------------------------------------------------------------------------------------
 
@@ -223,15 +233,16 @@ class AirflowClient:
         """Start a run, and give its id.
 
         :param conf: the run's parameters.
+        :param run_id: its id; unless given, one is made of the time.
         :param unpause: wait for the DAG and unpause it first.
         """
         if unpause:
             self.unpause(dag_id)
-        body: dict[str, Any] = {"logical_date": logical_date, "conf": dict(conf or {})}
-        if run_id:
-            body["dag_run_id"] = run_id
-        answer = self.request("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", body)
-        return str(answer["dag_run_id"])
+        # Named here, so that it can be asked for again without making a second one.
+        run_id = run_id or f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": run_id, "logical_date": logical_date, "conf": dict(conf or {})}
+        self.request("POST", f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns", body, creates=True)
+        return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
         """Give a run."""
