@@ -117,6 +117,13 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
     assert again == handle
     assert json.loads(kubernetes.helm("history", spec.name, "-n", namespace, "-o", "json"))[-1]["revision"] == 1
 
+    # A change that replaces no pod KubeRay never acknowledges: it is waited for briefly.
+    lasting = values(HEAD_AND_WORKER, worker__resources__requests__memory="510Mi", upgradeStrategy={"type": "None"})
+    before = {pod["metadata"]["uid"] for pod in scene.pods(spec.name)}
+    await scene.set_up(scene.spec(lasting, owner=spec.owner))
+    assert "upgradeStrategy is None" in scene.text
+    assert {pod["metadata"]["uid"] for pod in scene.pods(spec.name)} == before
+
     assert await scene.delete(handle) is True
     assert scene.left(handle.name) == []
     assert await scene.delete(handle) is False

@@ -69,7 +69,8 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
     except (RayConnectionError, RayApiError) as error:
         if isinstance(error, RayApiError) and (error.status or 0) < 500:
             raise
-        details = await _look_for(client, spec.submission_id)
+        # Of what was refused one look tells; a request without an answer may still be on its way.
+        details = await _look_for(client, spec.submission_id, _LOOK_SECONDS if lost_answer(error) else 0.0)
         if details is None:
             raise
         _check_same(client, spec, details)
@@ -99,10 +100,10 @@ async def check_head(client: RayJobsClient, submission_id: str, session_name: st
     )
 
 
-async def _look_for(client: RayJobsClient, submission_id: str) -> JobDetails | None:
-    """Look for a job whose submit got no answer: the request may have come through all the same."""
+async def _look_for(client: RayJobsClient, submission_id: str, seconds: float) -> JobDetails | None:
+    """Look for a job whose submit failed: the request may have come through all the same."""
     loop = asyncio.get_running_loop()
-    until = loop.time() + _LOOK_SECONDS
+    until = loop.time() + seconds
     while True:
         try:
             details = await client.get(submission_id, retry=RetryPolicy.none())

@@ -133,6 +133,7 @@ class JobRun:
 
         async def submit(client: RayJobsClient) -> JobDetails | None:
             from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
+            from ray_provider.jobs.retry import RetryPolicy
             from ray_provider.jobs.submit import check_head, lost_answer, submit_once
 
             if self._unanswered:
@@ -142,7 +143,8 @@ class JobRun:
                 ready = replace(spec, runtime_env=await package_runtime_env(client, spec.runtime_env))
             self._sending = self._sent = True
             try:
-                result = await submit_once(client, ready)
+                # Sent once: before it is sent again, it has to be the same head (above, when this step is repeated).
+                result = await submit_once(client, ready, retry=RetryPolicy.none())
             except (RayConnectionError, RayApiError) as error:
                 self._unanswered = self._unanswered or lost_answer(error)
                 raise
