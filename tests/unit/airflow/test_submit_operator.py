@@ -13,8 +13,7 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError, JobTimeoutError, RayProviderError
-from ray_provider.jobs import patience, submit
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs import submit
 from ray_provider.operators import SubmitRayJob
 from tests.unit.airflow.conftest import TOKEN
 
@@ -230,7 +229,6 @@ def test_a_head_that_restarts_before_it_answered_a_submit_may_have_run_the_job(d
     async def restarts(*_):
         dashboard.api.restart()
 
-    monkeypatch.setattr(patience, "REQUESTS", RetryPolicy.none())
     monkeypatch.setattr(submit, "_look_for", restarts)
     dashboard.api.lose_answers = 1
     with pytest.raises(JobLostError, match="was lost: the Ray head restarted while it was submitted") as lost:
