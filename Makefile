@@ -58,12 +58,12 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-infrastructure test-security test-integration ## what has to pass before a change lands
+test: lint test-unit test-helm test-infrastructure test-security test-faults test-integration test-kubernetes ## what has to pass before a change lands
 	@echo "make test: all stages passed"
 
 .PHONY: test-all
 test-all: AIRFLOW_RAY_TESTS = all
-test-all: test test-faults test-compat test-kubernetes ## the same with the slow tests, the fault matrix, the oldest Airflows, a Kubernetes
+test-all: test test-compat ## the same with the slow tests, and the oldest Airflows
 	@echo "make test-all: all stages passed"
 
 .PHONY: system

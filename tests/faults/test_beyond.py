@@ -146,7 +146,7 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
         assert not [each for each in found if each["state"] in {"failed", "upstream_failed"}], case.jobs()
         return found if len(found) == 50 and all(each["state"] == "success" for each in found) else None
 
-    instances = until("50 mapped tasks have succeeded", ended, timeout=700)
+    instances = until("50 mapped tasks have succeeded", ended, timeout=400)
     by_index = {each["map_index"]: each for each in instances}
     jobs = case.settled(*["SUCCEEDED"] * 50)  # one job for each, whatever Airflow had to do twice
     owners = {int(job["metadata"]["airflow_map_index"]): job["submission_id"] for job in jobs}

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.kubernetes.node.cache import locked
 from tests.support.requirements import lacking, need
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -395,18 +396,20 @@ def checkov() -> Path | None:
 
 def install_checkov() -> None:
     """Install checkov as locked, in an environment of its own: it pins much that others need newer."""
-    if checkov():
-        return
     lock = ROOT / "requirements" / "checkov.txt"
     final = cache_dir("checkov", hashlib.sha256(lock.read_bytes()).hexdigest()[:16])
-    shutil.rmtree(final, ignore_errors=True)
-    # A virtual environment can't be renamed: checkov itself comes last, so that a half-made one has none.
-    subprocess.run([sys.executable, "-m", "venv", str(final)], check=True)
-    python = str(final / "bin" / "python")
-    subprocess.run(
-        [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", str(lock)],
-        check=True,
-    )
+    # A virtual environment can't be renamed: checkov itself comes last, so that a half-made one has none, and one
+    # process at a time makes it.
+    with locked(final.with_suffix(".lock"), "checkov"):
+        if checkov():
+            return
+        shutil.rmtree(final, ignore_errors=True)
+        subprocess.run([sys.executable, "-m", "venv", str(final)], check=True)
+        python = str(final / "bin" / "python")
+        subprocess.run(
+            [python, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--require-hashes", "-r", str(lock)],
+            check=True,
+        )
 
 
 def prepare() -> None:
