@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import base64
-import configparser
 import json
 import logging
-import os
-import secrets
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
@@ -36,14 +34,13 @@ from ray_provider.clusters.processes import (
     wait_gone,
 )
 from ray_provider.testing.client import AirflowApiError, AirflowClient
+from ray_provider.testing.configuration import HOST, component_environment, settings, write_config
 from ray_provider.testing.parent import die_with_parent
 
 log = logging.getLogger(__name__)
 
 #: Every process of a stack carries the stack's home in this variable: so none can get lost.
 MARK = "RAY_PROVIDER_STACK_HOME"
-
-HOST = "127.0.0.1"
 
 #: In the home: the components that were started, one a line.
 _PROCESSES = "processes.jsonl"
@@ -52,7 +49,7 @@ _PROCESSES = "processes.jsonl"
 _LONGEST_TEMPORARY = 70
 
 #: How long a component waits for its turn to write (seconds). With the default of 5 a slow disk ends the scheduler.
-_SQLITE_OPTIONS = "?timeout=60"
+_SQLITE_SECONDS = 60
 
 _JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
@@ -105,9 +102,9 @@ class AirflowStack:
         self.home = Path(home).absolute()
         self.logs = self.home / "logs"
         self.dags_folder = Path(dags_folder).absolute() if dags_folder else self.home / "dags"
-        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self.home / 'airflow.db'}{_SQLITE_OPTIONS}"
+        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self._sqlite}?timeout={_SQLITE_SECONDS}"
         self.port = port or free_ports(1)[0]
-        self.client = AirflowClient(HOST, self.port, check=self._check)
+        self.client = AirflowClient(HOST, self.port, check=self._check, timeout=_SQLITE_SECONDS + 15.0)
         #: What ``stop`` had to end by force after all components were gone: a fault of theirs, empty if all is well.
         self.leftovers: list[str] = []
         #: How many seconds the steps of the start took.
@@ -127,6 +124,10 @@ class AirflowStack:
     def url(self) -> str:
         """The address of the web interface and the REST API."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def _sqlite(self) -> Path:
+        return self.home / "airflow.db"
 
     @property
     def local_ray_home(self) -> Path:
@@ -172,12 +173,16 @@ class AirflowStack:
         self.logs.mkdir(exist_ok=True)
         self._temporary = self._make_temporary()
         self.dags_folder.mkdir(parents=True, exist_ok=True)
-        self._write_config()
+        write_config(self.home, self._settings(), self._config)
         began = time.monotonic()
         migrated = self.airflow("db", "migrate", timeout=self._start_timeout, check=False)
         (self.logs / "db-migrate.log").write_text(migrated.stdout, encoding="utf-8")
         if migrated.returncode:
             raise StackError(f"airflow db migrate failed:\n{migrated.stdout[-4000:]}")
+        if self._sqlite.exists():
+            # Kept in the file: those who read don't wait for those who write, nor the other way round.
+            with closing(sqlite3.connect(self._sqlite)) as database:
+                database.execute("PRAGMA journal_mode=WAL")
         self.timings["db migrate"] = time.monotonic() - began
         began = time.monotonic()
         names = ["api-server", "scheduler", "dag-processor", *map(_triggerer_name, range(1, self._triggerers + 1))]
@@ -384,78 +389,22 @@ class AirflowStack:
         folder.mkdir(exist_ok=True)
         return folder
 
-    # -- configuration -------------------------------------------------------------------------------------------
+    def _settings(self) -> dict[str, dict[str, str]]:
+        return settings(
+            dags_folder=self.dags_folder, logs=self.logs, port=self.port, sql_alchemy_conn=self.sql_alchemy_conn
+        )
 
     def _environment(self) -> dict[str, str]:
-        # Airflow's own components talk to each other over loopback: never through a proxy.
-        inherited = {key: value for key, value in os.environ.items() if not key.startswith(("AIRFLOW", "_AIRFLOW"))}
-        no_proxy = ",".join(filter(None, [inherited.get("NO_PROXY") or inherited.get("no_proxy"), HOST, "localhost"]))
-        bin_folder = str(Path(self._python).parent)
+        environment = component_environment(self.home, self._python)
+        if self._temporary:
+            environment["TMPDIR"] = str(self._temporary)
         return {
-            **inherited,
-            "NO_PROXY": no_proxy,
-            "no_proxy": no_proxy,
-            "PATH": os.pathsep.join([bin_folder, inherited.get("PATH", os.defpath)]),
-            "PYTHONUNBUFFERED": "1",
+            **environment,
             HOME_VARIABLE: str(self.local_ray_home),
-            **({"TMPDIR": str(self._temporary)} if self._temporary else {}),
             **self._env,
             "AIRFLOW_HOME": str(self.home),
             MARK: str(self.home),
         }
-
-    def _write_config(self) -> None:
-        path = self.home / "airflow.cfg"
-        config = configparser.ConfigParser(interpolation=None)
-        config.optionxform = str  # type: ignore[assignment,method-assign]
-        for section, values in _configuration(self).items():
-            config[section] = values
-        for section, extra in self._config.items():
-            if not config.has_section(section):
-                config.add_section(section)
-            config[section].update(extra)
-        for section in config.sections():  # Airflow reads % as the start of a reference
-            config[section].update({key: value.replace("%", "%%") for key, value in config[section].items()})
-        if path.exists():  # the keys of a home stay what they were: its database is encrypted with them
-            earlier = configparser.ConfigParser(interpolation=None)
-            earlier.read(path, encoding="utf-8")
-            for section, key in (("core", "fernet_key"), ("api", "secret_key"), ("api_auth", "jwt_secret")):
-                config[section][key] = earlier.get(section, key, fallback=config[section][key])
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            config.write(file)
-
-
-def _configuration(stack: AirflowStack) -> dict[str, dict[str, str]]:
-    """Give what differs from Airflow's defaults: one small machine, quick answers, nothing sent anywhere."""
-    return {
-        "core": {
-            "dags_folder": str(stack.dags_folder),
-            "load_examples": "False",
-            "executor": "LocalExecutor",
-            "parallelism": "4",
-            "fernet_key": _new_key(),
-            "simple_auth_manager_all_admins": "True",
-            "execution_api_server_url": f"{stack.url}/execution/",
-            "test_connection": "Enabled",
-        },
-        "database": {"sql_alchemy_conn": stack.sql_alchemy_conn, "load_default_connections": "False"},
-        "logging": {"base_log_folder": str(stack.logs)},
-        "api": {"host": HOST, "port": str(stack.port), "base_url": stack.url, "secret_key": _new_key(), "workers": "1"},
-        "api_auth": {"jwt_secret": _new_key()},
-        # A short task that resumes from a deferral can be failed by the scheduler while its heartbeat is still the
-        # old one, at Airflow's default of 5 s.
-        "workers": {"min_heartbeat_interval": "1"},
-        "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_tracemalloc": "False"},
-        # New and changed files are found at once; reading all of them again and again would keep a core busy.
-        "dag_processor": {"refresh_interval": "2", "min_file_process_interval": "60", "parsing_processes": "1"},
-        "triggerer": {"job_heartbeat_sec": "2"},
-        "usage_data_collection": {"enabled": "False"},
-    }
-
-
-def _new_key() -> str:
-    return base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
 
 
 def _kind(name: str) -> str:
