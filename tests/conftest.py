@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import signal
+import sys
+import traceback
 
 import pytest
+
+# In Python 3.11 a traceback that is formatted while the compiler runs (the garbage collector ran a finalizer that raised)
+# makes that compiler fail: "SystemError: AST constructor recursion depth mismatch". Here it would take a whole run with
+# it, as pytest compiles what it imports. Without the little arrows below a line the formatter needs no compiler.
+if sys.version_info < (3, 12):
+    traceback._extract_caret_anchors_from_line_segment = lambda _segment: None  # type: ignore[attr-defined]
 
 
 def pytest_configure() -> None:

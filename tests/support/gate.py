@@ -29,7 +29,7 @@ class Gate:
         #: How many submits were passed on.
         self.submits = 0
         self.url = ""
-        self._loop = asyncio.new_event_loop()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._ready = threading.Event()
         self._stopping: asyncio.Event | None = None
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -45,12 +45,13 @@ class Gate:
         self.hold_submits = False
         self._loop.call_soon_threadsafe(self._stopping.set)
         self._thread.join(10)
-        self._loop.close()
+        assert not self._thread.is_alive()
 
     def _serve(self) -> None:
-        self._loop.run_until_complete(self._main())
+        asyncio.run(self._main())  # ends what is left of the requests, too
 
     async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._stopping = asyncio.Event()
         app = web.Application(client_max_size=200 * 1024 * 1024)
         app.router.add_route("*", "/{path:.*}", self._handle)
@@ -65,7 +66,7 @@ class Gate:
         ) as self._client:
             self._ready.set()
             await self._stopping.wait()
-        await runner.cleanup()
+            await runner.cleanup()  # first those who ask, then the client that asks for them
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         if self.closed:
