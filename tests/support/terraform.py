@@ -38,7 +38,7 @@ EXAMPLES = ROOT / "terraform" / "examples"
 
 #: The modules' cross-variable validation needs Terraform 1.9; OpenTofu has it from 1.9 on, too.
 MINIMUM = (1, 9, 0)
-OPENTOFU_VERSION = "v1.10.10"
+OPENTOFU_VERSION = "v1.12.6"
 REGISTRY = "registry.terraform.io"
 TOFU_REGISTRY = "registry.opentofu.org"
 HOW = "Install Terraform 1.9 or newer, or run 'python -m tests.support.terraform' (builds OpenTofu, needs Go)."
@@ -181,10 +181,13 @@ def as_seen_by(program: Program, mirror: Path, folder: Path) -> Path:
     if program.registry == REGISTRY:
         return mirror
     view = folder / f"mirror-{program.flavour}"
-    view.mkdir(parents=True, exist_ok=True)
-    for host in (program.registry, REGISTRY):
-        if not (view / host).exists():
-            (view / host).symlink_to(mirror / REGISTRY, target_is_directory=True)
+    # Links are followed for the packages themselves only.
+    for package in [*(mirror / REGISTRY).glob(f"*/*/*/{target()}"), *(mirror / REGISTRY).glob("*/*/*.zip")]:
+        for host in (program.registry, REGISTRY):
+            seen = view / host / package.relative_to(mirror / REGISTRY)
+            seen.parent.mkdir(parents=True, exist_ok=True)
+            if not seen.exists():
+                seen.symlink_to(package)
     return view
 
 
