@@ -120,6 +120,13 @@ class Case:
         except TimeoutError as error:
             raise AssertionError(f"{error}; it has:\n{self.log(try_number)}") from None
 
+    def printed(self, line: str, try_number: int = 1, timeout: float = 60.0) -> None:
+        """Wait until the task's log holds a line of the job's own: the task itself tells the entrypoint's text."""
+        try:
+            self.until(f"the line {line!r} in the log", lambda: line in self.lines(try_number), timeout)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}; it has:\n{self.log(try_number)}") from None
+
     def settled(self, *statuses: str) -> list[dict]:
         """Wait until no job of the run is running, and check how all that there ever were ended."""
 

@@ -45,8 +45,8 @@ def dashboard_away(ground: Ground) -> None:
     waiting.running()
     deferred.wait("deferred")
     deferred.running()
-    deferred.told("started")
-    waiting.told("started")
+    deferred.printed("started")
+    waiting.printed("started")
     gate.closed = gate_of_early.closed = True
     early = ground.start("worker", gate=gate_of_early)
     early.wait("running")
@@ -62,7 +62,7 @@ def dashboard_away(ground: Ground) -> None:
     for case in (early, waiting, deferred):
         case.wait("success")
         case.settled("SUCCEEDED")
-        case.told("ended")
+        case.printed("ended")
         log = case.log()
         assert "503" in log, "the outage is told"
         assert "Ray answers again" in log, "and its end"
@@ -125,8 +125,8 @@ def submitting_clear(ground: Ground) -> None:
     case.wait("success")
     case.settled("STOPPED", "SUCCEEDED")
     number = case.instance()["try_number"]
-    case.told("ended", number)
-    assert "started" in case.log(number)
+    case.printed("ended", number)
+    assert "started" in case.lines(number)
 
 
 @row(("submitting", "worker SIGKILL"))
@@ -140,7 +140,7 @@ def submitting_worker_killed(ground: Ground) -> None:
     case.let_end()
     case.wait("success")
     case.settled("SUCCEEDED")
-    case.told("ended", 2)
+    case.printed("ended", 2)
 
 
 # ---------------------------------------------------------------- waiting in the worker
@@ -149,7 +149,7 @@ def submitting_worker_killed(ground: Ground) -> None:
 def waiting_marked(ground: Ground, state: str) -> None:
     case = ground.start("worker")
     case.running()
-    case.told("started")
+    case.printed("started")
     case.mark(state)
     case.settled("STOPPED")
     case.wait(state)
@@ -171,13 +171,13 @@ def waiting_mark_success(ground: Ground) -> None:
 def waiting_clear(ground: Ground) -> None:
     case = ground.start("worker")
     case.running()
-    case.told("started")
+    case.printed("started")
     case.clear()
     case.running(2)
     case.let_end()
     case.wait("success")
     case.settled("STOPPED", "SUCCEEDED")
-    case.told("ended", case.instance()["try_number"])
+    case.printed("ended", case.instance()["try_number"])
 
 
 @row(("waiting", "worker SIGKILL"))
@@ -191,13 +191,13 @@ def waiting_worker_killed(ground: Ground) -> None:
     case.let_end()
     case.wait("success")
     case.settled("SUCCEEDED")
-    case.told("ended", 2)
+    case.printed("ended", 2)
     assert case.lines(2).count("started") == 1, "the whole log is in the try that ends"
 
 
 @row(("waiting", "time-out"))
 def waiting_timeout(ground: Ground) -> None:
-    case = ground.start("worker", timeout=8)
+    case = ground.start("worker", timeout=20)
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")
@@ -217,7 +217,7 @@ def deferred(ground: Ground, dag: str = "deferred", **conf):
 
 def deferred_marked(ground: Ground, state: str) -> None:
     case = deferred(ground)
-    case.told("started")
+    case.printed("started")
     case.mark(state)
     case.settled("STOPPED")
     case.wait(state)
@@ -242,12 +242,12 @@ def deferred_clear(ground: Ground) -> None:
     case.let_end()
     case.wait("success")
     case.settled("STOPPED", "SUCCEEDED")
-    case.told("ended", case.instance()["try_number"])
+    case.printed("ended", case.instance()["try_number"])
 
 
 @row(("deferred", "time-out"))
 def deferred_timeout(ground: Ground) -> None:
-    case = ground.start("deferred", timeout=12)
+    case = ground.start("deferred", timeout=25)
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")
@@ -259,8 +259,8 @@ def deferred_timeout(ground: Ground) -> None:
 def deferred_triggerer_killed_and_a_new_one(ground: Ground) -> None:
     timeout = 75
     case, ending = deferred(ground), deferred(ground, timeout=timeout)
-    case.told("started")
-    ending.told("started")
+    case.printed("started")
+    ending.printed("started")
     time.sleep(3)  # how far a log has come is kept every two seconds: the stated loss after a SIGKILL
     ground.stack.kill_component("triggerer", signal.SIGKILL)
     ground.stack.start_component("triggerer")
@@ -269,7 +269,7 @@ def deferred_triggerer_killed_and_a_new_one(ground: Ground) -> None:
     case.let_end()
     case.wait("success")
     case.settled("SUCCEEDED")
-    case.told("ended")
+    case.printed("ended")
     lines = case.lines()
     assert (lines.count("started"), lines.count("ended")) == (1, 1), case.log()
     # The deadline is absolute: the new triggerer's watch does not begin it again.
@@ -294,7 +294,7 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         case.let_end()
         case.wait("success")
         case.settled("SUCCEEDED")
-        case.told("ended")
+        case.printed("ended")
         assert case.lines().count("started") >= 1
         # And back in good order, as in a rollout: SIGTERM to the one that took over. It says how far the log has come.
         [job] = later.jobs()
@@ -306,7 +306,7 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         later.let_end()
         later.wait("success")
         later.settled("SUCCEEDED")
-        later.told("ended")
+        later.printed("ended")
         # Airflow begins the file anew of a triggerer that gets a trigger back: "started" may have stood there. (3.3)
         lines = later.lines()
         assert lines.count("started") <= 1, later.log()

@@ -40,7 +40,7 @@ def test_a_job_on_a_cluster_of_its_run(stack):
     assert handle["owner"]["run_id"] == run_id
     token = Path(handle["auth"]["path"]).read_text()
     client.wait_run(DAG, run_id, state="success", timeout=200)
-    assert "hello from ray" in client.log_text(DAG, run_id, "job")
+    assert "hello from ray" in client.log_text(DAG, run_id, "job").splitlines()
     assert "takes jobs after" in client.log_text(DAG, run_id, "setup")
     assert "is deleted" in client.log_text(DAG, run_id, "delete")
     assert clusters(stack) == []

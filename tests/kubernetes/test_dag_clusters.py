@@ -87,7 +87,7 @@ def test_a_job_with_a_cluster_of_its_own(kubernetes, place, stack):
     stack.client.trigger_run("ray_own", run_id=run)
     stack.client.wait_run("ray_own", run, state="success", timeout=200)
     log = stack.client.log_text("ray_own", run, "job")
-    assert f"ran for {run}" in log
+    assert f"ran for {run}" in log.splitlines()
     assert left(kubernetes, place) == []
 
 
@@ -106,7 +106,7 @@ def test_two_runs_at_once_do_not_meet(kubernetes, place, stack):
     (gates / second).touch()
     stack.client.wait_run("ray_pair", second, state="success", timeout=120)
     for run in (first, second):
-        assert f"hello from {run}" in stack.client.log_text("ray_pair", run, "job")
+        assert f"hello from {run}" in stack.client.log_text("ray_pair", run, "job").splitlines()
     assert left(kubernetes, place) == []
 
 
