@@ -57,6 +57,7 @@ class Run:
     def __init__(self, stack: AirflowStack, head: RayHead, folder: Path, dag: str, gate: Gate | None = None) -> None:
         self.stack, self.head, self.dag = stack, head, dag
         self.flag, self.marker = folder / "end", folder / "resuming"
+        self.jobs_at_end: list[dict[str, Any]] = []
         connection = f"ray_{folder.name}"
         address = gate.url if gate else head.url
         stack.client.add_connection(connection, "ray", extra={"address": address, "verify": False})
@@ -184,8 +185,10 @@ def let_second_end(run: Run) -> None:
 
 
 def settle(run: Run) -> None:
+    """Wait for the task's end, and see what jobs there are then: a row's own Ray goes with the row."""
     run.wait(*ENDED)
     time.sleep(GRACE_SECONDS)
+    run.jobs_at_end = run.jobs()
 
 
 def away(stack: AirflowStack, head: RayHead, folder: Path, *, early: bool) -> Run:
@@ -267,7 +270,7 @@ ROWS = {
 
 def judge(row: Row, run: Run) -> dict[str, Any]:
     """Say what came of a row, and whether it is what has to."""
-    state, jobs, lines = run.instance()["state"], run.jobs(), run.lines()
+    state, jobs, lines = run.instance()["state"], run.jobs_at_end, run.lines()
     left = [job for job in jobs if job["status"] not in FINAL]
     told = [f"task {state}", f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"]
     good = state == row.state and len(jobs) == row.jobs and not left
