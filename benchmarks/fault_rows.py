@@ -57,7 +57,6 @@ class Run:
     def __init__(self, stack: AirflowStack, head: RayHead, folder: Path, dag: str, gate: Gate | None = None) -> None:
         self.stack, self.head, self.dag = stack, head, dag
         self.flag, self.marker = folder / "end", folder / "resuming"
-        self.jobs_at_end: list[dict[str, Any]] = []
         connection = f"ray_{folder.name}"
         address = gate.url if gate else head.url
         stack.client.add_connection(connection, "ray", extra={"address": address, "verify": False})
@@ -111,17 +110,26 @@ class Run:
 
 
 @dataclass(frozen=True)
+class End:
+    """What a run came to: a row's own Ray goes with the row."""
+
+    state: str
+    jobs: list[dict[str, Any]]
+    lines: list[str]
+
+
+@dataclass(frozen=True)
 class Row:
     """A row of the matrix.
 
-    :param act: gets the stack, the Ray and a folder; does what the row says and gives the run.
+    :param act: gets the stack, the Ray and a folder; does what the row says and gives what it came to.
     :param state: how the task has to end.
     :param jobs: how many jobs have to be submitted in all.
     :param once: the job's lines have to be in the log once each.
     :param alone: it disturbs other rows.
     """
 
-    act: Callable[[AirflowStack, RayHead, Path], Run]
+    act: Callable[[AirflowStack, RayHead, Path], End]
     state: str
     jobs: int
     once: bool = False
@@ -129,7 +137,7 @@ class Row:
 
 
 def submitting(dag: str, act: Callable[[Run], None], end: Callable[[Run], None] = lambda _run: None) -> Any:
-    def play(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
+    def play(stack: AirflowStack, head: RayHead, folder: Path) -> End:
         with Gate(head.url) as gate:
             gate.hold_submits = True
             run = Run(stack, head, folder, dag, gate)
@@ -138,32 +146,29 @@ def submitting(dag: str, act: Callable[[Run], None], end: Callable[[Run], None] 
             time.sleep(8)  # what the act sets off gets its time before Ray's answer is let through
             gate.hold_submits = False
             end(run)
-            settle(run)
-            return run
+            return settle(run)
 
     return play
 
 
 def deferred(act: Callable[[Run], None], dag: str = "plain_job") -> Any:
-    def play(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
+    def play(stack: AirflowStack, head: RayHead, folder: Path) -> End:
         run = Run(stack, head, folder, dag)
         run.deferred()
         act(run)
-        settle(run)
-        return run
+        return settle(run)
 
     return play
 
 
 def resuming(act: Callable[[Run], None]) -> Any:
-    def play(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
+    def play(stack: AirflowStack, head: RayHead, folder: Path) -> End:
         run = Run(stack, head, folder, "resuming_job")
         run.deferred()
         run.let_end()
         until("the task resumes", run.marker.exists)
         act(run)
-        settle(run)
-        return run
+        return settle(run)
 
     return play
 
@@ -184,14 +189,13 @@ def let_second_end(run: Run) -> None:
     run.let_end()
 
 
-def settle(run: Run) -> None:
-    """Wait for the task's end, and see what jobs there are then: a row's own Ray goes with the row."""
+def settle(run: Run) -> End:
     run.wait(*ENDED)
     time.sleep(GRACE_SECONDS)
-    run.jobs_at_end = run.jobs()
+    return End(run.instance()["state"], run.jobs(), run.lines())
 
 
-def away(stack: AirflowStack, head: RayHead, folder: Path, *, early: bool) -> Run:
+def away(stack: AirflowStack, head: RayHead, folder: Path, *, early: bool) -> End:
     with Gate(head.url) as gate:
         gate.closed = early
         run = Run(stack, head, folder, "plain_job", gate)
@@ -205,33 +209,30 @@ def away(stack: AirflowStack, head: RayHead, folder: Path, *, early: bool) -> Ru
         if run.instance()["state"] not in ENDED:
             run.running()
             run.let_end()
-        settle(run)
-        return run
+        return settle(run)
 
 
-def head_killed(stack: AirflowStack, _head: RayHead, folder: Path) -> Run:
+def head_killed(stack: AirflowStack, _head: RayHead, folder: Path) -> End:
     with RayHead() as head:
         run = Run(stack, head, folder, "plain_job")
         run.deferred()
         head.kill()
         head.stop()
         head.start()
-        settle(run)
-        return run
+        return settle(run)
 
 
-def triggerer_killed(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
+def triggerer_killed(stack: AirflowStack, head: RayHead, folder: Path) -> End:
     run = Run(stack, head, folder, "plain_job")
     run.deferred()
     time.sleep(8)
     stack.kill_component("triggerer", signal.SIGKILL)
     stack.start_component("triggerer")
     run.let_end()
-    settle(run)
-    return run
+    return settle(run)
 
 
-def triggerer_stalls(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
+def triggerer_stalls(stack: AirflowStack, head: RayHead, folder: Path) -> End:
     run = Run(stack, head, folder, "plain_job")
     run.deferred()
     second = stack.add_triggerer()
@@ -243,10 +244,9 @@ def triggerer_stalls(stack: AirflowStack, head: RayHead, folder: Path) -> Run:
             stack.kill_component("triggerer", signal.SIGCONT)
         time.sleep(10)
         run.let_end()
-        settle(run)
+        return settle(run)
     finally:
         stack.stop_component(second)
-    return run
 
 
 ROWS = {
@@ -268,16 +268,15 @@ ROWS = {
 }
 
 
-def judge(row: Row, run: Run) -> dict[str, Any]:
+def judge(row: Row, end: End) -> dict[str, Any]:
     """Say what came of a row, and whether it is what has to."""
-    state, jobs, lines = run.instance()["state"], run.jobs_at_end, run.lines()
-    left = [job for job in jobs if job["status"] not in FINAL]
-    told = [f"task {state}", f"{len(jobs)} job{'' if len(jobs) == 1 else 's'}"]
-    good = state == row.state and len(jobs) == row.jobs and not left
+    left = [job for job in end.jobs if job["status"] not in FINAL]
+    told = [f"task {end.state}", f"{len(end.jobs)} job{'' if len(end.jobs) == 1 else 's'}"]
+    good = end.state == row.state and len(end.jobs) == row.jobs and not left
     if left:
         told.append(f"{len(left)} still running")
     if row.once:
-        counts = {text: lines.count(text) for text in ("started", "ended")}
+        counts = {text: end.lines.count(text) for text in ("started", "ended")}
         good = good and set(counts.values()) == {1}
         told += [f"'{text}' {count} times in the log" for text, count in counts.items() if count != 1]
     return {"good": good, "told": ", ".join(told)}

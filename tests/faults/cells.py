@@ -115,15 +115,15 @@ class Case:
 
     def told(self, text: str, try_number: int = 1, timeout: float = 60.0) -> None:
         """Wait until the task's log holds a text: its last lines may come after the task's state."""
-        try:
-            self.until(f"{text!r} in the log", lambda: text in self.log(try_number), timeout)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}; it has:\n{self.log(try_number)}") from None
+        self._logged(f"{text!r}", lambda: text in self.log(try_number), try_number, timeout)
 
     def printed(self, line: str, try_number: int = 1, timeout: float = 60.0) -> None:
         """Wait until the task's log holds a line of the job's own: the task itself tells the entrypoint's text."""
+        self._logged(f"the line {line!r}", lambda: line in self.lines(try_number), try_number, timeout)
+
+    def _logged(self, what: str, look: Callable[[], bool], try_number: int, timeout: float) -> None:
         try:
-            self.until(f"the line {line!r} in the log", lambda: line in self.lines(try_number), timeout)
+            self.until(f"{what} in the log", look, timeout)
         except TimeoutError as error:
             raise AssertionError(f"{error}; it has:\n{self.log(try_number)}") from None
 

@@ -139,6 +139,11 @@ def need_terraform() -> Program:
     return program
 
 
+def _packages(provider: Path) -> list[Path]:
+    """List a provider's packages for this platform in a mirror: folders, and zip files."""
+    return [*provider.glob(f"*/{target()}"), *provider.glob(f"*_{target()}.zip")]
+
+
 @functools.cache
 def find_mirror() -> Path | None:
     """Find a filesystem mirror that has the AWS provider for this platform."""
@@ -149,7 +154,7 @@ def find_mirror() -> Path | None:
         base = Path(root).expanduser()
         for pattern in (REGISTRY, f"*/{REGISTRY}", f"*/*/{REGISTRY}"):
             for found in sorted(base.glob(f"{pattern}/hashicorp/aws")) if base.is_dir() else ():
-                if any(found.glob(f"*/{target()}")) or any(found.glob(f"*_{target()}.zip")):
+                if _packages(found):
                     return found.parents[2]
     return None
 
@@ -182,7 +187,7 @@ def as_seen_by(program: Program, mirror: Path, folder: Path) -> Path:
         return mirror
     view = folder / f"mirror-{program.flavour}"
     # Links are followed for the packages themselves only.
-    for package in [*(mirror / REGISTRY).glob(f"*/*/*/{target()}"), *(mirror / REGISTRY).glob("*/*/*.zip")]:
+    for package in [package for provider in (mirror / REGISTRY).glob("*/*") for package in _packages(provider)]:
         for host in (program.registry, REGISTRY):
             seen = view / host / package.relative_to(mirror / REGISTRY)
             seen.parent.mkdir(parents=True, exist_ok=True)
