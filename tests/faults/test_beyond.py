@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import time
+
 import pytest
 
 from tests.faults.cells import ROWS, Ground, row, until
@@ -108,6 +111,29 @@ def log_budget(ground: Ground) -> None:
     numbers = [int(line) for line in case.lines() if line.isdigit()]
     assert len(numbers) in {98, 99}, "it may write the second one later"
     assert numbers == list(range(1, len(numbers) + 1))
+
+
+@row(alone=True)
+def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
+    """Its supervisor reads 4 KiB of log a turn, and closes a task's log when it learns that the trigger has ended."""
+    count, flag = 1500, ground.folder / "print"
+    waits = f"echo started; while [ ! -e {flag} ]; do echo waits; sleep 0.2; done"
+    cases = [ground.start("deferred", entrypoint=f"{waits}; seq -f 'line %g' 1 {count}") for _ in range(6)]
+    for case in cases:
+        case.wait("deferred")
+        case.printed("started")
+    ground.stack.kill_component("triggerer", signal.SIGSTOP, group=False)
+    try:
+        flag.touch()
+        for case in cases:
+            case.settled("SUCCEEDED")
+        time.sleep(5)  # the logs and the triggers' ends are on their way
+    finally:
+        ground.stack.kill_component("triggerer", signal.SIGCONT, group=False)
+    for case in cases:
+        case.wait("success")
+        last = [line for line in case.lines() if line.startswith("line ")]
+        assert last == [f"line {number}" for number in range(1, count + 1)]
 
 
 @row()

@@ -11,6 +11,7 @@ from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
+from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
@@ -108,6 +109,7 @@ class RayClusterTrigger(BaseTrigger):
         if self.not_before is not None:
             # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
             await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        await LogEnd().taken(TriggerTask.of(self), self.log)
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 

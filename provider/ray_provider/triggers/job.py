@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,6 +12,7 @@ from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers import watching
+from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
@@ -105,6 +105,7 @@ class RayJobTrigger(BaseTrigger):
         self.hook = RayHook(conn_id)
         self._endpoint: RayEndpoint | None = None
         self._offset = _Offset(job_id)
+        self._log_end = LogEnd()
         self._fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
@@ -134,7 +135,7 @@ class RayJobTrigger(BaseTrigger):
             }
         if self.deferred_at is not None:
             await asyncio.sleep(_seconds_to_come_back(self.deferred_at, began))
-        await asyncio.sleep(self._offset.seconds_to_settle())
+        await self._log_end.taken(TriggerTask.of(self), self.log)
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
@@ -155,7 +156,11 @@ class RayJobTrigger(BaseTrigger):
             session_name=self.session_name,
         )
         async with RayJobsClient(self._endpoint) as client:
-            return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._offset.passed_on)
+            return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._passed_on)
+
+    async def _passed_on(self, batch: LogBatch) -> None:
+        self._log_end.passed_on(batch.end_offset - self._offset.value)
+        await self._offset.passed_on(batch)
 
     async def _reach(self) -> RayEndpoint:
         """Find the dashboard; for a while also when what has to be asked for that does not answer yet."""
@@ -277,10 +282,6 @@ class _Offset:
     #: Seconds between two writes, and what each asyncio task of the process adds: Airflow's API is shared.
     _EVERY = 2.0
     _PER_TASK = 0.01
-    #: What a socket holds (bytes), at which rate (bytes/s) a busy supervisor takes it, and how far to look back (s).
-    _SOCKET_BYTES = 212_992
-    _SETTLE_RATE = 40_000.0
-    _SETTLE_WINDOW = 5.0
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -290,7 +291,6 @@ class _Offset:
         self._kept = 0
         self._task: TriggerTask | None = None
         self._next = 0.0
-        self._recent: deque[tuple[float, int]] = deque(maxlen=256)
 
     async def restore(self, task: TriggerTask | None, log: watching.Log) -> None:
         self._task = task
@@ -305,18 +305,7 @@ class _Offset:
             self.value = self._kept = int(found.get("offset", 0))
             self.lines = int(found.get("lines", 0))
 
-    def seconds_to_settle(self) -> float:
-        """Tell how long the last log records may be on their way.
-
-        They go to the triggerer's supervisor through a socket, the event by another: with the event it closes the
-        task's log, and records that it has not read by then are lost.
-        """
-        since = time.monotonic() - self._SETTLE_WINDOW
-        recent = sum(size for at, size in self._recent if at >= since)
-        return min(recent, self._SOCKET_BYTES) / self._SETTLE_RATE
-
     async def passed_on(self, batch: LogBatch) -> None:
-        self._recent.append((time.monotonic(), batch.end_offset - self.value))
         self.value = batch.end_offset
         self.lines += batch.lines
         if self._task is None or time.monotonic() < self._next:

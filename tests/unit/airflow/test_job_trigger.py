@@ -105,6 +105,42 @@ async def test_it_passes_the_log_on_and_fires_once(trigger, dashboard, airflow, 
     assert TOKEN not in log.text + repr(event) + repr(trigger)
 
 
+async def test_the_event_waits_until_airflow_has_read_the_log(trigger, dashboard, airflow, log, monkeypatch):
+    """An answer is a turn of the supervisor, which reads 4 KiB of it: the event must not overtake the last lines."""
+    task = await start(trigger)
+    asked, free = [], asyncio.Event()
+
+    async def answer(task, key):
+        asked.append("line 999" in log.text)
+        await free.wait()
+
+    monkeypatch.setattr(_compat, "get_xcom", answer)
+    dashboard.job.write("".join(f"line {number}\n" for number in range(1000)))
+    dashboard.job.end()
+    await until(lambda: asked)
+    await asyncio.sleep(0.3)
+    assert not task.done()
+    free.set()
+    [event] = await task
+    assert event["status"] == "SUCCEEDED"
+    assert all(asked)
+    assert len(asked) >= 2 + 8890 // 4096
+
+
+async def test_an_airflow_that_does_not_answer_loses_no_event(trigger, dashboard, airflow, log, monkeypatch):
+    task = await start(trigger)
+
+    async def broken(task, key):
+        raise ConnectionError("the API server is away")
+
+    monkeypatch.setattr(_compat, "get_xcom", broken)
+    dashboard.job.end()
+    [event] = await task
+    assert event["status"] == "SUCCEEDED"
+    assert "The last lines of the log may be missing here" in log.text
+    assert "the API server is away" in log.text
+
+
 @pytest.mark.parametrize("state", ["failed", "success", None, "removed", "queued"])
 async def test_a_user_who_acts_on_the_task_stops_the_job(trigger, dashboard, airflow, state):
     task = await start(trigger)
