@@ -206,7 +206,7 @@ def test_a_function_that_is_killed_stops_on_ray(stack, token_ray_head):
         lambda: "it has begun" in client.log_text("functions_stuck", run_id, "never_ends"),
         timeout=120,
     )
-    jobs = [job for job in token_ray_head.jobs() if job["metadata"].get("airflow_dag_id") == "functions_stuck"]
+    jobs = [job for job in token_ray_head.jobs() if (job["metadata"] or {}).get("airflow_dag_id") == "functions_stuck"]
     assert [job["status"] for job in jobs] == ["RUNNING"]
     client.set_state("functions_stuck", run_id, "never_ends", "failed")
     [job] = jobs

@@ -268,8 +268,9 @@ async def test_a_result_file_in_the_log_folder(client):
     assert await client.read_log_file(node, f"result-{submission_id}.bin") == bytes(range(256)) * 1000
     with pytest.raises(RayApiError, match="more than 10 bytes"):
         await client.read_log_file(node, f"result-{submission_id}.bin", max_bytes=10)
-    with pytest.raises(RayApiError, match="not found"):
-        await client.read_log_file(node, "result-of-nobody.bin")
+    # Ray itself answers this in two ways, by chance.
+    missing = [client.read_log_file(node, "result-of-nobody.bin") for _ in range(20)]
+    assert await asyncio.gather(*missing) == [None] * 20
 
 
 async def test_watching_goes_on_where_another_left_off(client):

@@ -11,6 +11,7 @@ import ssl
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Any, Self
 
 from aiohttp import web
@@ -111,6 +112,8 @@ class JobsApi:
         self.state_api_busy = False
         #: Break log streams after so many bytes, one after the other.
         self.break_streams: list[int] = []
+        #: Of a file that is not there Ray answers 500, or nothing with a 200: it is a race between its processes.
+        self.missing_file_is_empty = False
         self.chunk_sizes: list[int] = []
         self.stream_pause = 0.02
         self.streams_open = 0
@@ -130,6 +133,7 @@ class JobsApi:
         add("GET", f"{p}/api/jobs/{{id}}/logs/tail", self._tail)
         add("GET", f"{p}/api/packages/gcs/{{name}}", self._package)
         add("PUT", f"{p}/api/packages/gcs/{{name}}", self._upload)
+        add("GET", f"{p}/api/v0/logs", self._list_logs)
         add("GET", f"{p}/api/v0/logs/{{kind}}", self._logs)
         add("GET", f"{p}/api/v0/cluster_metadata", self._metadata)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
@@ -266,6 +270,17 @@ class JobsApi:
         name = request.query["filename"].removeprefix("job-driver-").removesuffix(".log")
         return self.jobs.get(name)
 
+    async def _list_logs(self, request: web.Request) -> web.Response:
+        if request.query.get("node_id") != NODE:
+            return web.Response(status=500, text=f"Agent for node id: {request.query.get('node_id')} doesn't exist.")
+        names = [name for name in self.files if fnmatchcase(name, request.query["glob"])]
+        return web.json_response({"result": True, "msg": "", "data": {"result": {"internal": names}}})
+
+    def _missing_file(self, request: web.Request) -> web.Response:
+        if self.missing_file_is_empty:
+            return web.Response()
+        return web.Response(status=500, text=f"A file is not found at: /tmp/ray/{request.query['filename']}")
+
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         if not self.state_api:
             return web.Response(status=404, text="404: Not Found")
@@ -275,10 +290,10 @@ class JobsApi:
             return web.Response(status=500, text=f"Agent for node id: {request.query.get('node_id')} doesn't exist.")
         name = request.query["filename"]
         if request.match_info["kind"] == "file" and not name.startswith("job-driver-"):
-            return web.Response(body=self.files.get(name, b""))
+            return web.Response(body=self.files[name]) if name in self.files else self._missing_file(request)
         job = self._file(request)
         if job is None or job.log is None:
-            return web.Response(status=500, text=f"A file is not found at: /tmp/ray/{request.query['filename']}")
+            return self._missing_file(request)
         response = web.StreamResponse(headers={"Content-Type": "text/plain"})
         log = job.log
         if request.match_info["kind"] == "file":

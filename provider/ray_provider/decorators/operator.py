@@ -236,7 +236,7 @@ async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int
             if passing and await attempts.wait():
                 continue
             raise
-        if not content:  # what Ray answers for a file that is not there
+        if not content:
             raise JobError(
                 f"Job {submission_id} left no result: its process ended before the function did.",
                 submission_id=submission_id,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import glob
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
@@ -238,27 +240,43 @@ class RayJobsClient:
             except (aiohttp.ClientError, OSError) as error:
                 raise connection_error(self.endpoint, error) from error
 
-    async def read_log_file(self, node_id: str, filename: str, *, max_bytes: int | None = None) -> bytes:
-        """Read such a file at once.
+    async def read_log_file(self, node_id: str, filename: str, *, max_bytes: int | None = None) -> bytes | None:
+        """Read such a file at once, in one try.
+
+        Of a file that is not there Ray answers 500 or nothing with a 200, whichever of two messages between its own
+        processes comes first (Ray 2.60): the list of the files tells.
 
         :param max_bytes: refuse a larger one.
-        :raises RayApiError: there is none, or it is larger.
+        :returns: its bytes; None: there is no such file.
+        :raises RayApiError: Ray can't give it, or it is larger.
         """
         pieces = bytearray()
-        async for piece in self.log_file(node_id, filename):
-            pieces += piece
-            if max_bytes is not None and len(pieces) > max_bytes:
-                raise RayApiError(f"{filename} on node {node_id} has more than {max_bytes} bytes.", status=200)
+        failure: RayApiError | None = None
+        try:
+            async for piece in self.log_file(node_id, filename):
+                pieces += piece
+                if max_bytes is not None and len(pieces) > max_bytes:
+                    raise RayApiError(f"{filename} on node {node_id} has more than {max_bytes} bytes.", status=200)
+        except RayApiError as error:
+            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+                raise
+            failure = error
+        if not pieces:
+            listed = await self.list_log_files(node_id, glob.escape(filename), retry=RetryPolicy.none())
+            if filename not in listed:
+                return None
+        if failure is not None:
+            raise failure
         return bytes(pieces)
 
     async def list_log_files(
-        self, node_id: str, glob: str = "*", *, retry: RetryPolicy | None = None
+        self, node_id: str, pattern: str = "*", *, retry: RetryPolicy | None = None
     ) -> list[str]:  # fmt: skip
         """List files below the log folder of the Ray session.
 
-        :param glob: pattern of their names.
+        :param pattern: of their names, with the wildcards of a shell.
         """
-        params = {"node_id": node_id, "glob": glob}
+        params = {"node_id": node_id, "glob": pattern}
         data = await self.transport.json("GET", "/api/v0/logs", params=params, retry=retry)
         groups: dict[str, Any] = ((data.get("data") or {}).get("result") or {}) if isinstance(data, dict) else {}
         return sorted({str(name) for names in groups.values() for name in names})

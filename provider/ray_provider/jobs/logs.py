@@ -253,16 +253,20 @@ class LogFollower:
         failures = 0
         while True:
             skip = self._cutter.received
+            empty = True
             try:
                 if skip > SMALL_LOG_BYTES and not self._websocket and await self._has_end():
                     return
                 async for data in self._tail_chunks() if self._websocket else self._file_chunks():
                     patience = time.monotonic() + self.drain_seconds
+                    empty = False
                     if skip >= len(data):
                         skip -= len(data)
                         continue
                     yield data[skip:]
                     skip = 0
+                if empty and skip:  # what Ray also answers for a file that is not there
+                    self.incomplete = "its file is gone"
                 return
             except RayApiError as error:
                 body = str(error.data.get("body", ""))

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from types import SimpleNamespace
 
@@ -21,7 +22,7 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from ray_provider.decorators import ray, read_reference
 from ray_provider.decorators.operator import RayDecoratedOperator
 from ray_provider.decorators.storage import ResultStore
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import ConfigurationError, JobError, RayProviderError
 from ray_provider.functions import payload
 from ray_provider.functions.results import result_file
 from ray_provider.hooks import own_cluster
@@ -296,6 +297,16 @@ def test_a_run_without_a_logical_date_has_no_ds(dashboard, context):
 
 
 # -- what the cluster says is not believed blindly ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("empty", [False, True], ids=["answers 500", "answers nothing"])
+def test_a_job_that_left_no_result_is_told_at_once(dashboard, context, empty):
+    dashboard.api.missing_file_is_empty = empty
+    dashboard.when_submitted(lambda job: (job.run(b""), job.end("SUCCEEDED")))
+    began = time.monotonic()
+    with pytest.raises(JobError, match="left no result: its process ended before the function did"):
+        operator(double, 21).execute(context)
+    assert time.monotonic() - began < 10, "it was asked for again and again"
 
 
 def test_a_result_larger_than_allowed_is_not_read(dashboard, context):

@@ -138,6 +138,18 @@ async def test_a_redirect_is_not_followed_and_no_credential_goes_along(how):
         assert "secret" not in f"{raised.value}{raised.value.data}"
 
 
+@pytest.mark.parametrize("empty", [False, True], ids=["answers 500", "answers nothing"])
+async def test_a_missing_log_file_is_told_from_an_empty_one(api, client, empty):
+    api.missing_file_is_empty = empty
+    api.files = {"here [1].bin": b"content", "empty.bin": b""}
+    assert await client.read_log_file(NODE, "here [1].bin") == b"content"
+    assert await client.read_log_file(NODE, "empty.bin") == b""
+    assert await client.read_log_file(NODE, "gone.bin") is None
+    assert await client.read_log_file(NODE, "*.bin") is None
+    with pytest.raises(RayApiError, match="doesn't exist"):
+        await client.read_log_file("0" * 56, "here [1].bin")
+
+
 async def test_5xx_is_tried_again_and_4xx_is_not(api, client):
     api.fail_next = [503, 500, 502, 429]
     assert (await client.version()).ray_version == "2.60.0"

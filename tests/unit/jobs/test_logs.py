@@ -118,6 +118,19 @@ async def test_a_job_that_never_ran(api, client):
     assert follower.incomplete is None
 
 
+@pytest.mark.parametrize("empty", [False, True], ids=["answers 500", "answers nothing"])
+async def test_a_log_that_is_gone_before_its_end_was_read_is_told(api, client, empty):
+    api.missing_file_is_empty = empty
+    job = api.add("a")
+    job.run(b"one\n")
+    reader = Reader(LogFollower(client, "a"))
+    reader.follower.locate(NODE)
+    await reader.until(1)
+    job.log = None
+    assert await reader.end() == ["one"]
+    assert reader.follower.incomplete == "its file is gone"
+
+
 async def test_a_lost_node_is_told(api, client):
     api.add("a").run(b"x\n")
     follower = LogFollower(client, "a")
