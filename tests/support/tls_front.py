@@ -21,6 +21,7 @@ class TlsFront:
         self.port = 0
         self._upstream = port
         self._context = context
+        self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tls-front", daemon=True)
 
@@ -29,7 +30,8 @@ class TlsFront:
         made = asyncio.run_coroutine_threadsafe(
             asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._context), self._loop
         )
-        self.port = made.result(10).sockets[0].getsockname()[1]
+        self._server = made.result(10)
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(
@@ -44,8 +46,9 @@ class TlsFront:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
         await asyncio.gather(_pass_on(reader, up_writer), _pass_on(up_reader, writer))
 
-    @staticmethod
-    async def _end() -> None:
+    async def _end(self) -> None:
+        if self._server is not None:
+            self._server.close()
         tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
@@ -53,8 +56,10 @@ class TlsFront:
 
 
 async def _pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65536):
-            writer.write(data)
-            await writer.drain()
-    writer.close()
+    try:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+    finally:
+        writer.close()
