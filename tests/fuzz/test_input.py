@@ -16,7 +16,8 @@ from ray_provider.clusters.manifests import read_documents, read_manifest
 from ray_provider.clusters.values import merge, read_values
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.functions.results import decode
-from ray_provider.hooks.connection import RayConnectionConfig, check_address
+from ray_provider.hooks.address import check_address
+from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
 from ray_provider.jobs.parsing import parse_jobs

@@ -18,7 +18,6 @@ import pytest
 
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.local import (
-    LocalClusterSpec,
     delete_local,
     end_all_local,
     find_local,
@@ -27,6 +26,7 @@ from ray_provider.clusters.local import (
     start_local,
 )
 from ray_provider.clusters.local_head import MARK, find_all, find_head
+from ray_provider.clusters.local_spec import LocalClusterSpec
 from ray_provider.clusters.local_state import LocalPaths, LocalRecord
 from ray_provider.clusters.processes import family, wait_gone
 from ray_provider.exceptions import ClusterFailedError, RayApiError
@@ -77,7 +77,8 @@ def start_elsewhere(name: str, home: Path) -> subprocess.Popen[str]:
     """Set a cluster up in a process of its own, as a task does; it prints the handle."""
     code = (
         "import asyncio, json, sys\n"
-        "from ray_provider.clusters.local import LocalClusterSpec, start_local\n"
+        "from ray_provider.clusters.local import start_local\n"
+        "from ray_provider.clusters.local_spec import LocalClusterSpec\n"
         f"spec = LocalClusterSpec({name!r}, num_cpus=1, owner={OWNER!r})\n"
         "print(json.dumps(asyncio.run(start_local(spec)).to_dict()), flush=True)\n"
     )

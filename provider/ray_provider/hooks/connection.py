@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import base64
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import Any, Literal, cast
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.address import address_of_parts, check_address
 from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.connection_fields import CLUSTER_FIELDS, ConnectionFields
 from ray_provider.jobs.endpoint import TlsOptions
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 Access = Literal["auto", "proxy", "service", "ingress", "url"]
 
 BACKENDS = ("local", "kubernetes")
 ACCESS_WAYS = ("auto", "proxy", "service", "ingress", "url")
 
-#: How the forms of Airflow before 2.3 stored a field; connections made by the predecessor may still hold it.
-_OLD_PREFIX = "extra__ray__"
-
-_TRUE = {"true", "1", "yes", "on"}
-_FALSE = {"false", "0", "no", "off"}
-
-#: The field that names the cluster of a cloud.
-_CLUSTER_FIELDS = {"aws": "eks_cluster", "gcp": "gke_cluster"}
 #: Fields that say by whom a cloud's cluster is entered, also one that a task names.
 _IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersonate")
 
@@ -119,12 +107,12 @@ class RayConnectionConfig:
         :param environ: the process's environment: ``RAY_ADDRESS`` is the last resort for the address.
         :raises ConfigurationError: a field that can't work; the message names it.
         """
-        reader = _Reader(conn_id, extra)
+        reader = ConnectionFields(conn_id, extra)
         environ = os.environ if environ is None else environ
         source = f"the field `address` of connection {conn_id!r}"
         address = reader.text("address")
         if not address and host:
-            address, source = _from_parts(host, port, schema), f"host, port and schema of connection {conn_id!r}"
+            address, source = address_of_parts(host, port, schema), f"host, port and schema of connection {conn_id!r}"
         if not address and environ.get("RAY_ADDRESS"):
             address, source = environ["RAY_ADDRESS"].strip(), "the environment variable RAY_ADDRESS"
         headers = reader.mapping("headers")
@@ -144,7 +132,7 @@ class RayConnectionConfig:
         cloud = reader.cloud()
         if cloud and (path or kubeconfig or in_cluster or kubernetes_conn_id):
             raise reader.error(
-                _CLUSTER_FIELDS[cloud.cloud],
+                CLUSTER_FIELDS[cloud.cloud],
                 "is given, and so is a kubeconfig, `in_cluster` or `kubernetes_conn_id`",
                 "Keep one of them: each says which Kubernetes it is.",
             )
@@ -182,251 +170,3 @@ class RayConnectionConfig:
         raise ConfigurationError(
             f"The connection {self.conn_id!r} has no Ray address, and the task names no cluster.", hint=ADDRESS_HINT
         )
-
-
-class _Reader:
-    """Takes fields out of a connection's extra, and words the errors."""
-
-    def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
-        self.conn_id = conn_id
-        self._fields = {
-            **{key.removeprefix(_OLD_PREFIX): value for key, value in extra.items() if key.startswith(_OLD_PREFIX)},
-            **{key: value for key, value in extra.items() if not key.startswith(_OLD_PREFIX)},
-        }
-        self._read: set[str] = set()
-
-    def error(self, name: str, what: str, hint: str) -> ConfigurationError:
-        return ConfigurationError(f"Connection {self.conn_id!r}: the field `{name}` {what}.", hint=hint, field=name)
-
-    def get(self, name: str) -> Any:
-        self._read.add(name)
-        value = self._fields.get(name)
-        return value.strip() if isinstance(value, str) else value
-
-    def rest(self) -> dict[str, Any]:
-        return {key: value for key, value in self._fields.items() if key not in self._read}
-
-    def text(self, name: str) -> str | None:
-        value = self.get(name)
-        if value is None or value == "":
-            return None
-        if not isinstance(value, str):
-            raise self.error(name, f"is a {type(value).__name__}, not text", "Write it as text.")
-        return value
-
-    def flag(self, name: str, *, default: bool) -> bool:
-        value = self.get(name)
-        if value is None or value == "":
-            return default
-        if isinstance(value, bool):
-            return value
-        word = str(value).lower()
-        if word in _TRUE | _FALSE:
-            return word in _TRUE
-        raise self.error(name, f"is {value!r}", "Write true or false.")
-
-    def choice(self, name: str, values: tuple[str, ...], default: str) -> str:
-        value = (self.text(name) or default).lower()
-        if value in values:
-            return value
-        raise self.error(name, f"is {value!r}", f"It must be one of: {', '.join(values)}.")
-
-    def verify(self) -> tuple[bool, str | None]:
-        """Give whether certificates are checked, and by which authorities' file. On, unless switched off by name."""
-        ca_file = self.text("ca_file")
-        value = self.get("verify")
-        if isinstance(value, str) and value and value.lower() not in _TRUE | _FALSE:
-            # requests, and with it Ray's own client, takes a path here.
-            if ca_file and ca_file != value:
-                raise self.error("verify", "names another file than `ca_file`", "Write true, and keep `ca_file`.")
-            checked, ca_file = True, value
-        else:
-            checked = self.flag("verify", default=True)
-        if ca_file and not os.path.isfile(ca_file):  # noqa: PTH113
-            raise self.error(
-                "ca_file", f"names {ca_file!r}, which is no file on this machine", "Give the path of a PEM file."
-            )
-        return checked, ca_file
-
-    def tls(self) -> TlsOptions:
-        """Give how the dashboard's certificate is checked, and which one is shown to it."""
-        verify, ca_file = self.verify()
-        ca_data = self.text("ca_data")
-        if ca_data and ca_file:
-            raise self.error("ca_data", "is given, and so is `ca_file`", "Keep one of the two.")
-        if ca_data and "-----BEGIN CERTIFICATE-----" not in ca_data:
-            raise self.error("ca_data", "is no certificate", "Paste the PEM text, BEGIN and END lines included.")
-        files = {name: self.text(name) for name in ("cert_file", "key_file")}
-        if files["key_file"] and not files["cert_file"]:
-            raise self.error("key_file", "is given without `cert_file`", "A key is shown with its certificate only.")
-        for name, path in files.items():
-            if path and not os.path.isfile(path):  # noqa: PTH113
-                raise self.error(name, f"names {path!r}, which is no file on this machine", "Give a PEM file's path.")
-        return TlsOptions(verify=verify, ca_file=ca_file, ca_data=ca_data, **files)
-
-    def mapping(self, name: str, other_form: Callable[[str], dict[str, str] | None] | None = None) -> dict[str, str]:
-        value = self.get(name)
-        if value is None or value == "":
-            return {}
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except ValueError as error:
-                read = other_form(value) if other_form else None
-                if read is not None:
-                    return read
-                raise self.error(
-                    name, f"is no JSON ({error})", f'Write {name} as a JSON object: {{"name": "value"}}.'
-                ) from None
-        if not isinstance(value, Mapping):
-            raise self.error(name, "is no JSON object", f'Write {name} as a JSON object: {{"name": "value"}}.')
-        for key, item in value.items():
-            if not isinstance(key, str) or not isinstance(item, str):
-                raise self.error(
-                    name, f"holds a {type(item).__name__} at {key!r}", "Names and values must be strings: quote them."
-                )
-        return dict(value)
-
-    def cloud(self) -> CloudCluster | None:
-        """Give the cluster of EKS or GKE, if one is named."""
-        names = {cloud: self.text(name) for cloud, name in _CLUSTER_FIELDS.items()}
-        location, project = self.text("cloud_location"), self.text("gcp_project")
-        given = [cloud for cloud, name in names.items() if name]
-        if not given:
-            for name, value in (("cloud_location", location), ("gcp_project", project)):
-                if value:
-                    raise self.error(name, "is given without a cluster", "Name it: `eks_cluster` or `gke_cluster`.")
-            return None
-        if len(given) > 1:
-            raise self.error("gke_cluster", "is given, and so is `eks_cluster`", "Keep one of the two.")
-        cloud = given[0]
-        if not location:
-            kind = "region, such as eu-west-1" if cloud == "aws" else "region or zone, such as europe-west4"
-            raise self.error("cloud_location", "is empty", f"Give the cluster's {kind}.")
-        if cloud == "aws" and project:
-            raise self.error("gcp_project", "is given for an EKS cluster", "Leave it out.")
-        if cloud == "gcp" and not project and not self.text("gcp_conn_id"):
-            raise self.error("gcp_project", "is empty", "Give the project of the GKE cluster.")
-        return CloudCluster(
-            cloud=cloud,
-            name=str(names[cloud]),
-            location=location,
-            project=project,
-            role_arn=self.text("aws_role_arn"),
-            impersonate=self.text("gcp_impersonate"),
-            aws_conn_id=self.text("aws_conn_id"),
-            gcp_conn_id=self.text("gcp_conn_id"),
-            namespace=self.text("namespace"),
-        )
-
-    def cookies(self) -> dict[str, str]:
-        return self.mapping("cookies", _cookie_header)
-
-    def kubeconfig(self) -> Mapping[str, Any] | None:
-        value = self.get("kube_config")
-        if value is None or value == "":
-            return None
-        if isinstance(value, str):
-            value = _load(value)
-        if isinstance(value, Mapping) and isinstance(value.get("clusters"), list):
-            return dict(value)
-        raise self.error(
-            "kube_config",
-            "is no kubeconfig (a JSON or YAML object with `clusters`)",
-            "Paste the output of: kubectl config view --minify --flatten --output=json",
-        )
-
-
-def _load(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        import yaml
-
-        from ray_provider.clusters.yaml_text import load_document
-
-        try:
-            return load_document(text)
-        except yaml.YAMLError:
-            # What is wrong with it is not said: the text of a YAML error quotes what it read.
-            return None
-
-
-def _cookie_header(text: str) -> dict[str, str] | None:
-    """Read the form in which a browser shows cookies: ``a=1; b=2``."""
-    pairs = [part.partition("=") for part in text.split(";") if part.strip()]
-    if not pairs or any(not name.strip() or not middle for name, middle, _ in pairs):
-        return None
-    return {name.strip(): value.strip() for name, _, value in pairs}
-
-
-def _from_parts(host: str, port: int | None, schema: str | None) -> str:
-    if "://" in host:
-        return host
-    scheme = schema if schema in {"http", "https"} else "http"
-    name = f"[{host}]" if ":" in host and not host.startswith("[") else host
-    return f"{scheme}://{name}:{port or (443 if scheme == 'https' else 8265)}"
-
-
-def check_address(address: str, source: str) -> tuple[str, dict[str, str]]:
-    """Check a dashboard's URL.
-
-    :param address: what was given.
-    :param source: where, for the message.
-    :return: the URL without a user and without a final slash, and the header that stands for the user.
-    :raises ConfigurationError: it is no such URL; the message says what it looks like instead.
-    """
-    hint = "Give the URL of Ray's dashboard, such as http://127.0.0.1:8265 (`ray start` prints it)."
-    if not isinstance(address, str) or not address.strip():
-        raise ConfigurationError(f"The Ray address in {source} is empty.", hint=hint, field="address")
-    address = address.strip()
-    scheme, separator, rest = address.partition("://")
-    if separator and scheme.lower() == "ray":
-        host = rest.partition("/")[0].rpartition("@")[2].partition(":")[0] or "host"
-        raise ConfigurationError(
-            f"The Ray address in {source} is {address!r}: that is a Ray Client address. Jobs are submitted over HTTP.",
-            hint=f"Give the dashboard's URL: http://{host}:8265 unless the cluster says otherwise.",
-            field="address",
-        )
-    if address in {"auto", "local"}:
-        raise ConfigurationError(
-            f"The Ray address in {source} is {address!r}, which only a program on the Ray machine understands.",
-            hint=hint,
-            field="address",
-        )
-    if not separator:
-        host, _, port = address.partition(":")
-        known = f"{host}:{port}" if port and port != "6379" else f"{host}:8265"
-        raise ConfigurationError(
-            f"The Ray address in {source} is {address!r}: it has no scheme.",
-            hint=f"Write http://{known} (or https://).",
-            field="address",
-        )
-    try:
-        parts = urlsplit(address)
-        port_number = parts.port
-    except ValueError as error:
-        raise ConfigurationError(
-            f"The Ray address in {source} is no URL: {error}.", hint=hint, field="address"
-        ) from None
-    if parts.scheme.lower() not in {"http", "https"}:
-        raise ConfigurationError(
-            f"The Ray address in {source} has the scheme {parts.scheme!r}: only http and https work.",
-            hint=hint,
-            field="address",
-        )
-    if not parts.hostname or any(character.isspace() for character in address):
-        raise ConfigurationError(f"The Ray address in {source} names no host.", hint=hint, field="address")
-    if parts.query or parts.fragment:
-        raise ConfigurationError(
-            f"The Ray address in {source} has a query or a fragment.",
-            hint="Give the dashboard's base URL, without what follows `?` or `#`.",
-            field="address",
-        )
-    basic: dict[str, str] = {}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        basic = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    netloc = host if port_number is None else f"{host}:{port_number}"
-    return urlunsplit((parts.scheme.lower(), netloc, parts.path.rstrip("/"), "", "")), basic

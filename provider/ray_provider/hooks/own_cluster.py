@@ -49,7 +49,8 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
     """
     config = await hook.aconfig()
     if config.backend == "local":
-        from ray_provider.clusters.local import LocalClusterSpec, start_local
+        from ray_provider.clusters.local import start_local
+        from ray_provider.clusters.local_spec import LocalClusterSpec
 
         return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)))
     from ray_provider.clusters.fetch import fetch_text

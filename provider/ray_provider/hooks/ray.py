@@ -17,8 +17,9 @@ from ray_provider.exceptions import (
     RayConnectionError,
     RayProviderError,
 )
+from ray_provider.hooks.address import check_address
 from ray_provider.hooks.cloud_cluster import CloudCluster
-from ray_provider.hooks.connection import RayConnectionConfig, check_address
+from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.hooks.peer import PeerMethods, run_sync
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS

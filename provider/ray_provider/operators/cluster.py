@@ -340,7 +340,7 @@ class SetupRayCluster(ClusterOperator):
         )
 
     def _local_spec(self, context: Context) -> Any:
-        from ray_provider.clusters.local import LocalClusterSpec
+        from ray_provider.clusters.local_spec import LocalClusterSpec
         from ray_provider.clusters.manifests import read_manifest
         from ray_provider.clusters.naming import unique_name
 

@@ -12,7 +12,7 @@ from ray_provider.operators.background import Steps
 
 if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
-    from ray_provider.clusters.local import LocalClusterSpec
+    from ray_provider.clusters.local_spec import LocalClusterSpec
     from ray_provider.clusters.readiness import ReadinessOptions
     from ray_provider.clusters.setup import Applied
     from ray_provider.clusters.spec import KubernetesClusterSpec

@@ -7,8 +7,9 @@ import json
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.address import check_address
 from ray_provider.hooks.cloud_cluster import CloudCluster
-from ray_provider.hooks.connection import RayConnectionConfig, check_address
+from ray_provider.hooks.connection import RayConnectionConfig
 
 KUBECONFIG = {"clusters": [{"name": "c"}], "contexts": [], "users": []}
 

@@ -11,7 +11,8 @@ import pytest
 
 from ray_provider.clusters import local, local_head
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.local import LocalClusterSpec, delete_local, find_local, local_endpoint, start_local
+from ray_provider.clusters.local import delete_local, find_local, local_endpoint, start_local
+from ray_provider.clusters.local_spec import LocalClusterSpec
 from ray_provider.clusters.local_state import LocalPaths, LocalRecord, local_home, locked, this_machine
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError
 
