@@ -20,6 +20,7 @@ import pytest
 import yaml
 
 from tests.kubernetes.node import control, parts
+from tests.kubernetes.node.cache import remove_tree
 from tests.kubernetes.node.cgroups import groups_named, processes_in
 from tests.kubernetes.node.supervisor import start_time_of
 from tests.support.kubernetes import KubectlError, Kubernetes, until
@@ -89,6 +90,18 @@ def traces(name: str) -> list[str]:
         except OSError:
             continue
     return found
+
+
+def nodes() -> set[str]:
+    """All nodes that have a folder or groups, but for the logs that are kept of broken ones."""
+    folders = {path.name for path in control.nodes_folder().glob(f"{control.PREFIX}*") if path.suffix != ".broken"}
+    return folders | groups_named(control.PREFIX)
+
+
+def remove_kept_logs() -> None:
+    """Remove the logs of broken nodes."""
+    for kept in control.nodes_folder().glob(f"{control.PREFIX}*.broken"):
+        remove_tree(kept)
 
 
 @pytest.fixture
@@ -276,6 +289,22 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
     until(lambda: not traces(node.name), 30, "end of the node of a killed owner")
 
 
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.5])
+def test_tests_that_are_killed_while_a_node_comes_up_leave_none(seconds: float) -> None:
+    need("root", present=os.geteuid() == 0)
+    control.reap_stale()
+    before = nodes()
+    process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE)
+    try:
+        until(lambda: groups_named(control.PREFIX) - before, 60, "groups of the node")
+        time.sleep(seconds)
+    finally:
+        process.kill()
+        process.communicate()
+    until(lambda: nodes() == before, 30, "end of the node of a killed owner")
+    remove_kept_logs()
+
+
 def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
     owner: tuple[subprocess.Popen, control.NodeHandle],
 ) -> None:
@@ -316,22 +345,18 @@ def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node:
     try:
         assert "etcd ended with" in (kept / "log/supervisor.log").read_text()
     finally:
-        for path in sorted(kept.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        kept.rmdir()
+        remove_tree(kept)
     assert traces(second_node.name) == []
 
 
 def test_a_node_that_cannot_come_up_says_why_and_leaves_nothing() -> None:
     need("root", present=os.geteuid() == 0)
-    before = {node.name for node in control.running()}
+    control.reap_stale()
+    before = nodes()
     with pytest.raises(control.NodeError, match=r"unknown flag: --no-such-flag"):
         control.up(operator="none", owner=os.getpid(), api_server_args=["--no-such-flag"], progress=lambda _: None)
-    assert {node.name for node in control.running()} == before
-    for kept in control.nodes_folder().glob("*.broken"):
-        for path in sorted(kept.rglob("*"), reverse=True):
-            path.rmdir() if path.is_dir() else path.unlink()
-        kept.rmdir()
+    assert nodes() == before
+    remove_kept_logs()
 
 
 def _cmdline(pid: int) -> bytes:

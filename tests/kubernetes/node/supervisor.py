@@ -60,7 +60,7 @@ class Supervisor:
         self.tasks: set[asyncio.Task[Any]] = set()
 
     def say(self, text: str) -> None:
-        print(f"{time.monotonic() - self.began:6.2f} s  {text}", flush=True)
+        tell(f"{time.monotonic() - self.began:6.2f} s  {text}")
 
     def end(self, why: str) -> None:
         self.why = self.why or why
@@ -149,18 +149,11 @@ class Supervisor:
     async def run(self, *command: str | Path, inside: bool = False) -> str:
         """Run a program to its end: here with the administrator's kubeconfig, or in the node."""
         prefix = [HERE / "enter.sh", self.state] if inside else []
-        process = await asyncio.create_subprocess_exec(
-            *prefix,
-            *command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "KUBECONFIG": str(self.state / "admin.kubeconfig"), "HOME": str(self.state / "home")},
-        )
-        said, _ = await process.communicate()
-        if process.returncode:
-            raise NodeError(f"{' '.join(map(str, command))} ended with {process.returncode}: {said.decode()[-2000:]}")
-        return said.decode()
+        env = {**os.environ, "KUBECONFIG": str(self.state / "admin.kubeconfig"), "HOME": str(self.state / "home")}
+        code, said = await run_to_end(*prefix, *command, env=env)
+        if code:
+            raise NodeError(f"{' '.join(map(str, command))} ended with {code}: {said[-2000:]}")
+        return said
 
     # Up ---------------------------------------------------------------------------------------------------------
 
@@ -180,7 +173,7 @@ class Supervisor:
         (self.state / "cgroups").write_text("".join(f"{group}\n" for group in groups))
         async with asyncio.TaskGroup() as group:
             group.create_task(self.copy_image_store())
-            group.create_task(asyncio.to_thread(subprocess.run, [HERE / "pki.sh", self.state / "pki"], check=True))
+            group.create_task(self.run(HERE / "pki.sh", self.state / "pki"))
         await self.start_init()
         assert self.network is not None
         await self.start("etcd", *self.etcd_command())
@@ -205,9 +198,9 @@ class Supervisor:
     async def copy_image_store(self) -> None:
         """Take the images over as hard links: what lies in a layer or a blob is never written, only the databases are."""
         source, target = Path(self.spec["image_store"]), self.state / "containerd"
-        process = await asyncio.create_subprocess_exec("cp", "-al", source, target)
-        if await process.wait():
-            raise NodeError(f"can't copy {source}: does {self.state} lie on the same file system?")
+        code, said = await run_to_end("cp", "-al", source, target)
+        if code:
+            raise NodeError(f"can't copy {source}: does {self.state} lie on the same file system? {said[-500:]}")
         for database in [*target.rglob("*.db")]:
             copied = database.with_suffix(".own")
             shutil.copy2(database, copied)
@@ -477,6 +470,25 @@ class Supervisor:
         await asyncio.to_thread(remove_cgroups, self.spec["name"])
 
 
+async def run_to_end(*command: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+    """Run a program: its exit code, and what it said. It ends with whoever waits for it: it may write to the folder."""
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=env,
+        start_new_session=True,
+    )
+    try:
+        said, _ = await process.communicate()
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+    return int(process.returncode or 0), said.decode()
+
+
 def children_of(pid: int) -> list[int]:
     """Return a process's children."""
     try:
@@ -501,7 +513,7 @@ async def main(state: Path) -> int:
     supervisor.watch_owner()
     control = await asyncio.start_unix_server(supervisor.answer, state / "control.sock")
     supervisor.servers.append(control)
-    code = 0
+    failure = ""
     try:
         raising = asyncio.ensure_future(supervisor.up())
         ending = asyncio.ensure_future(supervisor.ending.wait())
@@ -518,18 +530,25 @@ async def main(state: Path) -> int:
         os.dup2(log, 1)
         os.dup2(log, 2)
         await supervisor.ending.wait()
-    except (NodeError, OSError, subprocess.CalledProcessError, ExceptionGroup) as error:
-        code = 1
+    except (NodeError, OSError, ExceptionGroup) as error:
         causes = error.exceptions if isinstance(error, ExceptionGroup) else [error]
-        print(f"FAILED {json.dumps('; '.join(str(cause) for cause in causes))}", flush=True)
+        failure = "; ".join(str(cause) for cause in causes) or repr(error)
     finally:
         supervisor.say(f"ending: {supervisor.why}")
         await supervisor.down()
         keep = state.with_suffix(".broken")
-        if code or (supervisor.why and "ended with" in supervisor.why):
+        if failure or (supervisor.why and "ended with" in supervisor.why):
             keep_logs(state, keep)
         await asyncio.to_thread(shutil.rmtree, state)
-    return code
+    if failure:
+        tell(f"FAILED {json.dumps(failure)}")  # the last word: nothing is left when it is read
+    return 1 if failure else 0
+
+
+def tell(line: str) -> None:
+    """Print to whoever started the node; if they are gone, the node is cleared away all the same."""
+    with contextlib.suppress(BrokenPipeError):
+        print(line, flush=True)
 
 
 def keep_logs(state: Path, target: Path) -> None:
