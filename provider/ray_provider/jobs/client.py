@@ -251,23 +251,19 @@ class RayJobsClient:
         :raises RayApiError: Ray can't give it, or it is larger.
         """
         pieces = bytearray()
-        failure: RayApiError | None = None
         try:
             async for piece in self.log_file(node_id, filename):
                 pieces += piece
                 if max_bytes is not None and len(pieces) > max_bytes:
                     raise RayApiError(f"{filename} on node {node_id} has more than {max_bytes} bytes.", status=200)
         except RayApiError as error:
-            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR:
+            if error.status != HTTPStatus.INTERNAL_SERVER_ERROR or await self._has_log_file(node_id, filename):
                 raise
-            failure = error
-        if not pieces:
-            listed = await self.list_log_files(node_id, glob.escape(filename), retry=RetryPolicy.none())
-            if filename not in listed:
-                return None
-        if failure is not None:
-            raise failure
-        return bytes(pieces)
+            return None
+        return bytes(pieces) if pieces or await self._has_log_file(node_id, filename) else None
+
+    async def _has_log_file(self, node_id: str, filename: str) -> bool:
+        return filename in await self.list_log_files(node_id, glob.escape(filename), retry=RetryPolicy.none())
 
     async def list_log_files(
         self, node_id: str, pattern: str = "*", *, retry: RetryPolicy | None = None

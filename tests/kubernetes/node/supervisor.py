@@ -484,7 +484,8 @@ async def run_to_end(*command: str | Path, env: dict[str, str] | None = None) ->
         said, _ = await process.communicate()
     finally:
         if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                os.killpg(process.pid, signal.SIGKILL)
             await process.wait()
     return int(process.returncode or 0), said.decode()
 
