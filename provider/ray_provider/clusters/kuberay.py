@@ -6,6 +6,7 @@ import asyncio
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from ray_provider.clusters.charts import OperatorChart
@@ -250,16 +251,27 @@ async def wait_operator(kube: Kube, namespace: str, timeout: float, say: Say) ->
                         say(f"The KubeRay operator is available ({seen.image}).")
                         return
     except TimeoutError:
-        from ray_provider.clusters.diagnosis import pod_findings
-
-        pods = await kube.get(path_of("pods", namespace), labelSelector=SELECTOR)
-        why = [finding.text for pod in pods.get("items") or [] for finding in pod_findings(pod)]
+        why = await _why_unavailable(kube, namespace)
         raise ClusterTimeoutError(
             f"The KubeRay operator did not become available in namespace {namespace} within {timeout:.0f} s"
             + (f": {'; '.join(why)}." if why else "."),
             hint=f"kubectl -n {namespace} describe pods -l {SELECTOR}",
             cause="operator not running",
         ) from None
+
+
+async def _why_unavailable(kube: Kube, namespace: str) -> list[str]:
+    """Say what keeps the operator's pods from running; how far one is, if nothing is known to be wrong."""
+    from ray_provider.clusters.pod_diagnosis import first_unready, pod_findings, slow_finding
+
+    pods = (await kube.get(path_of("pods", namespace), labelSelector=SELECTOR)).get("items") or []
+    why = [finding.text for pod in pods for finding in pod_findings(pod)]
+    slow = None if why else first_unready(pods)
+    if slow is not None:
+        about = f"involvedObject.uid={slow['metadata']['uid']}"
+        events = await kube.get(path_of("events", namespace), fieldSelector=about)
+        why = [slow_finding(slow, events.get("items") or [], datetime.now(UTC)).text]
+    return why
 
 
 def _condition(item: Mapping[str, Any], kind: str) -> bool:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
-from ray_provider.clusters import diagnosis
-from ray_provider.clusters.diagnosis import Finding, is_true
+from ray_provider.clusters import diagnosis, pod_diagnosis
+from ray_provider.clusters.finding import IMAGE, NOW, OPERATOR, SCHEDULING, SHORT, Finding, is_true
 from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of
 from ray_provider.clusters.kuberay import SELECTOR, Operator
-from ray_provider.clusters.raycluster import desired_workers
+from ray_provider.clusters.view import ClusterView
 from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
 from ray_provider.plain_text import clean
 
@@ -49,91 +50,13 @@ class ReadinessOptions:
     def patience(self, kind: str) -> float:
         """Give how long a finding may last."""
         known = {
-            diagnosis.NOW: 0.0,
-            diagnosis.SHORT: self.short_seconds,
-            diagnosis.IMAGE: self.image_seconds,
-            diagnosis.SCHEDULING: self.scheduling_seconds,
-            diagnosis.OPERATOR: self.operator_seconds,
+            NOW: 0.0,
+            SHORT: self.short_seconds,
+            IMAGE: self.image_seconds,
+            SCHEDULING: self.scheduling_seconds,
+            OPERATOR: self.operator_seconds,
         }
         return known[kind]
-
-
-@dataclass
-class ClusterView:
-    """What is known of a cluster at this moment."""
-
-    cluster: Json | None = None
-    was_there: bool = False
-    pods: dict[str, Json] = field(default_factory=dict)
-    pods_known: bool = False
-    events: dict[str, Json] = field(default_factory=dict)
-    stale_events: dict[str, str] = field(default_factory=dict)
-    operator: Operator | None = None
-    operator_known: bool = False
-    settled: bool = False
-
-    @property
-    def unacknowledged(self) -> bool:
-        """Whether the operator has not written down that it knows the spec as it is now."""
-        if self.cluster is None:
-            return False
-        status = self.cluster.get("status") or {}
-        return int(status.get("observedGeneration") or 0) < int(self.cluster["metadata"].get("generation") or 1)
-
-    @property
-    def operator_stopped(self) -> bool:
-        """Whether the operator is known not to run."""
-        return self.operator is not None and (self.operator.replicas == 0 or self.operator.available == 0)
-
-    def _unnoticed(self) -> bool:
-        """Whether the operator has yet to look at the spec.
-
-        KubeRay (1.6.1 and before) writes ``observedGeneration`` only together with something else in the status: a
-        change that replaces no pod and wants as many as before is never acknowledged.
-        """
-        if self.cluster is None or not self.unacknowledged:
-            return False
-        status = self.cluster.get("status") or {}
-        as_before = int(status.get("desiredWorkerReplicas") or 0) == desired_workers(self.cluster)
-        return not (self.settled and status.get("observedGeneration") and as_before)
-
-    def fresh_events(self) -> list[Json]:
-        """Give the events that came after we began to look."""
-        return [
-            event
-            for uid, event in self.events.items()
-            if self.stale_events.get(uid) != event["metadata"].get("resourceVersion")
-        ]
-
-    def missing(self, options: ReadinessOptions, stale_pods: frozenset[str]) -> str | None:
-        """Say what is not ready yet; ``None`` if all is."""
-        cluster = self.cluster
-        if cluster is None:
-            return "the RayCluster"
-        status = cluster.get("status") or {}
-        if self._unnoticed():
-            return "the operator's notice"
-        # Pods that were not listed yet are not gone.
-        if stale_pods and (not self.pods_known or stale_pods & self.pods.keys()):
-            return "the end of pods of the former version"
-        if not self._head_ready(cluster, status):
-            return "the head"
-        wanted = options.wait_for_workers
-        ready = int(status.get("readyWorkerReplicas") or 0)
-        if wanted is True:
-            desired = int(status.get("desiredWorkerReplicas") or 0)
-            provisioned = diagnosis.condition(cluster, "RayClusterProvisioned")
-            if (provisioned is not None and provisioned.get("status") != "True") or ready < desired:
-                return f"{max(desired - ready, 0)} workers"
-        elif ready < int(wanted):
-            return f"{int(wanted) - ready} workers"
-        return None
-
-    @staticmethod
-    def _head_ready(cluster: Json, status: Json) -> bool:
-        if diagnosis.condition(cluster, "HeadPodReady") is None:  # conditions can be switched off in the operator
-            return status.get("state") == "ready"
-        return is_true(cluster, "HeadPodReady")
 
 
 class ReadinessWatch:
@@ -279,7 +202,7 @@ class ReadinessWatch:
         if cluster is not None and cluster["metadata"].get("deletionTimestamp"):
             raise self._failed(Finding("deleted", "the RayCluster is being deleted", "Set it up anew."), [])
         self._settle(now)
-        if cluster is not None and view.missing(self._options, self._stale_pods) is None:
+        if cluster is not None and view.missing(self._options.wait_for_workers, self._stale_pods) is None:
             return cluster, 0.0
         self._progress()
         findings = [*self._findings(now)]
@@ -314,8 +237,8 @@ class ReadinessWatch:
             yield from diagnosis.cluster_findings(view.cluster, view.fresh_events())
         for uid, pod in view.pods.items():
             if uid not in self._stale_pods:
-                yield from diagnosis.pod_findings(pod)
-        missing = view.missing(self._options, frozenset())
+                yield from pod_diagnosis.pod_findings(pod)
+        missing = view.missing(self._options.wait_for_workers, frozenset())
         if missing != "the operator's notice" or self._unnoticed_since is None:
             return
         lasted = now - self._unnoticed_since
@@ -345,7 +268,7 @@ class ReadinessWatch:
                 continue
             if now - self._looked_at.setdefault(uid, now) >= _STUCK_SECONDS:
                 self._looked_at[uid] = now
-                self._pod_findings[uid] = diagnosis.event_findings(pod, await self._pod_events(uid))
+                self._pod_findings[uid] = pod_diagnosis.event_findings(pod, await self._pod_events(uid))
             found += self._pod_findings.get(uid, [])
         return found
 
@@ -378,16 +301,17 @@ class ReadinessWatch:
         )
 
     async def _timed_out(self, findings: list[Finding]) -> ClusterTimeoutError:
-        missing = self.view.missing(self._options, self._stale_pods)
+        missing = self.view.missing(self._options.wait_for_workers, self._stale_pods)
         state = diagnosis.summary(self.view.cluster, self.view.pods.values())
         lasted = time.time() - self._began
         text = f"The Ray cluster {self._namespace}/{self._name} was not ready after {lasted:.0f} s: {state}"
-        lines: list[str] = []
         if findings:
             text += f". What stands in its way: {'; '.join(finding.text for finding in findings)}"
-            lines = await self._last_lines(findings[0])
-        elif missing:
-            text += f". What is missing: {missing}"
+        else:
+            text += f". What is missing: {missing}" if missing else ""
+            findings = await self._slow()
+            text += "".join(f". So far, {finding.text}" for finding in findings)
+        lines = await self._last_lines(findings[0]) if findings else []
         text += "."
         if lines:
             text += "\nLast lines:\n  " + "\n  ".join(lines)
@@ -398,6 +322,15 @@ class ReadinessWatch:
             namespace=self._namespace,
             name=self._name,
         )
+
+    async def _slow(self) -> list[Finding]:
+        """Tell how far the pod is that is waited for, when nothing is known to be wrong."""
+        pods = {uid: pod for uid, pod in self.view.pods.items() if uid not in self._stale_pods}
+        pod = pod_diagnosis.first_unready(pods.values())
+        if pod is None:
+            return []
+        events = await self._pod_events(pod["metadata"]["uid"])
+        return [pod_diagnosis.slow_finding(pod, events, datetime.now(UTC))]
 
     async def _last_lines(self, finding: Finding) -> list[str]:
         if not finding.container:

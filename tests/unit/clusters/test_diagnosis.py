@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
-from ray_provider.clusters.diagnosis import cluster_findings, event_findings, pod_findings, summary
+from ray_provider.clusters.diagnosis import cluster_findings, summary
+from ray_provider.clusters.pod_diagnosis import event_findings, first_unready, pod_findings, slow_finding
 
 
 def pod(node_type="head", *, status=None, **container):
@@ -128,6 +131,60 @@ def test_events_of_a_pod_that_does_not_start():
     events = [event("FailedMount", 'secret "tls" not found'), event("BackOff", "b"), event("Pulled", "p", "Normal")]
     (finding,) = event_findings(pod(), events)
     assert 'does not start (FailedMount): secret "tls" not found' in finding.text
+
+
+NOW = datetime(2026, 1, 1, 12, 2, tzinfo=UTC)
+STARTED = {"running": {"startedAt": "2026-01-01T12:00:00Z"}}
+
+
+def test_a_container_that_runs_and_never_becomes_ready_is_told_with_its_last_event():
+    events = [
+        {**event("Unhealthy", "Readiness probe failed: timed out."), "lastTimestamp": "2026-01-01T12:01:00Z"},
+        {**event("Started", "Started container"), "lastTimestamp": "2026-01-01T12:00:01Z"},
+    ]
+    finding = slow_finding(pod(state=STARTED, ready=False), events, NOW)
+    assert finding.text == (
+        "the container 'ray' of head pod p has run for 120 s and is not ready; "
+        "its last event is Unhealthy: Readiness probe failed: timed out"
+    )
+    assert finding.container == "ray"
+    assert "close to its memory limit (4Gi) can stand still" in finding.hint
+
+
+def test_an_init_container_that_does_not_end_is_told_rather_than_what_waits_for_it():
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [
+            {"name": "first", "state": {"terminated": {"exitCode": 0}}, "ready": True},
+            {"name": "wait-gcs-ready", "state": STARTED, "ready": False},
+        ],
+        "containerStatuses": [{"name": "ray", **waiting("PodInitializing"), "ready": False}],
+    }
+    finding = slow_finding(pod("worker", status=status), [], NOW)
+    assert finding.text == "the container 'wait-gcs-ready' of worker pod p has run for 120 s and is not ready"
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (pod(**waiting("ContainerCreating")), "the container 'ray' of head pod p has not started (ContainerCreating)"),
+        (pod(status={"phase": "Pending"}), "head pod p has not started (Pending)"),
+    ],
+)
+def test_a_pod_that_has_not_started_is_told_with_its_last_event(given, text):
+    finding = slow_finding(given, [event("Pulling", 'Pulling image "i"', "Normal")], NOW)
+    assert finding.text == text + '; its last event is Pulling: Pulling image "i"'
+    assert finding.container is None
+
+
+def test_what_is_waited_for_is_the_head_before_the_workers():
+    ready = {"type": "Ready", "status": "True"}
+    head, worker = pod(), pod("worker")
+    assert first_unready([worker, head]) is head
+    head["status"]["conditions"] = [ready]
+    assert first_unready([head, worker]) is worker
+    worker["status"]["conditions"] = [ready]
+    assert first_unready([head, worker]) is None
 
 
 def test_summary():

@@ -335,6 +335,27 @@ async def test_a_fault_that_passes_by_itself_is_waited_for_and_one_that_stays_is
         assert 0.8 < time.monotonic() - began < 2.5
 
 
+async def test_a_time_out_tells_how_far_the_pod_is_that_is_waited_for():
+    starting = {
+        "metadata": {"namespace": "n", "labels": {"ray.io/node-type": "head"}},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [{"name": "ray-head", "state": {"running": {"startedAt": "2026-01-01T12:00:00Z"}}}],
+        },
+    }
+    unhealthy = {"type": "Warning", "reason": "Unhealthy", "message": "Readiness probe failed: no answer"}
+    async with running() as (server, access), open_kube(access) as kube:
+        await server.put(CLUSTERS, "c", cluster(head=False))
+        await server.put(path_of("pods", "n"), "p", starting)
+        await server.put(path_of("events", "n"), "e", unhealthy)
+        with pytest.raises(ClusterTimeoutError) as caught:
+            await watch_of(kube, timeout_seconds=0.4).wait()
+    text = str(caught.value)
+    assert "What is missing: the head. So far, the container 'ray-head' of head pod p has run for" in text
+    assert "and is not ready; its last event is Unhealthy: Readiness probe failed: no answer." in text
+    assert "kubectl describe pod p -n n" in text
+
+
 async def test_what_may_not_be_watched_is_done_without():
     async with running() as (server, access), open_kube(access) as kube:
         server.forbidden |= {path_of("events", "n"), "/apis/apps/v1/deployments"}
