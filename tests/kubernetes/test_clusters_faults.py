@@ -104,14 +104,36 @@ async def test_an_operator_that_is_scaled_to_zero(kubernetes, namespace):
     assert left_over(scene) == []
 
 
+def instead_of_ray(*command: str, **changes: object) -> dict:
+    """Give values of a cluster whose head runs something else than ``ray start``."""
+    own = {"head__annotations": {"ray.io/overwrite-container-cmd": "true"}, "head__command": list(command)}
+    return values(HEAD_ONLY, **own, **changes)
+
+
 async def test_a_head_that_is_killed_for_memory(kubernetes, namespace):
     scene = Scene(kubernetes, namespace)
     small = {"requests": {"cpu": "200m", "memory": "96Mi"}, "limits": {"cpu": "2", "memory": "96Mi"}}
+    # Memory taken at one stroke: a Ray that nears its limit slowly can stand still there for minutes, reading its
+    # libraries over and over, before Linux gives it up.
+    greedy = instead_of_ray("python", "-c", "b'x' * (1 << 30)", head__resources=small)
     with pytest.raises(ClusterFailedError) as caught:
-        await scene.set_up(scene.spec(values(HEAD_ONLY, head__resources=small)), short_seconds=2)
+        await scene.set_up(scene.spec(greedy), short_seconds=2)
     text = show(caught.value)
     assert "was killed for memory (OOMKilled, its limit is 96Mi" in text
     assert "a Ray head needs 2 GiB" in text
+    assert left_over(scene) == []
+
+
+async def test_a_head_that_runs_and_never_becomes_ready(kubernetes, namespace):
+    scene = Scene(kubernetes, namespace)
+    idle = instead_of_ray("bash", "-c", "trap exit TERM; echo waiting for a licence; sleep 600 & wait")
+    with pytest.raises(ClusterTimeoutError) as caught:
+        await scene.set_up(scene.spec(idle), timeout_seconds=25)
+    text = show(caught.value)
+    assert "What is missing: the head. So far, the container 'ray-head' of head pod" in text
+    assert "and is not ready; its last event is Unhealthy: Readiness probe failed" in text
+    assert "Last lines: waiting for a licence" in text
+    assert "close to its memory limit (2Gi)" in text
     assert left_over(scene) == []
 
 
