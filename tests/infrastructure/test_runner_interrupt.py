@@ -53,7 +53,7 @@ def test_an_interrupted_apply_keeps_its_state_and_can_go_on(module: Module) -> N
             run.plan()
     assert caught.value.data["killed"] is False
     assert caught.value.retryable
-    assert seconds < 10
+    assert seconds < 30, "it would have taken 60"
     assert "terraform_data.first" in module.resources()
     assert not module.lock.exists()
     assert "Stopping terraform apply (SIGINT 1)" in module.text.replace("tofu", "terraform")

@@ -142,7 +142,7 @@ async def test_the_end_is_known_soon(client):
     for _ in range(3):
         outcome, _lines, _ = await run(client, python("print(1)"))
         took.append(time.time() - outcome.end_time / 1000)
-    assert sorted(took)[1] < 1.0, took
+    assert sorted(took)[1] < 3, took
 
 
 async def test_failed(client):

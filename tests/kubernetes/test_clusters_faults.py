@@ -310,7 +310,7 @@ async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace):
     huge = values(HEAD_ONLY, head__resources={"requests": {"cpu": "200"}, "limits": {"cpu": "200"}})
     spec = scene.spec(huge)
     with pytest.raises(ClusterTimeoutError) as caught:
-        await scene.set_up(spec, keep_on_failure=True, timeout_seconds=3)
+        await scene.set_up(spec, keep_on_failure=True, timeout_seconds=10)
     assert "What stands in its way: head pod" in show(caught.value)
     assert "is left for inspection" in scene.text
     assert scene.cluster(spec.name)

@@ -79,7 +79,7 @@ def test_a_task_marked_failed_while_it_waits_leaves_nothing(kubernetes, place, s
         # A trigger that has not begun can do nothing about it: Airflow forgets it.
         until(lambda: "head waiting for a node" in stack.client.log_text(dag, run, "setup"), 60, "trigger", every=1)
     stack.client.set_state(dag, run, "setup", "failed")
-    until(lambda: not left(kubernetes, place), 40, "end of the cluster")
+    until(lambda: not left(kubernetes, place), 90, "end of the cluster")
 
 
 def test_a_job_with_a_cluster_of_its_own(kubernetes, place, stack):
@@ -187,4 +187,4 @@ def test_what_was_ended_before_anything_watched_it_is_found_and_deleted(kubernet
     stack.start_component("triggerer")
     until(lambda: "head waiting for a node" in stack.client.log_text(dag, kept, "setup"), 60, "trigger", every=1)
     stack.client.set_state(dag, kept, "setup", "failed")
-    until(lambda: not left(kubernetes, place), 40, "end of the cluster")
+    until(lambda: not left(kubernetes, place), 90, "end of the cluster")

@@ -100,7 +100,7 @@ def test_the_grace_is_bounded():
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
-            await asyncio.sleep(2)
+            await asyncio.sleep(4)
 
     def handler(*_):
         raise Interrupted
@@ -113,7 +113,7 @@ def test_the_grace_is_bounded():
     finally:
         timer.join()
         signal.signal(signal.SIGUSR1, old)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 3
 
 
 def test_a_kill_ends_the_step_that_is_going_on_and_no_other_begins():

@@ -84,8 +84,8 @@ async def test_the_end_is_known_soon(api, client):
         ended = time.monotonic()
         await watch.outcome()
         took.append(time.monotonic() - ended)
-    assert sorted(took)[2] < 0.5
-    assert max(took) < 2
+    assert sorted(took)[2] < 1
+    assert max(took) < 5
 
 
 async def test_failure_is_explained(api, client):
