@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import stat
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -100,6 +102,23 @@ def test_a_stack_from_its_start_to_its_end(database, tmp_path, monkeypatch):
     assert stack.processes() == []
     assert stack.leftovers == []
     assert not [process for process in processes if process.is_running()]
+
+
+def test_runs_that_are_triggered_at_once_do_not_stop_the_api_server(tmp_path):
+    """On SQLite two such requests can wait for each other's turn to write: until one gives up."""
+
+    def trigger(number: int) -> float:
+        began = time.monotonic()
+        stack.client.trigger_run("stack_small", run_id=f"run-{number}")
+        return time.monotonic() - began
+
+    with AirflowStack(tmp_path / "home", dags_folder=DAGS, env={"GIVEN": "x"}) as stack:
+        stack.client.add_connection("of_the_test", "generic", host="h")
+        with ThreadPoolExecutor(4) as pool:
+            took = list(pool.map(trigger, range(6)))
+        assert max(took) < 45, took
+        for number in range(6):
+            stack.client.wait_run("stack_small", f"run-{number}", state="success", timeout=180)
 
 
 def test_a_component_that_can_not_start_is_told_with_its_last_lines(tmp_path):

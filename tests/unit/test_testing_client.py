@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -13,7 +14,10 @@ from ray_provider.testing.client import AirflowApiError, AirflowClient
 
 
 class Server(ThreadingHTTPServer):
-    """Knows runs and connections; the first answer to each of ``lost`` (method, end of the path) is lost."""
+    """Knows runs and connections; the first answer to each of ``lost`` (method, end of the path) is lost.
+
+    For the first ``busy`` of other requests its database has no turn.
+    """
 
     daemon_threads = True
 
@@ -22,6 +26,7 @@ class Server(ThreadingHTTPServer):
         self.made: list[str] = []
         self.lost: set[tuple[str, str]] = set()
         self.asked: list[str] = []
+        self.busy = 0
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -37,6 +42,9 @@ class Handler(BaseHTTPRequestHandler):
         name = json.loads(body)["dag_run_id"] if self.command == "POST" and b"dag_run_id" in body else ""
         if self.path == "/auth/token":
             answer = {"access_token": "t"}
+        elif self.server.busy:
+            self.server.busy -= 1
+            status, answer = 500, {"detail": {"reason": "Database error", "message": "Check logs for more details"}}
         elif name in self.server.made:
             status = 409
         elif name:
@@ -73,6 +81,30 @@ def test_a_run_is_started_once_when_the_answer_is_lost(server):
     # Without a loss, a run of the same id is somebody else's.
     with pytest.raises(AirflowApiError, match="409"):
         client.trigger_run("d", run_id=run_id)
+
+
+def test_what_the_database_had_no_turn_for_is_sent_again(server):
+    client = AirflowClient("127.0.0.1", server.server_port)
+    server.busy = 4
+    client.request("POST", "/api/v2/dags/d/clearTaskInstances", {})
+    assert len([one for one in server.asked if "clear" in one]) == 5
+    # Made by a request whose answer was lost, and asked for again while the database was busy: it was made by us.
+    server.lost, server.busy = {("POST", "dagRuns")}, 0
+    handed_in: list[str] = []
+    threading.Thread(target=lambda: handed_in.append(client.trigger_run("d"))).start()
+    while not server.made:
+        time.sleep(0.01)
+    server.busy = 1
+    while not handed_in:
+        time.sleep(0.01)
+    assert server.made == handed_in
+
+
+def test_a_database_that_stays_busy_is_told(server):
+    client = AirflowClient("127.0.0.1", server.server_port, timeout=0.5)
+    server.busy = 1000
+    with pytest.raises(AirflowApiError, match="Database error"):
+        client.request("GET", "/api/v2/dags/d")
 
 
 def test_what_is_not_safe_to_repeat_is_sent_once(server):

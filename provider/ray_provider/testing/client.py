@@ -69,7 +69,8 @@ class AirflowClient:
         """Ask, and give the answer's JSON (or its text, if it is none).
 
         What gets no answer is sent again, twice, if that does no harm: on a small machine an API server can stall for
-        a while.
+        a while. What the database had no turn for (Airflow rolls it back) is sent again for as long as a request may
+        take.
 
         :param path: from the root, e.g. ``/api/v2/dags``.
         :param creates: this ``POST`` makes something that the body names: it may be sent again, and that it is there
@@ -80,13 +81,13 @@ class AirflowClient:
         if query:
             path = f"{path}?{urlencode(query, doseq=True)}"
         tries = _TRIES if (method != "POST" or creates) and not path.startswith(_HEALTH) else 1
-        tried, status, text = self._send_repeatedly(tries, method, path, body, accept)
+        lost, status, text = self._send_repeatedly(tries, method, path, body, accept)
         if status == http.HTTPStatus.UNAUTHORIZED and not path.startswith("/auth/"):
             self._token = None
-            tried, status, text = self._send_repeatedly(tries, method, path, body, accept)
-        if tried > 1 and creates and status == http.HTTPStatus.CONFLICT:
+            lost, status, text = self._send_repeatedly(tries, method, path, body, accept)
+        if lost and creates and status == http.HTTPStatus.CONFLICT:
             return None
-        if tried > 1 and method == "DELETE" and status == http.HTTPStatus.NOT_FOUND:
+        if lost and method == "DELETE" and status == http.HTTPStatus.NOT_FOUND:
             return None
         if status >= http.HTTPStatus.BAD_REQUEST:
             raise AirflowApiError(method, path, status, text)
@@ -96,13 +97,19 @@ class AirflowClient:
             return text
 
     def _send_repeatedly(self, tries: int, method: str, path: str, body: Any, accept: str) -> tuple[int, int, str]:
-        """Give how often it was sent, and the answer's status and text."""
-        for tried in range(1, tries):
+        """Give how many answers were lost, and the status and text of the one that came."""
+        lost, deadline = 0, time.monotonic() + self._timeout
+        while True:
             try:
-                return tried, *self._send(method, path, body, accept)
+                status, text = self._send(method, path, body, accept)
             except OSError:
-                time.sleep(_POLL_SECONDS)
-        return tries, *self._send(method, path, body, accept)
+                lost += 1
+                if lost >= tries:
+                    raise
+            else:
+                if not _had_no_turn(status, text) or time.monotonic() > deadline:
+                    return lost, status, text
+            time.sleep(_POLL_SECONDS)
 
     def _send(self, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
         headers = {"Accept": accept}
@@ -406,3 +413,8 @@ class AirflowClient:
             entry["task_id"] if entry["map_index"] < 0 else f"{entry['task_id']}[{entry['map_index']}]": entry["state"]
             for entry in self.task_instances(dag_id, run_id)
         }
+
+
+def _had_no_turn(status: int, text: str) -> bool:
+    """Whether an answer says that the database could not do it; the cause is in the API server's log only."""
+    return status == http.HTTPStatus.INTERNAL_SERVER_ERROR and "Database error" in text

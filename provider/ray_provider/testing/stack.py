@@ -51,6 +51,10 @@ _LONGEST_TEMPORARY = 70
 #: How long a component waits for its turn to write (seconds). With the default of 5 a slow disk ends the scheduler.
 _SQLITE_SECONDS = 60
 
+#: The same for the API server. It writes its audit log in its event loop, which those requests need that have written
+#: something and are about to commit: two at once wait for each other until one gives up, and is sent again.
+_API_SERVER_SECONDS = 2
+
 _JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
@@ -102,7 +106,8 @@ class AirflowStack:
         self.home = Path(home).absolute()
         self.logs = self.home / "logs"
         self.dags_folder = Path(dags_folder).absolute() if dags_folder else self.home / "dags"
-        self.sql_alchemy_conn = sql_alchemy_conn or f"sqlite:///{self._sqlite}?timeout={_SQLITE_SECONDS}"
+        self.sql_alchemy_conn = sql_alchemy_conn or self._sqlite_conn(_SQLITE_SECONDS)
+        self._api_server_conn = sql_alchemy_conn or self._sqlite_conn(_API_SERVER_SECONDS)
         self.port = port or free_ports(1)[0]
         self.client = AirflowClient(HOST, self.port, check=self._check, timeout=_SQLITE_SECONDS + 15.0)
         #: What ``stop`` had to end by force after all components were gone: a fault of theirs, empty if all is well.
@@ -128,6 +133,9 @@ class AirflowStack:
     @property
     def _sqlite(self) -> Path:
         return self.home / "airflow.db"
+
+    def _sqlite_conn(self, seconds: int) -> str:
+        return f"sqlite:///{self._sqlite}?timeout={seconds}"
 
     @property
     def local_ray_home(self) -> Path:
@@ -253,10 +261,13 @@ class AirflowStack:
             "dag-processor": ["dag-processor"],
             "triggerer": ["triggerer", "--skip-serve-logs"],
         }[_kind(name)]
+        environment = self._environment()
+        if name == "api-server":
+            environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self._api_server_conn
         with (self.logs / f"{name}.log").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 [self._python, "-m", "airflow", *arguments],
-                env=self._environment(),
+                env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
