@@ -172,7 +172,7 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
         assert not [each for each in found if each["state"] in {"failed", "upstream_failed"}], case.jobs()
         return found if len(found) == 50 and all(each["state"] == "success" for each in found) else None
 
-    instances = until("50 mapped tasks have succeeded", ended, timeout=400)
+    instances = until("50 mapped tasks have succeeded", ended, timeout=800)
     by_index = {each["map_index"]: each for each in instances}
     jobs = case.settled(*["SUCCEEDED"] * 50)  # one job for each, whatever Airflow had to do twice
     owners = {int(job["metadata"]["airflow_map_index"]): job["submission_id"] for job in jobs}
@@ -188,7 +188,7 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
 BEYOND = {name: each for name, each in ROWS.items() if name not in MATRIX}
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("row", BEYOND.values(), ids=BEYOND)
 def test_row(rows, row):
     rows.result(row)
