@@ -371,3 +371,13 @@ def forbidden(message: str, **data: Any) -> KubernetesError:
         f"{_ROLE}`), or name another namespace.",
         **{"cause": "forbidden", "verb": what["verb"], "resource": resource, **data},
     )
+
+
+async def pod_events(kube: Kube, namespace: str, uid: str) -> list[Json]:
+    """Give the events of a pod: they help to explain it. None if they can't be read: then less is known."""
+    try:
+        found = await kube.get(path_of("events", namespace), fieldSelector=f"involvedObject.uid={uid}", limit="100")
+    except KubernetesError:
+        return []
+    items: list[Json] = found.get("items") or []
+    return items

@@ -10,9 +10,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ray_provider.clusters.charts import OperatorChart
+from ray_provider.clusters.finding import is_true
 from ray_provider.clusters.helm import Helm
-from ray_provider.clusters.kube import RAY, Json, Kube, path_of
+from ray_provider.clusters.kube import RAY, Json, Kube, path_of, pod_events
 from ray_provider.clusters.manifests import parse_version
+from ray_provider.clusters.pod_diagnosis import first_unready, pod_findings, slow_finding
 from ray_provider.clusters.versions import FIELDS, NAMESPACE, RELEASE, REPOSITORY, VERSION, KubeRay, Mode, Version
 from ray_provider.exceptions import (
     ClusterFailedError,
@@ -228,7 +230,7 @@ async def _apply_definition(kube: Kube, definition: Json, timeout: float) -> Non
         async with asyncio.timeout(timeout):
             async for event in kube.watch(_CRDS, fieldSelector=f"metadata.name={name}"):
                 for item in event.items or (event.object,):
-                    if _condition(item, "Established"):
+                    if is_true(item, "Established"):
                         return
     except TimeoutError:
         raise ClusterTimeoutError(
@@ -262,18 +264,10 @@ async def wait_operator(kube: Kube, namespace: str, timeout: float, say: Say) ->
 
 async def _why_unavailable(kube: Kube, namespace: str) -> list[str]:
     """Say what keeps the operator's pods from running; how far one is, if nothing is known to be wrong."""
-    from ray_provider.clusters.pod_diagnosis import first_unready, pod_findings, slow_finding
-
     pods = (await kube.get(path_of("pods", namespace), labelSelector=SELECTOR)).get("items") or []
     why = [finding.text for pod in pods for finding in pod_findings(pod)]
     slow = None if why else first_unready(pods)
     if slow is not None:
-        about = f"involvedObject.uid={slow['metadata']['uid']}"
-        events = await kube.get(path_of("events", namespace), fieldSelector=about)
-        why = [slow_finding(slow, events.get("items") or [], datetime.now(UTC)).text]
+        events = await pod_events(kube, namespace, slow["metadata"]["uid"])
+        why = [slow_finding(slow, events, datetime.now(UTC)).text]
     return why
-
-
-def _condition(item: Mapping[str, Any], kind: str) -> bool:
-    conditions = (item.get("status") or {}).get("conditions") or []
-    return any(one.get("type") == kind and one.get("status") == "True" for one in conditions)

@@ -14,6 +14,9 @@ _IMAGE_GONE = re.compile(
     r"not found|manifest unknown|does not exist|denied|unauthorized|invalid reference", re.IGNORECASE
 )
 
+#: What to do when nothing is known to be wrong.
+MORE_TIME = "Allow more time, if it only is slow (large images, new nodes)."
+
 
 def pod_role(pod: Json) -> str:
     """Say which pod of a cluster it is: ``head pod x``, ``worker pod y``."""
@@ -38,7 +41,7 @@ def pod_findings(pod: Json) -> list[Finding]:
         return []
     found = [*_placement(pod)]
     status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+    for container in _containers(pod):
         finding = _container(pod, container)
         if finding:
             found.append(finding)
@@ -70,6 +73,12 @@ def _placement(pod: Json) -> Iterable[Finding]:
             patience=SCHEDULING,
             subject=pod["metadata"]["name"],
         )
+
+
+def _containers(pod: Json) -> list[Json]:
+    """Give the status of each container, in the order in which they start."""
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
 
 
 def _container(pod: Json, container: Json) -> Finding | None:
@@ -165,8 +174,7 @@ def slow_finding(pod: Json, events: Iterable[Json], now: datetime) -> Finding:
     :param now: with a time zone.
     """
     status = pod.get("status") or {}
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    unready = [one for one in containers if "terminated" not in (one.get("state") or {}) and not one.get("ready")]
+    unready = [one for one in _containers(pod) if "terminated" not in (one.get("state") or {}) and not one.get("ready")]
     running = [one for one in unready if "running" in (one.get("state") or {})]
     one = (running or unready or [{}])[0]
     name = str(one.get("name") or "")
@@ -184,7 +192,7 @@ def slow_finding(pod: Json, events: Iterable[Json], now: datetime) -> Finding:
     return Finding(
         cause="timeout",
         text=text,
-        hint="Allow more time, if it only is slow (large images, new nodes). "
+        hint=f"{MORE_TIME} "
         + (
             f"A container close to its memory limit ({limit}) can stand still without being killed: "
             if running and limit
@@ -201,7 +209,7 @@ def phase(pod: Json) -> str:
     if pod["metadata"].get("deletionTimestamp"):
         return "ending"
     status = pod.get("status") or {}
-    for container in [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]:
+    for container in _containers(pod):
         waiting = (container.get("state") or {}).get("waiting") or {}
         if waiting.get("reason") and waiting["reason"] != "PodInitializing":
             return str(waiting["reason"])

@@ -11,7 +11,7 @@ from typing import Any
 
 from ray_provider.clusters import diagnosis, pod_diagnosis
 from ray_provider.clusters.finding import IMAGE, NOW, OPERATOR, SCHEDULING, SHORT, Finding, is_true
-from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of
+from ray_provider.clusters.kube import RAY, UNREACHABLE_SECONDS, Json, Kube, WatchEvent, path_of, pod_events
 from ray_provider.clusters.kuberay import SELECTOR, Operator
 from ray_provider.clusters.view import ClusterView
 from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, KubernetesAccessError, KubernetesError
@@ -268,19 +268,11 @@ class ReadinessWatch:
                 continue
             if now - self._looked_at.setdefault(uid, now) >= _STUCK_SECONDS:
                 self._looked_at[uid] = now
-                self._pod_findings[uid] = pod_diagnosis.event_findings(pod, await self._pod_events(uid))
+                self._pod_findings[uid] = pod_diagnosis.event_findings(
+                    pod, await pod_events(self._kube, self._namespace, uid)
+                )
             found += self._pod_findings.get(uid, [])
         return found
-
-    async def _pod_events(self, uid: str) -> list[Json]:
-        try:
-            found = await self._kube.get(
-                path_of("events", self._namespace), fieldSelector=f"involvedObject.uid={uid}", limit="100"
-            )
-        except KubernetesError:
-            return []  # less is known then; whether the API server is there the watches decide
-        items: list[Json] = found.get("items") or []
-        return items
 
     def _progress(self) -> None:
         if self.view.cluster is None:  # not read yet, or about to be made
@@ -317,7 +309,7 @@ class ReadinessWatch:
             text += "\nLast lines:\n  " + "\n  ".join(lines)
         return ClusterTimeoutError(
             text,
-            hint=findings[0].hint if findings else "Allow more time, if it only is slow (large images, new nodes).",
+            hint=findings[0].hint if findings else pod_diagnosis.MORE_TIME,
             cause=findings[0].cause if findings else "timeout",
             namespace=self._namespace,
             name=self._name,
@@ -329,7 +321,7 @@ class ReadinessWatch:
         pod = pod_diagnosis.first_unready(pods.values())
         if pod is None:
             return []
-        events = await self._pod_events(pod["metadata"]["uid"])
+        events = await pod_events(self._kube, self._namespace, pod["metadata"]["uid"])
         return [pod_diagnosis.slow_finding(pod, events, datetime.now(UTC))]
 
     async def _last_lines(self, finding: Finding) -> list[str]:
