@@ -104,7 +104,7 @@ def read_manifest(
     :param given: the path of a file, a URL, YAML text, or a mapping.
     :param what: the argument's name, for messages.
     :param folders: where relative paths are looked for, beside the working directory.
-    :param render: renders a template, for what is read from files.
+    :param render: renders a template, for what is read from files; what comes from a URL is never one.
     :param fetch: gets the text behind a URL.
     :raises ConfigurationError: it can't be read, or holds anything but one RayCluster that can be installed.
     """
@@ -150,9 +150,7 @@ def _documents(
     source: str = what
     documents: list[Any] = [given]
     if not isinstance(given, Mapping):
-        text, source = _text_of(given, what, folders, fetch)
-        if render is not None and source != what:
-            text = render(text)
+        text, source = _text_of(given, what, folders, render, fetch)
         try:
             documents = [document for document in load_documents(text) if document]
         except yaml.YAMLError as error:
@@ -166,16 +164,23 @@ def parse_version(text: Any) -> tuple[int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
 
-def _text_of(given: str | Path, what: str, folders: Iterable[Path], fetch: Fetch | None) -> tuple[str, str]:
+def _text_of(
+    given: str | Path,
+    what: str,
+    folders: Iterable[Path],
+    render: Callable[[str], str] | None,
+    fetch: Fetch | None,
+) -> tuple[str, str]:
     if isinstance(given, str) and given.startswith(("http://", "https://")):
         if fetch is None:
             raise ConfigurationError(
                 f"`{what}` is a URL, which is not read here.", hint="Put the file beside the DAG and name its path."
             )
+        # Never rendered: whoever writes what is there could have connections and variables shown to them.
         return fetch(given), f"{what} ({display_url(given)})"
     if looks_like_path(given):
         path, text = read_file(given, what, folders)
-        return text, f"{what} ({path})"
+        return render(text) if render else text, f"{what} ({path})"
     text = str(given)
     if "\n" not in text and ":" not in text:
         raise ConfigurationError(

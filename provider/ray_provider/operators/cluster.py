@@ -46,7 +46,8 @@ class SetupRayCluster(ClusterOperator):
 
     :param conn_id: connection of type ``ray``.
     :param ray_cluster_yaml: manifest of a RayCluster: a path, a URL, YAML text or a dict. Further documents in it are
-        installed and deleted with it. Templates in it are rendered.
+        installed and deleted with it. Templates in it are rendered, except in what a URL leads to. A URL is https,
+        or ends in ``#sha256=`` and the hash of what it has to be.
     :param kuberay_version: version of the operator's chart, if ``kuberay_operator`` has it installed.
     :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays when
         the cluster goes: others may use it.
