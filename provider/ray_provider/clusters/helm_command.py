@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ray_provider.child_environment import inherited
 from ray_provider.clusters.helm_errors import explain
 from ray_provider.exceptions import ConfigurationError, HelmError
 
@@ -23,8 +24,17 @@ log = logging.getLogger(__name__)
 #: What Helm makes of a release's labels; older ones can't say whose a release is.
 OLDEST_HELM = (3, 13, 0)
 _TERMINATE_SECONDS = 10.0
-#: Variables of the caller that would lead Helm elsewhere than the connection says.
-_FOREIGN = ("KUBECONFIG", "HELM_KUBE", "HELM_NAMESPACE", "HELM_DEBUG", "HELM_BURST_LIMIT")
+#: Helm's variables that say where it keeps its things. All others would lead it to another cluster than the connection
+#: says, or have it run other programs (HELM_PLUGINS).
+_KEPT = frozenset(
+    {
+        *(f"HELM_{kind}_HOME" for kind in ("CACHE", "CONFIG", "DATA")),
+        *("HELM_CONTENT_CACHE", "HELM_REGISTRY_CONFIG", "HELM_REPOSITORY_CACHE", "HELM_REPOSITORY_CONFIG"),
+        *("HELM_DRIVER", "HELM_DRIVER_SQL_CONNECTION_STRING"),
+    }
+)
+#: Of the others, those that nobody misses: the connection says it.
+_REPLACED = ("HELM_KUBE", "HELM_NAMESPACE", "HELM_DEBUG", "HELM_BURST_LIMIT")
 
 _SECRET_PATTERNS = (
     re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
@@ -91,9 +101,24 @@ def find_helm(path: str | None = None) -> str:
     return str(Path(found).absolute())
 
 
-def helm_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """Give the environment of a Helm process: ours, without what would lead it to another cluster."""
-    env = {key: value for key, value in os.environ.items() if not key.startswith(_FOREIGN)}
+def helm_environment(
+    extra: Mapping[str, str] | None = None, warn: Callable[[str], None] = lambda _: None
+) -> dict[str, str]:
+    """Give the environment of a Helm process, and of the credential programs that it runs.
+
+    It is ours, without Airflow's secrets, and without what would lead Helm to another cluster or have it run other
+    programs.
+
+    :param extra: on top; it wins.
+    :param warn: told which variables are left out that somebody may miss.
+    """
+    env: dict[str, str] = {}
+    for name, value in inherited().items():
+        if name == "KUBECONFIG" or (name.startswith("HELM_") and name not in _KEPT):
+            if name.startswith("HELM_") and not name.startswith(_REPLACED):
+                warn(f"The environment variable {name} is not passed on to Helm: it changes what Helm runs.")
+            continue
+        env[name] = value
     env.update(extra or {})
     return env
 
@@ -221,7 +246,7 @@ def make_command(
     from pyhelm3.errors import ReleaseNotFoundError
 
     extra = {"KUBECONFIG": str(kubeconfig)} if kubeconfig else {}
-    env = helm_environment(extra)
+    env = helm_environment(extra, log.warning)
 
     class OwnCommand(Command):  # type: ignore[misc]
         async def run(self, command: Sequence[Any], input: bytes | None = None) -> bytes:  # noqa: A002 - pyhelm3's name

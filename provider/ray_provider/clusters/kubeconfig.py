@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from ray_provider.child_environment import inherited
 from ray_provider.clusters.yaml_text import load_document
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError
 
@@ -192,7 +193,7 @@ async def run_exec_plugin(server: Server) -> dict[str, Any]:
         info["spec"]["cluster"] = {
             key: value for key, value in server.cluster.items() if key in {"server", "certificate-authority-data"}
         }
-    env = dict(os.environ)
+    env = inherited()
     env.update({str(item["name"]): str(item["value"]) for item in plugin.get("env") or []})
     env["KUBERNETES_EXEC_INFO"] = json.dumps(info)
     hint = str(plugin.get("installHint") or "").strip() or "Run the plugin by hand, as the user that runs Airflow."

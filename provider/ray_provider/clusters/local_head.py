@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from ray_provider.child_environment import inherited
 from ray_provider.clusters.local_state import LocalPaths, LocalRecord
 from ray_provider.clusters.processes import (
     ProcessIdentity,
@@ -31,8 +32,8 @@ HOST = "127.0.0.1"
 
 #: The first Ray with token authentication.
 _OLDEST_RAY = (2, 52)
-#: Not for Ray's processes, which run users' code: Airflow's settings and secrets, and what would lead to another Ray.
-_NOT_PASSED_ON = ("AIRFLOW", "_AIRFLOW", "RAY_AUTH_", "RAY_JOB_", "RAY_PROVIDER_")
+#: Not for Ray's processes, which run users' code, beside Airflow's: what would lead to another Ray.
+_NOT_PASSED_ON = ("RAY_JOB_", "RAY_PROVIDER_")
 _NOT_PASSED_ON_EITHER = frozenset({"RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_NAMESPACE", "RAY_RUNTIME_ENV_HOOK"})
 #: Heads that this process started. One that has ended has to be waited for by its parent, or it stays a zombie.
 _started_here: dict[int, subprocess.Popen[bytes]] = {}
@@ -137,7 +138,7 @@ def spawn(
 def _inherited() -> dict[str, str]:
     kept = {
         key: value
-        for key, value in os.environ.items()
+        for key, value in inherited().items()
         if not key.startswith(_NOT_PASSED_ON) and key not in _NOT_PASSED_ON_EITHER
     }
     # "python job.py" in an entrypoint means the Python that Ray runs on.

@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ray_provider.child_environment import inherited
+
 #: Names and beginnings of names that don't reach Terraform and its plugins, and why.
 _DROPPED = {
     "TF_LOG": "it writes secrets into the log",
@@ -13,10 +15,6 @@ _DROPPED = {
     "TF_WORKSPACE": "the workspace is an argument",
     "TF_DATA_DIR": "each run has a folder of its own",
     "TF_REATTACH_PROVIDERS": "",
-    "AIRFLOW__": "",
-    "AIRFLOW_CONN_": "",
-    "AIRFLOW_VAR_": "",
-    "_AIRFLOW_": "",
 }
 _ALWAYS_KEPT = (
     "PATH",
@@ -45,7 +43,7 @@ def build_environment(
     :param temporary: where Terraform and its plugins put their temporary files.
     :param warn: told what is left out and why.
     """
-    base = dict(os.environ) if inherit else {name: os.environ[name] for name in _ALWAYS_KEPT if name in os.environ}
+    base = inherited() if inherit else {name: os.environ[name] for name in _ALWAYS_KEPT if name in os.environ}
     env: dict[str, str] = {}
     for name, value in base.items():
         why = next((why for start, why in _DROPPED.items() if name.startswith(start)), None)
