@@ -19,6 +19,7 @@ from ray_provider.clusters.raycluster import auth_of, digest, head_service, helm
 from ray_provider.clusters.readiness import ReadinessOptions
 from ray_provider.clusters.removal import cluster_labels, take_back
 from ray_provider.clusters.spec import KubernetesClusterSpec, chart_values
+from ray_provider.clusters.squatting import refuse_squatted
 from ray_provider.clusters.versions import KubeRay
 from ray_provider.clusters.waiting import wait_ready
 from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError, KubernetesAccessError
@@ -135,6 +136,9 @@ class _Setup:
         if existing is not None and existing.status == "deployed" and mark in existing.description and before:
             self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
             return Applied(await self._handle(before, created=ours), changed=False)
+        if before is None:
+            to_be = next(one for one in rendered if one.get("kind") == "RayCluster")
+            await refuse_squatted(self._kube, self._namespace, to_be, named=spec.is_named, say=self._say)
         pods = await self._pods(name) if before else []
         await self._gpu_plugin()
         verb = "Upgrading" if existing else "Installing"
@@ -203,6 +207,15 @@ class _Setup:
         """Decide about a cluster that is there and not of this task."""
         spec = self._spec
         cluster = await self._cluster(spec.name)
+        if not spec.is_named and not ours and (cluster is not None or existing is not None):
+            what = "RayCluster" if cluster is not None else "Helm release"
+            raise ConfigurationError(
+                f"The {what} {self._namespace}/{spec.name} has the name that only this run's cluster can have, and is "
+                f"{describe_owner(labels)}: it is neither used nor changed.",
+                hint=f"See who made it: kubectl -n {self._namespace} get raycluster {spec.name} -o yaml. If it may "
+                f"go, delete it: DeleteRayCluster(name={spec.name!r}).",
+                cause="not ours",
+            )
         if existing is None:
             manager = helm_release_of(cluster)
             if cluster is None or manager == spec.name:  # of a release that a killed Helm left and that was mended
