@@ -143,7 +143,7 @@ test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on O
 	@echo "== OpenTofu"
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
-	@tofu="$$($(BIN)/python -m tests.support.terraform opentofu)" && TERRAFORM_BINARY="$$tofu" $(RUN) $(addprefix tests/infrastructure/test_,runner.py runner_interrupt.py runner_secrets.py operators.py bad_input.py gke_apply.py)
+	@tofu="$$($(BIN)/python -m tests.support.terraform opentofu)" && TERRAFORM_BINARY="$$tofu" $(RUN) $(addprefix tests/infrastructure/test_,runner.py runner_interrupt.py runner_secrets.py state_rescue.py operators.py bad_input.py gke_apply.py)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes with KubeRay

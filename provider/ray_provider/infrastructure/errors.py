@@ -46,6 +46,13 @@ class PlanRefusedError(InfrastructureError):
     retryable = False
 
 
+class UnsavedStateError(InfrastructureError):
+    """The backend did not take the state of an apply. ``data`` holds ``path``: where it lies."""
+
+    # A try on another worker would not find it, and would make everything once more.
+    retryable = False
+
+
 class StateLockedError(InfrastructureError):
     """Somebody else works on this state. ``data`` holds ``lock_id`` and ``who``."""
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ray_provider.infrastructure.rescue import remove_folder
+
 _PREFIX = "airflow-ray-tf-"
 _LOCK = ".lock"
+#: The private folders of this process, and the descriptors of their locks.
+_HELD: dict[Path, int] = {}
 
 
 def write_private(path: Path, text: str) -> Path:
@@ -33,29 +36,30 @@ def private_folder() -> Iterator[Path]:
     """Give a folder that only we can enter, and remove it with all that is in it.
 
     A process that is killed can't remove its folder: Terraform's keeper does so for it, and what even that left is
-    removed by the next run. Whose folder it is tells a lock, which ends with its process.
+    removed by the next run. Whether somebody still works in it tells a lock, which ends with the last of the task,
+    Terraform's keeper and Terraform. A state that lies in it is kept (:mod:`ray_provider.infrastructure.rescue`).
     """
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
     lock = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
+    _HELD[folder] = lock
     try:
         (folder / "tmp").mkdir()
         (folder / "output").mkdir()
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        del _HELD[folder]
+        remove_folder(folder, None)
         os.close(lock)
         if folder.exists():
             # Something wrote into it meanwhile.
-            shutil.rmtree(folder)
+            remove_folder(folder, None)
 
 
-def inherit_lock(folder: Path) -> int | None:
-    """Open the folder's lock anew for a child, which then holds the folder as long as it lives."""
-    with suppress(OSError):
-        return os.open(folder / _LOCK, os.O_RDWR)
-    return None
+def lock_of(folder: Path) -> int | None:
+    """Give the descriptor of a folder's lock, for whoever else works in it: the lock ends with the last of them."""
+    return _HELD.get(folder)
 
 
 def _sweep() -> None:
@@ -73,6 +77,8 @@ def _sweep() -> None:
         except OSError:
             continue
         else:
-            shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):
+                # Else a state lies in it that can't be kept: it stays.
+                remove_folder(folder, None)
         finally:
             os.close(lock)

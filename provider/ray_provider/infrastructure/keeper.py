@@ -8,22 +8,26 @@ into files, and this small program, in a session of its own, waits for it:
   says that the task has read what was written;
 * end of file on standard input means that the task is gone: SIGINT, minutes of patience, SIGINT again, more minutes,
   and SIGKILL at the very end. Then the private folder is removed, which the task would have done;
+* a state that the backend refused at the end is saved (``rescue.py``), whether the task lives or not;
 * standard output says what happened, a line of JSON each.
 
 Run as a script, so that it imports nothing but the standard library. Its first line of input is the job: a JSON object.
+Both it and the command hold the lock of the private folder (``folder.py``), which no other run then removes.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 
@@ -42,6 +46,7 @@ def main() -> int:
                 stdout=out,
                 stderr=err,
                 start_new_session=True,
+                pass_fds=[] if job.get("lock") is None else [job["lock"]],
                 preexec_fn=_default_signals,  # noqa: PLW1509 - no threads here
             )
         except OSError as error:
@@ -55,6 +60,16 @@ def main() -> int:
 def _default_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+
+
+def _load_rescue() -> ModuleType:
+    """Load the file beside this one: of a package, nothing is to be imported."""
+    spec = importlib.util.spec_from_file_location("rescue", Path(__file__).with_name("rescue.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def _first_line() -> bytes:
@@ -81,6 +96,8 @@ class _Keeper:
         self.killed = False
         self.interrupts = 0
         self.deadline: float | None = None
+        self.kept: str | None = job.get("kept")
+        self.rescue = None if job.get("rescue") is None else _load_rescue().Rescue(job["rescue"], _tell)
 
     def wait(self) -> None:
         """Wait for the child to end, doing what standard input says."""
@@ -90,21 +107,30 @@ class _Keeper:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         while self.child.poll() is None:
             watched = [ended] if self.orphaned else [0, ended]
-            timeout = None if self.deadline is None else max(0.0, self.deadline - time.monotonic())
-            ready, _, _ = select.select(watched, [], [], timeout)
+            ready, _, _ = select.select(watched, [], [], self.timeout())
             if ended in ready:
                 os.read(ended, 4096)
             if 0 in ready:
                 self.command(os.read(0, 4096))
             if self.deadline is not None and time.monotonic() >= self.deadline:
                 self.step()
-        _tell({"exited": self.child.returncode, "killed": self.killed, "interrupts": self.interrupts})
+            if self.rescue is not None:
+                self.rescue.look(running=self.child.poll() is None)
+        rescued = {} if self.rescue is None else self.rescue.finish()
+        _tell({"exited": self.child.returncode, "killed": self.killed, "interrupts": self.interrupts, **rescued})
         done = False
         while not self.orphaned and not done and (data := os.read(0, 4096)):
             # The task reads the files and removes them; should it die before that, end of file says so.
             done = b"done" in data
         if not done and self.folder is not None:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _load_rescue().remove_folder(self.folder, self.kept)
+
+    def timeout(self) -> float | None:
+        """Give how long nothing has to be done, if nothing happens."""
+        found = [] if self.deadline is None else [max(0.0, self.deadline - time.monotonic())]
+        if self.rescue is not None and self.rescue.every is not None:
+            found.append(self.rescue.every)
+        return min(found) if found else None
 
     def command(self, data: bytes) -> None:
         """Do what the task says, or notice that it is gone."""

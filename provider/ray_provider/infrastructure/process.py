@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import os
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
+
+from ray_provider.infrastructure.folder import lock_of
+from ray_provider.infrastructure.rescue import Rescue, kept_states
 
 #: After the first SIGINT, and after the second, before the next step. Making or deleting a cluster takes up to twenty
 #: minutes in which the cloud's call can't be taken back: killing Terraform then loses the state of it.
@@ -32,6 +37,11 @@ class Finished:
     exit_code: int
     interrupts: int
     killed: bool
+    saved: bool = False
+    unlocked: bool = False
+    kept: str | None = None
+    lock_id: str | None = None
+    why: str = ""
 
 
 class CommandProcess:
@@ -43,6 +53,7 @@ class CommandProcess:
     :param output: folder for its output files (private).
     :param folder: removed by the keeper if this process dies before the command has ended.
     :param patience: seconds after the first and the second SIGINT.
+    :param rescue: what :class:`ray_provider.infrastructure.rescue.Rescue` has to know, for a command that writes state.
     """
 
     def __init__(
@@ -54,6 +65,7 @@ class CommandProcess:
         output: Path,
         folder: Path | None = None,
         patience: Sequence[float] = PATIENCE_SECONDS,
+        rescue: Mapping[str, Any] | None = None,
     ) -> None:
         self._argv = list(argv)
         self._cwd = None if cwd is None else str(cwd)
@@ -63,13 +75,16 @@ class CommandProcess:
         self._keeper_log = output / "keeper"
         self._folder = folder
         self._patience = list(patience)
+        self._rescue = None if rescue is None else {**rescue, "stdout": str(self._stdout)}
         self._keeper: subprocess.Popen[bytes] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
         self._reader: threading.Thread | None = None
         self._ended = threading.Event()
+        self._over = False
         self.pid: int | None = None
 
     def __enter__(self) -> Self:
+        lock = None if self._folder is None else lock_of(self._folder)
         job = {
             "argv": self._argv,
             "cwd": self._cwd,
@@ -77,6 +92,9 @@ class CommandProcess:
             "stderr": str(self._stderr),
             "folder": None if self._folder is None else str(self._folder),
             "patience": self._patience,
+            "lock": lock,
+            "kept": str(kept_states(os.environ)),
+            "rescue": self._rescue,
         }
         with self._keeper_log.open("wb") as log:
             self._keeper = subprocess.Popen(
@@ -87,6 +105,7 @@ class CommandProcess:
                 env=self._env,
                 start_new_session=True,
                 close_fds=True,
+                pass_fds=() if lock is None else (lock,),
             )
         self._send(json.dumps(job).encode() + b"\n")
         assert self._keeper.stdout is not None
@@ -104,6 +123,8 @@ class CommandProcess:
             # An exception (execution_timeout, KeyboardInterrupt) while it runs: the state has to be saved first.
             self.interrupt()
             self._ended.wait()
+        if keeper.poll() is not None:
+            self._wait_without_keeper()
         self._send(b"done\n")
         with suppress(OSError):
             if keeper.stdin is not None:
@@ -142,6 +163,7 @@ class CommandProcess:
                     err.read()
                     continue
                 if message is None:
+                    self._wait_without_keeper()
                     raise ChildProcessError(
                         f"the process that waits for Terraform has died: {self._keeper_log.read_text()[-500:]}"
                     )
@@ -154,6 +176,11 @@ class CommandProcess:
                         exit_code=int(message["exited"]),
                         interrupts=int(message["interrupts"]),
                         killed=bool(message["killed"]),
+                        saved=bool(message.get("saved")),
+                        unlocked=bool(message.get("unlocked")),
+                        kept=message.get("kept"),
+                        lock_id=message.get("lock_id"),
+                        why=str(message.get("why", "")),
                     )
                 if "started" in message:
                     self.pid = int(message["started"])
@@ -163,11 +190,29 @@ class CommandProcess:
             out.close()
             err.close()
 
+    def _wait_without_keeper(self) -> None:
+        """Take the place of a keeper that was killed: Terraform may still work in the folder."""
+        if self.pid is None or self._over:
+            return
+        self._over = True
+        deadlines = [*self._patience, 5.0]
+        for seconds, number in zip(deadlines, [signal.SIGINT] * len(self._patience) + [signal.SIGKILL], strict=True):
+            until = time.monotonic() + seconds
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(self.pid, number)
+            while not _is_gone(self.pid) and time.monotonic() < until:
+                time.sleep(READ_EVERY_SECONDS)
+            if _is_gone(self.pid):
+                break
+        if self._rescue is not None:
+            Rescue(self._rescue, self._messages.put).finish()
+
     def _listen(self, stream: IO[bytes]) -> None:
         for line in stream:
             message = json.loads(line)
             self._messages.put(message)
             if "exited" in message:
+                self._over = True
                 self._ended.set()
         self._ended.set()
         self._messages.put(None)
@@ -177,6 +222,19 @@ class CommandProcess:
         if self._keeper is not None and self._keeper.stdin is not None:
             with suppress(OSError, ValueError):
                 os.write(self._keeper.stdin.fileno(), data)
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process that is not our child has ended; also one that nobody has buried."""
+    try:
+        os.kill(pid, 0)
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except ProcessLookupError:
+        return True
+    except OSError:
+        # Somebody else's, or a system without /proc.
+        return Path("/proc/self").exists() and not Path(f"/proc/{pid}").exists()
+    return state in {"Z", "X"}
 
 
 class _Tail:

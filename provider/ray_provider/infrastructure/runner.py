@@ -14,6 +14,7 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,8 +26,10 @@ from ray_provider.infrastructure.environment import build_environment
 from ray_provider.infrastructure.errors import TerraformInterruptedError, error_for
 from ray_provider.infrastructure.events import EventReader
 from ray_provider.infrastructure.folder import private_folder, write_private_json
+from ray_provider.infrastructure.kept import unsaved
 from ray_provider.infrastructure.process import PATIENCE_SECONDS, CommandProcess, Finished
 from ray_provider.infrastructure.redaction import Redactor
+from ray_provider.infrastructure.rescue import kept_states
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +41,12 @@ _STREAMING: dict[str, frozenset[str]] = {
     "destroy": frozenset(),
     "refresh": frozenset({"parallelism"}),
 }
+#: What leaves a state behind.
+_WRITING = frozenset({"apply", "destroy", "refresh"})
+#: What Terraform says when only the saving went wrong.
+_ONLY_SAVING = frozenset(
+    {"Failed to save state", "Failed to persist state to backend", "Error releasing the state lock"}
+)
 #: An apply of a saved plan has its variables and targets in the plan.
 _NOT_WITH_PLAN = frozenset({"state", "target", "var_file", "auto-approve"})
 
@@ -62,6 +71,9 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
     :param lock_timeout: how long to wait for the state's lock, e.g. ``60s``.
     :param patience: seconds to wait after the first and after the second SIGINT, before it is killed.
     :param folder: a private folder of the caller's for this run; a new one for each command if not given.
+    :param rescue: what is known of the state, for a backend that does not take it after an apply: ``identity``,
+        ``lockable``, ``seconds`` (see :class:`ray_provider.infrastructure.rescue.Rescue`). Without an identity a state
+        that can't be saved stays in the working folder.
     """
 
     def __init__(
@@ -82,6 +94,7 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
         patience: Sequence[float] = PATIENCE_SECONDS,
         folder: Path | None = None,
         apply_variables: Iterable[str] = (),
+        rescue: Mapping[str, Any] | None = None,
     ) -> None:
         # First, because the base's __getattr__ makes a command of every attribute that isn't there.
         self.write = write
@@ -90,6 +103,7 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
         self.patience = tuple(patience)
         self.folder = folder
         self.apply_variables = frozenset(apply_variables)
+        self.rescue = dict(rescue or {"lockable": False})
         self.env = dict(env or {})
         self.interrupted = False
         self._process: CommandProcess | None = None
@@ -316,7 +330,13 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
         output.mkdir(exist_ok=True)
         started = time.monotonic()
         with CommandProcess(
-            argv, cwd=self.working_dir, env=env, output=output, folder=folder, patience=self.patience
+            argv,
+            cwd=self.working_dir,
+            env=env,
+            output=output,
+            folder=folder,
+            patience=self.patience,
+            rescue=self._rescue_job() if cmd in _WRITING else None,
         ) as process:
             self._process = process
             try:
@@ -328,6 +348,7 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
                 self._process = None
         for file in ("stdout", "stderr", "keeper"):
             (output / file).unlink(missing_ok=True)
+        finished = self._after_rescue(finished, reader)
         if finished.exit_code == 0:
             self.read_state_file()
         err = "\n".join(
@@ -339,6 +360,21 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
         if raise_on_error:
             self._raise(cmd, finished, reader, "\n".join(errors))
         return finished.exit_code, "\n".join(lines), err
+
+    def _rescue_job(self) -> dict[str, Any]:
+        return {
+            **self.rescue,
+            "program": self.binary.path,
+            "cwd": str(self.working_dir or Path.cwd()),
+            "kept": str(kept_states(os.environ)),
+        }
+
+    def _after_rescue(self, finished: Finished, reader: EventReader) -> Finished:
+        """Give a command whose state was saved after all as one that succeeded, if nothing else was wrong."""
+        errors = {diagnostic.summary for diagnostic in reader.diagnostics if diagnostic.severity == "error"}
+        if (finished.saved or finished.unlocked) and not finished.interrupts and errors and errors <= _ONLY_SAVING:
+            return replace(finished, exit_code=0)
+        return finished
 
     def _capture(self, cmd: str, argv: list[str], env: dict[str, str], *, raise_on_error: bool) -> tuple[int, str, str]:
         """Run a command that only reads, with its output in memory alone: it may hold secrets."""
@@ -380,9 +416,13 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
                 " may lack what was made last, and the lock stays behind. Compare the cloud with the"
                 " state before the next run."
             )
+        elif "rescue" in step:
+            self.write(self.redactor(_rescue_text(step, program)))
 
     def _raise(self, cmd: str, finished: Finished, reader: EventReader, stderr: str) -> None:
         program = self.binary.flavour
+        if finished.kept:
+            raise unsaved(finished.kept, self.redactor(finished.why), finished.lock_id, program)
         if finished.interrupts or finished.killed:
             done = f" {reader.resources_done} resources were done before that." if cmd in {"apply", "destroy"} else ""
             raise TerraformInterruptedError(
@@ -411,3 +451,22 @@ class TerraformRunner(Terraform):  # type: ignore[misc] # python-terraform has n
             program=program,
         )
         raise error
+
+
+def _rescue_text(step: Mapping[str, Any], program: str) -> str:
+    why = step.get("why", "")
+    kind = step["rescue"]
+    if kind == "began":
+        return (
+            "!!! The backend did not take the state, which tells what was made. It is pushed again for up to"
+            f" {step['seconds'] / 60:.0f} min."
+        )
+    if kind == "waiting":
+        return f"The state is not saved yet: {why}"
+    if kind == "saved":
+        return "The state is saved."
+    if kind == "unlocked":
+        return f"The lock that {program} left behind ({step['lock_id']}) is released."
+    if kind == "locked":
+        return f"The lock that {program} left behind ({step['lock_id']}) can't be released: {why}"
+    return f"!!! THE STATE IS NOT SAVED. It lies in {step['path']}: {why}"

@@ -21,10 +21,12 @@ from ray_provider.infrastructure.declared import DeclaredVariable, check_variabl
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
 from ray_provider.infrastructure.errors import TerraformInterruptedError, VariableError
 from ray_provider.infrastructure.folder import private_folder, write_private_json
+from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.outputs import InfrastructureOutputs
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 from ray_provider.infrastructure.process import PATIENCE_SECONDS
 from ray_provider.infrastructure.redaction import Redactor, sounds_secret
+from ray_provider.infrastructure.rescue import PATIENCE_SECONDS as STATE_PATIENCE_SECONDS
 from ray_provider.infrastructure.source import ModuleSource
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class InfrastructureSpec:
     :param lock_timeout: how long to wait for the state's lock.
     :param parallelism: how many resources at a time.
     :param patience: seconds after the first and second SIGINT.
+    :param state_patience: how long, in seconds, a state is pushed again that the backend did not take after an apply.
     """
 
     module: str
@@ -67,6 +70,7 @@ class InfrastructureSpec:
     lock_timeout: str = "60s"
     parallelism: int | None = None
     patience: Sequence[float] = PATIENCE_SECONDS
+    state_patience: float = STATE_PATIENCE_SECONDS
 
     def validate(self) -> None:
         """Check what can be checked without the module.
@@ -226,6 +230,8 @@ class InfrastructureRun:
         backend.prepare()
         backend.write(root)
         self._write_providers(root)
+        identity = identity_of(backend, spec.workspace, source.public)
+        write_identity(folder, identity)
         cache = default_plugin_cache(env)
         extra = dict(spec.env)
         if cache is not None:
@@ -241,6 +247,8 @@ class InfrastructureRun:
             parallelism=spec.parallelism,
             folder=folder,
             apply_variables=self._ephemeral(),
+            # The lock of a local state ends with its process.
+            rescue={"identity": identity, "lockable": backend.type != "local", "seconds": spec.state_patience},
         )
         if self._interrupted:
             raise TerraformInterruptedError("The run was stopped before Terraform was started.", killed=False)
@@ -250,6 +258,7 @@ class InfrastructureRun:
             from python_terraform import IsFlagged
 
             self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
+        save_kept(identity, self._runner, self.write)
 
     def _write_providers(self, root: Path) -> None:
         """Write the providers' configuration; where the module has such blocks itself, on top of them."""
