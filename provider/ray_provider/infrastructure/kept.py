@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.errors import UnsavedStateError
 from ray_provider.infrastructure.folder import write_private_json
-from ray_provider.infrastructure.rescue import IDENTITY, kept_states, last_words, lock_holder, plain, would_overwrite
+from ray_provider.infrastructure.rescue import (
+    IDENTITY,
+    kept_states,
+    last_resort,
+    last_words,
+    lock_holder,
+    plain,
+    would_overwrite,
+)
 
 if TYPE_CHECKING:
     from ray_provider.infrastructure.runner import TerraformRunner
@@ -50,7 +58,7 @@ def write_identity(folder: Path, identity: Mapping[str, Any]) -> None:
 
 def find_kept(identity: Mapping[str, Any]) -> list[Path]:
     """Give the states that were kept of this one, oldest first."""
-    bases = (kept_states(os.environ), Path(f"/var/tmp/airflow-ray-kept-states-{os.getuid()}"))  # noqa: S108
+    bases = (kept_states(os.environ), last_resort())
     found = [path for base in bases for path in (base / str(identity["key"])).glob("*.tfstate")]
     return sorted(path for path in found if path.stat().st_uid == os.getuid())
 

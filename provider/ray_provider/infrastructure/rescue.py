@@ -70,6 +70,11 @@ def kept_states(env: Mapping[str, str]) -> Path:
     return Path(env.get("XDG_STATE_HOME") or f"{home}/.local/state") / "airflow-ray" / "kept-states"
 
 
+def last_resort() -> Path:
+    """Give a folder that outlives the run, for when there is no better one. Whose it is has to be looked at."""
+    return Path(f"/var/tmp/airflow-ray-kept-states-{os.getuid()}")  # noqa: S108 # nosec B108
+
+
 def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
     """Move a state to a lasting place, readable by its owner only.
 
@@ -79,7 +84,7 @@ def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
     content = state.read_bytes()
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{hashlib.sha256(content).hexdigest()[:8]}"
     problem: OSError | None = None
-    for base in (folder, Path(f"/var/tmp/airflow-ray-kept-states-{os.getuid()}")):  # noqa: S108 - checked below
+    for base in (folder, last_resort()):
         target = base / str(identity["key"]) / f"{name}.tfstate"
         try:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
