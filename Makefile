@@ -58,7 +58,7 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-infrastructure test-security test-faults test-integration test-kubernetes ## what has to pass before a change lands
+test: lint test-unit test-helm test-apiserver test-infrastructure test-security test-faults test-integration test-kubernetes ## what has to pass before a change lands
 	@echo "make test: all stages passed"
 
 .PHONY: test-all

@@ -6,6 +6,15 @@ KUBERAY_MATRIX ?= 1.4.2 1.5.1
 kubernetes-build: $(VENV)/.installed ## build the test Kubernetes into the cache (about 15 minutes from nothing)
 	@$(NODE) build
 
+.PHONY: control-plane-build
+control-plane-build: $(VENV)/.installed ## build the API server, etcd and the operator of tests/apiserver into the cache
+	@$(BIN)/python -m tests.apiserver
+
+.PHONY: test-apiserver
+test-apiserver: $(VENV)/.installed control-plane-build ## clusters on a real API server without nodes, with KubeRay's CRDs
+	@echo "== API server tests"
+	@$(RUN) tests/apiserver $(SHORT)
+
 .PHONY: kubernetes-up
 kubernetes-up: $(VENV)/.installed ## start a Kubernetes with KubeRay and Ray, which stays until kubernetes-down
 	@$(NODE) up

@@ -29,6 +29,7 @@ import yaml
 
 from tests.kubernetes.node import control, parts
 from tests.kubernetes.node.supervisor import NodeError
+from tests.support.control_plane import ControlPlane
 from tests.support.forwarding import Forwarder
 from tests.support.requirements import need
 
@@ -49,7 +50,8 @@ class Kubernetes:
     kubeconfig: Path  # the administrator's, for clients in the network namespace of this process
     scratch: Path
     kuberay_version: str
-    node: control.NodeHandle | None = None  # None on kind and on a cluster that was given
+    # None on kind and on a cluster that was given; an API server without nodes does what it can of a node's
+    node: control.NodeHandle | ControlPlane | None = None
     from_outside: bool = False  # the node was not started in this network namespace
     ray_image: str = "rayproject/ray:2.60.0"
     ray_image_again: str = "rayproject/ray:2.60.0-py311"  # the same under another tag: an update of the image
@@ -310,7 +312,7 @@ class Kubernetes:
         """Set taints (``key=value:NoSchedule``) or remove them (``key-``)."""
         self.kubectl("taint", "node", self.node_name, "--overwrite", *taints)
 
-    def _own_node(self) -> control.NodeHandle:
+    def _own_node(self) -> control.NodeHandle | ControlPlane:
         need(
             "a test node of our own (not kind, not a given cluster)",
             present=self.node is not None,

@@ -341,7 +341,7 @@ def missing(version: str) -> list[str]:
     return [part.name for lane in lanes(version) for part in lane if not part.built()]
 
 
-def _debian_tools() -> None:
+def debian_tools() -> None:
     """Install the few Debian packages that the build itself needs, where they are missing and we may."""
     wanted = {"mmdebstrap": "mmdebstrap", "gcc": "gcc", "openssl": "openssl", "ip": "iproute2", "setpriv": "util-linux"}
     absent = sorted({package for program, package in wanted.items() if not shutil.which(program)})
@@ -365,7 +365,7 @@ def build(version: str) -> None:
     if missing(version):
         if os.geteuid() != 0:
             raise BuildError("building and running the test node needs root (namespaces, mounts, cgroups)")
-        _debian_tools()
+        debian_tools()
         say(f"building: {', '.join(missing(version))}")
 
         def build_lane(lane: list[Part]) -> None:
