@@ -72,6 +72,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": _TEXT, "enum": ["auto", "proxy", "service", "ingress", "url"]},
     },
     "namespace": {"label": "Kubernetes namespace", "schema": {"type": _TEXT}},
+    "allowed_namespaces": {
+        "label": "Further namespaces",
+        "description": "Separated by commas: where the handle of a cluster may lead as well. * is any.",
+        "schema": {"type": _TEXT},
+    },
     "kube_config_path": {
         "label": "Kubeconfig path",
         "description": "On the workers and triggerers.",

@@ -24,6 +24,15 @@ HANDLE = ClusterHandle(
 )
 
 
+def ray_cluster(**auth: Any) -> dict[str, Any]:
+    """The RayCluster as KubeRay keeps it."""
+    return {
+        "metadata": {"name": CLUSTER, "namespace": NAMESPACE},
+        "spec": {"authOptions": {"mode": "token", **auth}, "headGroupSpec": {}},
+        "status": {"head": {"serviceName": SERVICE}},
+    }
+
+
 class KubernetesFront(JobsApi):
     """The API server wants ``kubernetes_token``, the dashboard behind it ``ray_token``; the Secret holds ``secret``."""
 
@@ -34,6 +43,7 @@ class KubernetesFront(JobsApi):
         self.secret: str | None = ray_token
         self.secret_reads = 0
         self.ingresses: list[dict[str, Any]] = []
+        self.cluster: dict[str, Any] = ray_cluster()
 
     def access(self, **further: Any) -> KubernetesAccess:
         """As a kubeconfig's user with a static token."""
@@ -58,6 +68,8 @@ class KubernetesFront(JobsApi):
             if self.secret is None:
                 return web.json_response({"kind": "Status", "message": "not found", "code": 404}, status=404)
             return web.json_response({"data": {"auth_token": base64.b64encode(self.secret.encode()).decode()}})
+        if request.path == f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayclusters/{CLUSTER}":
+            return web.json_response(self.cluster)
         if request.path.endswith("/ingresses"):
             return web.json_response({"items": self.ingresses})
         if request.path.startswith(PROXY) and not request.path.endswith("/api/authentication_mode"):

@@ -8,12 +8,14 @@ import binascii
 import logging
 import time
 from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from ray_provider.clusters.access import Connected, KubernetesAccess, connect
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import refusal
+from ray_provider.clusters.raycluster import auth_of, head_service
 from ray_provider.exceptions import ClusterError, KubernetesError
 
 log = logging.getLogger(__name__)
@@ -27,6 +29,9 @@ _TIMEOUT = 30.0
 
 class ClusterAccount:
     """Kubernetes' credentials and Ray's token for one cluster.
+
+    A handle only points: it has been in XCom, which others may write. Where the head's service and the token are says
+    the RayCluster itself.
 
     A new token in the Secret counts for Ray only when its head has been started anew. So the one before stays known:
     it is offered again while the new one is refused.
@@ -44,6 +49,11 @@ class ClusterAccount:
         self._other: str | None = None
 
     @property
+    def handle(self) -> ClusterHandle:
+        """The cluster as it says of itself; as the handle says until :meth:`read_once`."""
+        return self._handle
+
+    @property
     def has_secret(self) -> bool:
         """Whether the cluster's token lies in a Secret."""
         return self._handle.auth.kind == "secret" and bool(self._handle.auth.secret_name)
@@ -56,11 +66,11 @@ class ClusterAccount:
         return await self.connected.credential.headers(refused)
 
     async def read_once(self) -> None:
-        """Read the token, unless it was before.
+        """Read the RayCluster and its token, unless it was done before.
 
         :raises KubernetesError: it can't be read.
         """
-        if self.has_secret and self._read_at is None:
+        if self._read_at is None:
             async with self._lock:
                 if self._read_at is None:
                     await self._read()
@@ -90,6 +100,7 @@ class ClusterAccount:
         return self._offered
 
     async def _read(self) -> None:
+        self._handle = await find_cluster(self.connected, self._handle)
         found = await read_token(self.connected, self._handle)
         self._read_at = time.monotonic()
         if found != self._offered:
@@ -111,8 +122,7 @@ async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> Clu
     """
     loop = asyncio.get_running_loop()
     accounts = _accounts.setdefault(loop, WeakValueDictionary())
-    auth = handle.auth
-    key = (*access.key(), handle.namespace, handle.name, auth.kind, auth.secret_name, auth.secret_key)
+    key = (*access.key(), handle.namespace, handle.name)
     # Whoever is first connects; a cluster whose credential program is slow holds up nobody else's.
     locks = _connecting.setdefault(loop, WeakValueDictionary())
     lock = locks.setdefault(key, asyncio.Lock())
@@ -121,6 +131,22 @@ async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> Clu
         if account is None:
             account = accounts[key] = ClusterAccount(await connect(access), handle)
         return account
+
+
+async def find_cluster(connected: Connected, handle: ClusterHandle) -> ClusterHandle:
+    """Give the handle with the head's service and the token's place as the RayCluster says them.
+
+    :raises KubernetesError: there is no such RayCluster, or it can't be read.
+    """
+    cluster = await get(connected, f"/apis/ray.io/v1/namespaces/{handle.namespace}/rayclusters/{handle.name}")
+    try:
+        return replace(handle, service=head_service(cluster), auth=auth_of(cluster))
+    except (KeyError, TypeError, AttributeError):
+        raise ClusterError(
+            f"The RayCluster {handle.namespace}/{handle.name} is none that can be read.",
+            namespace=handle.namespace,
+            name=handle.name,
+        ) from None
 
 
 async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
@@ -188,6 +214,13 @@ async def get(connected: Connected, path: str) -> dict[str, Any]:
 
 
 def _explain(status: int, text: str, path: str) -> KubernetesError:
+    if status == 404 and "/rayclusters/" in path:
+        return KubernetesError(
+            f"There is no RayCluster {'/'.join(path.split('/')[5::2])}.",
+            hint="It was deleted, or was never made there; or the connection leads to another Kubernetes.",
+            status=404,
+            cause="gone",
+        )
     if status != 404 or "/secrets/" not in path:
         return refusal(status, text, "GET", path)
     return KubernetesError(

@@ -68,33 +68,37 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
     and with them connections and polls. Both tokens, Kubernetes' and Ray's, are renewed as they change.
 
     :param access: the Kubernetes that it runs on.
-    :param handle: of the cluster.
+    :param handle: of the cluster. Its name and namespace count; service and token are the RayCluster's own.
     :param how: through the API server's ``proxy``, at its ``service`` (from inside the cluster), through its
         ``ingress``, at the connection's own address (``url``); ``auto`` takes the service from a pod, and else the
         proxy.
     :raises ConfigurationError: the handle is not of a cluster on Kubernetes.
     :raises KubernetesError: the token could not be read.
     """
-    if handle.backend != "kubernetes" or not handle.namespace or not handle.service:
-        raise ConfigurationError(
-            f"The Ray cluster {handle.name!r} has no namespace and service: it is not one on Kubernetes."
-        )
-    _check_names(namespace=handle.namespace, service=handle.service, secret=handle.auth.secret_name)
+    if handle.backend != "kubernetes" or not handle.namespace or not handle.name:
+        raise ConfigurationError(f"The Ray cluster {handle.name!r} has no namespace: it is not one on Kubernetes.")
+    _check_names(namespace=handle.namespace, RayCluster=handle.name)
     chosen = way(access, how)
+    if chosen == "url" and handle.auth.kind == "none" and access.dashboard is not None:
+        # Address and token are the connection's: nothing of the cluster is needed.
+        return replace(access.dashboard, url=_own_url(access, handle.namespace, handle.name))
     account = await shared_account(access, handle)
     await account.read_once()
+    handle = account.handle
+    namespace, service = str(handle.namespace), str(handle.service)
+    _check_names(service=service, Secret=handle.auth.secret_name)
     source = account.token if account.has_secret else None
     own = access.dashboard
     token = own.token if own is not None and source is None else None
     if chosen in {"url", "ingress"}:
         if chosen == "url":
-            url = _own_url(access, handle.namespace, handle.name)
+            url = _own_url(access, namespace, handle.name)
         else:
-            url = await find_ingress(account.connected, handle.namespace, handle.service)
+            url = await find_ingress(account.connected, namespace, service)
         base = own or RayEndpoint(url=url)
         return replace(base, url=url, token=token, token_source=source)
     if chosen == "service":
-        return RayEndpoint(url=service_url(handle.namespace, handle.service), token=token, token_source=source)
+        return RayEndpoint(url=service_url(namespace, service), token=token, token_source=source)
     cluster = account.connected.server.cluster
     if cluster.get("proxy-url") or cluster.get("tls-server-name"):
         raise ConfigurationError(
@@ -102,7 +106,7 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
             hint="Give an address of your own: `access: url` in the connection, or run Airflow inside the cluster.",
         )
     return RayEndpoint(
-        url=account.connected.server.url + proxy_path(handle.namespace, handle.service),
+        url=account.connected.server.url + proxy_path(namespace, service),
         token=token,
         tls=TlsOptions(verify=not cluster.get("insecure-skip-tls-verify")),
         auth=account.kubernetes,

@@ -55,6 +55,10 @@ _MAX_POLL_SECONDS = 1.0
 _ANSWER_SECONDS = 30.0
 _END_GRACE_SECONDS = 5.0
 _START_TRIES = 3
+_WHERE = (
+    "It was deleted, or this task runs on another machine or as another user: all tasks that use backend: local have "
+    "to run where SetupRayCluster ran."
+)
 _OWNER_KEYS = ("dag_id", "run_id", "task_id", "map_index")
 
 
@@ -129,23 +133,21 @@ async def delete_local(
 
 
 def local_endpoint(handle: ClusterHandle) -> RayEndpoint:
-    """Give the endpoint of a local cluster, with the token from its file.
+    """Give the endpoint of a local cluster: address and token as they are recorded on this machine.
 
-    :raises ClusterError: the file is not here: the cluster was deleted, or runs on another machine.
+    The handle only names the cluster: it has been in XCom, which others may write.
+
+    :raises ClusterError: nothing is recorded here: the cluster was deleted, or runs on another machine.
     """
-    path = handle.auth.path
-    if handle.auth.kind != "file" or not path:
-        raise ConfigurationError(f"The handle of the local Ray {handle.name!r} does not say where its token lies.")
-    try:
-        token = Path(path).read_text(encoding="ascii").strip()
-    except OSError as error:
+    paths = LocalPaths.of(handle.name)
+    record = LocalRecord.read(paths)
+    if record is None or not record.address:
         raise ClusterError(
-            f"The token of the local Ray {handle.name!r} can't be read: {error.strerror}: {path}.",
-            hint="It was deleted, or this task runs on another machine or as another user: all tasks that use "
-            "backend: local have to run where SetupRayCluster ran.",
+            f"There is no local Ray {handle.name!r} in {paths.home}.",
+            hint=_WHERE,
             name=handle.name,
-        ) from error
-    return RayEndpoint(url=handle.address, token=token)
+        )
+    return _endpoint(paths, record)
 
 
 def list_local() -> list[ClusterHandle]:
@@ -301,7 +303,15 @@ async def _answers(paths: LocalPaths, record: LocalRecord) -> bool:
 
 
 def _endpoint(paths: LocalPaths, record: LocalRecord) -> RayEndpoint:
-    return local_endpoint(_handle(paths, record, created=False))
+    try:
+        token = paths.token.read_text(encoding="ascii").strip()
+    except OSError as error:
+        raise ClusterError(
+            f"The token of the local Ray {record.name!r} can't be read: {error.strerror}: {paths.token}.",
+            hint=_WHERE,
+            name=record.name,
+        ) from error
+    return RayEndpoint(url=record.address or "", token=token)
 
 
 def _handle(paths: LocalPaths, record: LocalRecord, *, created: bool) -> ClusterHandle:

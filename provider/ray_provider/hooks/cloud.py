@@ -127,6 +127,21 @@ def google_credentials(conn_id: str) -> tuple[Any, str | None]:
     return credentials, project
 
 
+def google_project(conn_id: str | None) -> str | None:
+    """Give the project that our credentials are of: those of a connection, else the worker's. Blocking."""
+    if conn_id:
+        return google_credentials(conn_id)[1]
+    import google.auth
+    from google.auth.exceptions import GoogleAuthError
+
+    find: Any = google.auth.default  # google-auth has no types
+    try:
+        project: str | None = find(scopes=_GOOGLE_SCOPES)[1]
+    except GoogleAuthError:
+        return None
+    return project
+
+
 def google_environment(conn_id: str) -> dict[str, str]:
     """Give the variables from which Terraform's provider takes the credentials of such a connection. Blocking.
 

@@ -86,6 +86,9 @@ class CloudCluster:
         """
         try:
             found = cls(**data)
+            for name in cls.__dataclass_fields__:
+                if not isinstance(getattr(found, name), str | None):
+                    raise TypeError(f"{name} is no text")
         except TypeError as error:
             raise ConfigurationError(
                 f"The cluster's handle does not say which Kubernetes it runs on: {error}.",

@@ -19,7 +19,7 @@ BACKENDS = ("local", "kubernetes")
 ACCESS_WAYS = ("auto", "proxy", "service", "ingress", "url")
 
 #: Fields that say by whom a cloud's cluster is entered, also one that a task names.
-_IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersonate")
+_IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersonate", "gcp_project")
 
 ADDRESS_HINT = (
     "Set the connection's field `address` to the dashboard's URL, such as http://127.0.0.1:8265, "
@@ -40,9 +40,11 @@ class RayConnectionConfig:
     :param metadata: added to the metadata of each job.
     :param tls: how a certificate of the dashboard is checked.
     :param backend: where clusters are set up.
+    :param named_backend: the same if the connection says it, else ``None``.
     :param access: how a cluster in Kubernetes is reached: through the API server's proxy, at its service, through its
         Ingress, or by a URL.
     :param namespace: Kubernetes namespace.
+    :param allowed_namespaces: others that a cluster's handle may lead to; ``*`` is any.
     :param kubeconfig_path: path of a kubeconfig file.
     :param kubeconfig: the kubeconfig itself.
     :param cluster_context: name of a context in it.
@@ -56,6 +58,7 @@ class RayConnectionConfig:
     :param gcp_conn_id: connection of type ``google_cloud_platform`` that GKE clusters are entered with; else what the
         worker has.
     :param gcp_impersonate: service account that is acted as.
+    :param gcp_project: project of Google Cloud that GKE clusters may be in.
     :param extra: fields that are none of the above.
     """
 
@@ -68,8 +71,10 @@ class RayConnectionConfig:
     metadata: Mapping[str, str] = field(default_factory=dict)
     tls: TlsOptions = field(default_factory=TlsOptions)
     backend: Literal["local", "kubernetes"] = "kubernetes"
+    named_backend: str | None = None
     access: Access = "auto"
     namespace: str | None = None
+    allowed_namespaces: tuple[str, ...] = ()
     kubeconfig_path: str | None = None
     kubeconfig: Mapping[str, Any] | None = field(default=None, repr=False)
     cluster_context: str | None = None
@@ -82,6 +87,7 @@ class RayConnectionConfig:
     aws_role_arn: str | None = None
     gcp_conn_id: str | None = None
     gcp_impersonate: str | None = None
+    gcp_project: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -145,9 +151,11 @@ class RayConnectionConfig:
             cookies=reader.cookies(),
             metadata=reader.mapping("metadata"),
             tls=tls,
+            named_backend=reader.text("backend") and str(reader.text("backend")).lower(),
             backend=cast("Literal['local', 'kubernetes']", reader.choice("backend", BACKENDS, "kubernetes")),
             access=cast("Access", reader.choice("access", ACCESS_WAYS, "auto")),
             namespace=reader.text("namespace"),
+            allowed_namespaces=reader.names("allowed_namespaces"),
             kubeconfig_path=path,
             kubeconfig=kubeconfig,
             cluster_context=reader.text("cluster_context"),

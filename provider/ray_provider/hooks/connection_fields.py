@@ -63,6 +63,16 @@ class ConnectionFields:
             raise self.error(name, f"is a {type(value).__name__}, not text", "Write it as text.")
         return value
 
+    def names(self, name: str) -> tuple[str, ...]:
+        """Give a field that holds names: a list, or text with commas between them."""
+        value = self.get(name)
+        if value is None:
+            return ()
+        parts = value.split(",") if isinstance(value, str) else value
+        if not isinstance(parts, list) or not all(isinstance(one, str) for one in parts):
+            raise self.error(name, "is no list of names", "Write names, separated by commas.")
+        return tuple(one.strip() for one in parts if one.strip())
+
     def flag(self, name: str, *, default: bool) -> bool:
         """Give a field that says yes or no.
 
@@ -154,9 +164,10 @@ class ConnectionFields:
         location, project = self.text("cloud_location"), self.text("gcp_project")
         given = [cloud for cloud, name in names.items() if name]
         if not given:
-            for name, value in (("cloud_location", location), ("gcp_project", project)):
-                if value:
-                    raise self.error(name, "is given without a cluster", "Name it: `eks_cluster` or `gke_cluster`.")
+            if location:
+                raise self.error(
+                    "cloud_location", "is given without a cluster", "Name it: `eks_cluster` or `gke_cluster`."
+                )
             return None
         if len(given) > 1:
             raise self.error("gke_cluster", "is given, and so is `eks_cluster`", "Keep one of the two.")

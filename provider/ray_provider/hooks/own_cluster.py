@@ -79,7 +79,7 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
     if handle.backend == "local":
         from ray_provider.clusters.local import delete_local
 
-        return await delete_local(handle.name)
+        return await delete_local(handle.name, owner=dict(handle.owner))
     from ray_provider.clusters.removal import delete_cluster
 
     return await delete_cluster(
@@ -87,7 +87,7 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
         name=handle.name,
         namespace=str(handle.namespace),
         release=handle.release,
-        owner=handle.owner or None,
+        owner=handle.owner,
         say=_say,
     )
 

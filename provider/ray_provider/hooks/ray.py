@@ -18,6 +18,7 @@ from ray_provider.exceptions import (
     RayProviderError,
 )
 from ray_provider.hooks.address import check_address
+from ray_provider.hooks.allowed import Allowed
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.hooks.peer import PeerMethods, run_sync
@@ -37,6 +38,7 @@ class RayHook(PeerMethods, BaseHook):
     arguments that astro-provider-ray gave them, for DAGs that call them.
 
     :param conn_id: of the connection.
+    :param allowed: what handles may name beside what the connection does.
     """
 
     conn_name_attr = "conn_id"
@@ -44,9 +46,10 @@ class RayHook(PeerMethods, BaseHook):
     conn_type = "ray"
     hook_name = "Ray"
 
-    def __init__(self, conn_id: str = default_conn_name, **kwargs: Any) -> None:
+    def __init__(self, conn_id: str = default_conn_name, *, allowed: Allowed | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.conn_id = conn_id
+        self._allowed = allowed or Allowed()
         self._config: RayConnectionConfig | None = None
 
     # -- the form, for Airflow 2.11 to 3.1 (later ones read the provider's metadata) ----------------------------------
@@ -154,7 +157,8 @@ class RayHook(PeerMethods, BaseHook):
     ) -> RayEndpoint:
         """Give the dashboard that a task speaks with.
 
-        :param cluster: what ``SetupRayCluster`` returned; it says where the cluster and its token are.
+        :param cluster: what ``SetupRayCluster`` returned; it says which cluster it is, and the cluster where its
+            token is.
         :param dashboard_url: a URL, if there is no handle; reached with the connection's token and headers.
         :raises ConfigurationError: neither is given and the connection has no address, or one of them can't work.
         """
@@ -172,13 +176,22 @@ class RayHook(PeerMethods, BaseHook):
 
     async def _cluster_endpoint(self, config: RayConnectionConfig, handle: ClusterHandle) -> RayEndpoint:
         if handle.backend == "local":
+            self._allowed.check(config, handle)
             from ray_provider.clusters.local import local_endpoint
 
             return await asyncio.to_thread(local_endpoint, handle)
         from ray_provider.clusters.endpoints import kubernetes_endpoint
 
-        access = await self.akubernetes_access(handle.kubernetes)
+        access = await self.access_of(handle)
         return await kubernetes_endpoint(access, handle, how=config.access)
+
+    async def access_of(self, cluster: ClusterHandle) -> KubernetesAccess:
+        """Give what is needed to reach the Kubernetes that a handle names, if it may.
+
+        :raises ConfigurationError: neither the connection nor the DAG lead there.
+        """
+        self._allowed.check(await self.aconfig(), cluster)
+        return await self.akubernetes_access(cluster.kubernetes)
 
     def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
         """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""
@@ -193,7 +206,9 @@ class RayHook(PeerMethods, BaseHook):
         :raises TerraformCredentialsError: the cloud does not let us.
         """
         config = await self.aconfig()
-        cluster = config.cloud if where is None else CloudCluster.from_dict(where).entered_by(config)
+        cluster = config.cloud
+        if where is not None:
+            cluster = await self._allowed.enter(config, CloudCluster.from_dict(where))
         if cluster is None:
             return self._kubernetes_access(config)
         from ray_provider.hooks.cloud import cloud_access

@@ -13,7 +13,7 @@ from ray_provider._compat import conf
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owner_of
+from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
 from ray_provider.operators.cluster_delete import DeleteRayCluster
 from ray_provider.operators.cluster_run import ClusterRun
 from ray_provider.operators.task_memory import identity
@@ -59,8 +59,8 @@ class SetupRayCluster(ClusterOperator):
     :param infrastructure: the handle that ``SetupRayInfrastructure`` returned: the cluster is made on that Kubernetes,
         with the output ``ray_helm_values`` as ``infrastructure_values``. Credentials come from the cloud, stay in
         memory and are renewed; the connection says by whom (``aws_conn_id``, ``aws_role_arn``, ``gcp_conn_id``,
-        ``gcp_impersonate``), else the handle or the worker. The cluster's handle then says where it is, for the tasks
-        after this one.
+        ``gcp_impersonate``), else ``SetupRayInfrastructure`` in this DAG or the worker. The cluster's handle then says
+        where it is, for the tasks after this one.
     :param infrastructure_values: values above the profile and below ``values``, for modules of your own.
     :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
     :param chart_repo: URL of a chart repository.
@@ -367,4 +367,4 @@ class SetupRayCluster(ClusterOperator):
     def _handle_of(context: Context) -> ClusterHandle | None:
         ti = context["ti"]
         told = ti.xcom_pull(task_ids=ti.task_id, key=HANDLE_XCOM_KEY, map_indexes=identity(context)["map_index"])
-        return ClusterHandle.from_dict(told) if isinstance(told, Mapping) else None
+        return owned_here(ClusterHandle.from_dict(told), context) if isinstance(told, Mapping) else None

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider import _compat
 from ray_provider._compat import AirflowFailException, BaseOperator
 from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators.cluster_run import ClusterRun
 from ray_provider.operators.task_memory import identity
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.clusters.handle import ClusterHandle
 
 BACKENDS = ("kubernetes", "local")
 #: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
@@ -35,7 +39,7 @@ class ClusterOperator(BaseOperator):
     @property
     def hook(self) -> RayHook:
         """The connection's hook."""
-        return RayHook(self.conn_id)
+        return RayHook(self.conn_id, allowed=allowed_by(self))
 
     def on_kill(self) -> None:
         """End what is going on; what the task made so far goes again."""
@@ -83,6 +87,31 @@ def where_is(infrastructure: Any) -> dict[str, str] | None:
 def owner_of(context: Context) -> dict[str, Any]:
     """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to."""
     return {**identity(context), "airflow": _compat.deployment_name()}
+
+
+def owned_here(handle: ClusterHandle, context: Context) -> ClusterHandle:
+    """Give a handle whose owner is this run, as which it may be deleted. Kubernetes' labels have to say the same.
+
+    :raises ConfigurationError: by its own words it is another run's, or names another release than its own.
+    """
+    mine = owner_of(context)
+    where = f"{handle.namespace}/{handle.name}" if handle.namespace else handle.name
+    by_name = "If it is meant, name it: DeleteRayCluster(name=..., namespace=...)."
+    if any(handle.owner.get(key) != mine[key] for key in ("dag_id", "run_id")):
+        whose = f"of run {handle.owner.get('run_id')!r} of DAG {handle.owner.get('dag_id')!r}"
+        raise ConfigurationError(
+            f"The handle of Ray cluster {where} is {whose if handle.owner else 'of nobody'}, and this is run "
+            f"{mine['run_id']!r} of {mine['dag_id']!r}: a handle deletes only what its own run made.",
+            hint=by_name,
+            cause="not ours",
+        )
+    if handle.release not in (None, handle.name):
+        raise ConfigurationError(
+            f"The handle of Ray cluster {where} names another Helm release ({handle.release!r}).",
+            hint=by_name,
+            cause="not ours",
+        )
+    return replace(handle, owner={**handle.owner, "airflow": mine["airflow"]})
 
 
 def folders_of(context: Context) -> tuple[Path, ...]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of
+from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here
 from ray_provider.operators.cluster_run import ClusterRun
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class DeleteRayCluster(ClusterOperator):
 
     def _delete(self, context: Context) -> bool:
         if self.cluster:
-            return self._delete_handle(self.cluster)
+            return self._delete_handle(self.cluster, context)
         run = self.new_run()
         if self.name or self.ray_cluster_yaml:
             name, namespace = self._named(context)
@@ -100,7 +100,7 @@ class DeleteRayCluster(ClusterOperator):
             return self._delete_named(run, name, namespace)
         left = self._left_by_set_ups(context)
         if left:
-            deleted = [self._delete_handle(one) for one in left]
+            deleted = [self._delete_handle(one, context) for one in left]
             return any(deleted)
         raise ConfigurationError(
             "No cluster is named (or the task that was to set it up returned nothing).",
@@ -116,24 +116,24 @@ class DeleteRayCluster(ClusterOperator):
         found = (ti.xcom_pull(task_ids=one, key=HANDLE_XCOM_KEY) for one in sorted(self.upstream_task_ids))
         return [one for one in found if isinstance(one, Mapping)]
 
-    def _delete_handle(self, cluster: Any) -> bool:
+    def _delete_handle(self, cluster: Any, context: Context) -> bool:
         if not isinstance(cluster, Mapping):
             raise ConfigurationError(
                 f"`cluster` is a {type(cluster).__name__}, not the handle that SetupRayCluster returns.",
                 hint="Pass its return value: cluster=setup.output.",
             )
-        handle = ClusterHandle.from_dict(cluster)
+        handle = owned_here(ClusterHandle.from_dict(cluster), context)
         if not handle.created:
             self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
             return False
         run = self.new_run(handle.kubernetes)
         if handle.backend == "local":
-            return run.delete_local(handle.name, owner=handle.owner or None)
+            return run.delete_local(handle.name, owner=handle.owner)
         return run.delete(
             name=handle.name,
             namespace=handle.namespace,
             release=handle.release,
-            owner=handle.owner or None,
+            owner=handle.owner,
             timeout=float(self.timeout_seconds),
             helm_path=self.helm_path,
         )

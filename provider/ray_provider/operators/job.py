@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf, redact
 from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
@@ -237,7 +238,7 @@ class SubmitRayJob(BaseOperator):
     @property
     def hook(self) -> RayHook:
         """The connection's hook."""
-        return RayHook(self.conn_id)
+        return RayHook(self.conn_id, allowed=allowed_by(self))
 
     # -- steps ---------------------------------------------------------------------------------------------------------
 

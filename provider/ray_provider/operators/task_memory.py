@@ -124,7 +124,10 @@ def recall(context: Context, run: JobRun) -> None:
     run.job_id = told.get("submission_id")
     run.dashboard_url = told.get("dashboard_url")
     run.cluster = ClusterHandle.from_dict(told["cluster"]) if told.get("cluster") else None
-    run.cluster_owner = told.get("cluster_owner")
+    if told.get("cluster_owner") and run.cluster is not None:
+        # Whose it is says the task, not what lies in XCom.
+        run.cluster_owner = {**own, "airflow": _compat.deployment_name()}
+        run.cluster = replace(run.cluster, owner=run.cluster_owner)
 
 
 def locate(context: Context, run: JobRun, cluster: Any, xcom_task_key: str | None) -> None:

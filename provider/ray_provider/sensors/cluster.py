@@ -11,6 +11,7 @@ from ray_provider import exceptions
 from ray_provider._compat import AirflowFailException, BaseSensorOperator, conf
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
+from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers.cluster import RayClusterTrigger
@@ -70,6 +71,9 @@ class RayClusterSensor(BaseSensorOperator):
         """
         try:
             handle = self._handle()
+            if self.cluster:
+                # Before it is handed to the triggerer, which looks at nothing any more.
+                run_sync(lambda: self.hook.access_of(handle))
             if not self.deferrable:
                 return run_sync(lambda: self._wait(handle)).to_dict()
         except RayProviderError as error:
@@ -103,10 +107,15 @@ class RayClusterSensor(BaseSensorOperator):
         error: RayProviderError = kind(told["message"], hint=told.get("hint"))
         raise error if error.retryable else AirflowFailException(str(error))
 
+    @property
+    def hook(self) -> RayHook:
+        """The connection's hook."""
+        return RayHook(self.conn_id, allowed=allowed_by(self))
+
     async def _wait(self, handle: ClusterHandle) -> ClusterHandle:
         from ray_provider.clusters.waiting import wait_ready
 
-        hook = RayHook(self.conn_id)
+        hook = self.hook
         config = await hook.aconfig()
         return await wait_ready(
             await hook.akubernetes_access(handle.kubernetes),
@@ -126,7 +135,7 @@ class RayClusterSensor(BaseSensorOperator):
             return ClusterHandle.from_dict(self.cluster)
         if not self.name:
             raise ConfigurationError("No cluster is named.", hint="Give cluster=setup.output, or name=...")
-        access = RayHook(self.conn_id).kubernetes_access()
+        access = self.hook.kubernetes_access()
         return ClusterHandle(
             backend="kubernetes",
             name=self.name,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import AirflowFailException, BaseSensorOperator, PokeReturnValue, conf
 from ray_provider.exceptions import ConfigurationError, JobLostError, RayProviderError
+from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers.job import RayJobTrigger
@@ -130,6 +131,6 @@ class RayJobSensor(BaseSensorOperator):
     async def _look(self) -> JobDetails | None:
         from ray_provider.jobs.client import RayJobsClient
 
-        endpoint = await RayHook(self.conn_id).endpoint(self.cluster or None)
+        endpoint = await RayHook(self.conn_id, allowed=allowed_by(self)).endpoint(self.cluster or None)
         async with RayJobsClient(endpoint) as client:
             return await client.get(self.submission_id)

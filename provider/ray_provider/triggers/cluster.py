@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers.log_end import LogEnd
 
@@ -71,7 +72,7 @@ class RayClusterTrigger(BaseTrigger):
         self.helm_path = helm_path
         self.keep = keep
         self.not_before = not_before
-        self.hook = RayHook(conn_id)
+        self.hook = RayHook(conn_id, allowed=CHECKED)
         self._fired = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:

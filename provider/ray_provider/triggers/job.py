@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers import watching
 from ray_provider.triggers.log_end import LogEnd
@@ -102,7 +103,7 @@ class RayJobTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.deferred_at = deferred_at
         self.session_name = session_name
-        self.hook = RayHook(conn_id)
+        self.hook = RayHook(conn_id, allowed=CHECKED)
         self._endpoint: RayEndpoint | None = None
         self._offset = _Offset(job_id)
         self._log_end = LogEnd()

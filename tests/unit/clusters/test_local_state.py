@@ -193,9 +193,14 @@ def test_a_token_that_is_not_here_tells_where_tasks_have_to_run(tmp_path):
     handle = ClusterHandle("local", "a", "http://127.0.0.1:1", auth=AuthReference("file", str(tmp_path / "token")))
     with pytest.raises(ClusterError, match="where SetupRayCluster ran"):
         local_endpoint(handle)
-    (tmp_path / "token").write_text("secret-token\n")
+    paths = LocalPaths.of("a")
+    paths.folder.mkdir(parents=True)
+    LocalRecord("a", "ready", this_machine(), address="http://127.0.0.1:2").write(paths)
+    with pytest.raises(ClusterError, match="where SetupRayCluster ran"):
+        local_endpoint(handle)
+    paths.token.write_text("secret-token\n")
     endpoint = local_endpoint(handle)
-    assert endpoint.token == "secret-token"
+    assert (endpoint.url, endpoint.token) == ("http://127.0.0.1:2", "secret-token")
     assert "secret-token" not in repr(endpoint) + repr(handle.to_dict())
 
 

@@ -371,8 +371,15 @@ HANDLE = ClusterHandle(
 )
 
 
+async def put_cluster(server):
+    spec = {"authOptions": {"mode": "token"}, "headGroupSpec": {}}
+    status = {"head": {"serviceName": "c-head-svc"}}
+    await server.put(CLUSTERS, "c", {"metadata": {"name": "c"}, "spec": spec, "status": status})
+
+
 async def test_the_endpoint_has_rays_token_and_our_credentials_apart():
     async with running() as (server, access):
+        await put_cluster(server)
         await server.put(path_of("secrets", "n"), "c", {"data": {"auth_token": base64.b64encode(b"rays\n").decode()}})
         endpoint = await kubernetes_endpoint(access, HANDLE)
         assert endpoint.url == f"http://127.0.0.1:{server.port}/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
@@ -386,6 +393,9 @@ async def test_the_endpoint_has_rays_token_and_our_credentials_apart():
 
 async def test_a_token_that_can_not_be_read_is_told():
     async with running() as (server, access):
+        with pytest.raises(KubernetesError, match="There is no RayCluster n/c"):
+            await kubernetes_endpoint(access, HANDLE)
+        await put_cluster(server)
         with pytest.raises(KubernetesError, match="is no Secret in its namespace"):
             await kubernetes_endpoint(access, HANDLE)
         server.token = "renewed"
