@@ -49,6 +49,33 @@ print('ran on', len(nodes), 'nodes')
 " """
 
 
+#: A cluster as kubectl would make it, and something beside it.
+MANIFEST = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings}
+data: {greeting: hello}
+---
+apiVersion: ray.io/v1
+kind: RayCluster
+metadata:
+  name: from-manifest
+  labels: {team: data}
+spec:
+  rayVersion: "2.60.0"
+  headGroupSpec:
+    serviceType: ClusterIP
+    rayStartParams: {num-cpus: "1", object-store-memory: "100000000"}
+    template:
+      spec:
+        containers:
+          - name: ray-head
+            image: rayproject/ray:2.60.0
+            envFrom: [{configMapRef: {name: settings}}]
+            resources: {requests: {cpu: 200m, memory: 1Gi}, limits: {cpu: "2", memory: 2Gi}}
+"""
+
+
 def values(base: dict[str, Any], **changes: Any) -> dict[str, Any]:
     """Give values with some of them changed: ``worker__replicas=2``."""
     made = copy.deepcopy(base)
@@ -151,3 +178,16 @@ def operator_runs(kubernetes: Kubernetes) -> bool:
     """Whether the operator is available."""
     found = kubernetes.get("deployments", "-A", "-l", "app.kubernetes.io/name=kuberay-operator")["items"]
     return bool(found) and all((item.get("status") or {}).get("availableReplicas") for item in found)
+
+
+def left_over(scene: Scene) -> list[str]:
+    """Name the releases, and what else a cluster is made of, in the scene's namespace."""
+    kinds = "rayclusters,pods,services,networkpolicies"
+    objects = scene.kubernetes.kubectl("get", kinds, "-n", scene.namespace, "-o", "name").split()
+    return scene.kubernetes.helm("list", "-a", "-q", "-n", scene.namespace).split() + objects
+
+
+def show(error: BaseException) -> str:
+    """Print an error as a user gets it (pytest -s shows it), and give it in one line for what is asserted."""
+    print(f"\n--- {type(error).__name__}\n{error}")
+    return " ".join(str(error).split())

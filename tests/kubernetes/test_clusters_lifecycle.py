@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import subprocess
 import threading
@@ -13,13 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import Kube
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
-from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, ON_TWO_NODES, Scene, operator_runs, values
+from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, ON_TWO_NODES, Scene, operator_runs, values
 from tests.support.kubernetes import Kubernetes
 
 pytestmark = pytest.mark.timeout(300)
@@ -180,77 +178,6 @@ async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
     assert scene.left(first.name) == []
 
 
-@pytest.mark.parametrize("helm", [pytest.param("helm3", marks=pytest.mark.slow), "helm4"])
-async def test_an_update_leaves_the_autoscalers_replicas_alone(kubernetes, namespace, helm):
-    scene = Scene(kubernetes, namespace, helm=getattr(kubernetes, helm))
-    autoscaled = values(
-        HEAD_AND_WORKER,
-        head__enableInTreeAutoscaling=True,
-        head__autoscalerOptions={
-            "version": "v2",
-            "idleTimeoutSeconds": 600,
-            "resources": {"requests": {"cpu": "50m", "memory": "256Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}},
-        },
-        worker__replicas=0,
-        worker__minReplicas=0,
-        worker__maxReplicas=3,
-    )
-    handle = (await scene.apply(scene.spec(autoscaled, name="ray-scaled"))).handle
-    # As the autoscaler does it, in its own name.
-    kubernetes.kubectl(
-        *("patch", "raycluster", handle.name, "-n", namespace, "--type=json", "--field-manager=ray-autoscaler", "-p"),
-        json.dumps([{"op": "replace", "path": "/spec/workerGroupSpecs/0/replicas", "value": 2}]),
-    )
-    changed = values(autoscaled, annotations={"example.com/note": "changed"}, worker__maxReplicas=4)
-    assert (await scene.apply(scene.spec(changed, name="ray-scaled", update_if_exists=True))).changed
-    spec = scene.cluster(handle.name)["spec"]["workerGroupSpecs"][0]
-    assert (spec["replicas"], spec["maxReplicas"]) == (2, 4)
-    await scene.delete(handle)
-
-
-@pytest.mark.slow  # DAGs do it, too
-async def test_two_runs_at_once_do_not_meet(kubernetes, namespace):
-    scenes = [Scene(kubernetes, namespace), Scene(kubernetes, namespace, helm=kubernetes.helm4)]
-    handles = [made.handle for made in await asyncio.gather(*(scene.apply(scene.spec(HEAD_ONLY)) for scene in scenes))]
-    assert handles[0].name != handles[1].name
-    assert await scenes[0].delete(handles[0]) is True
-    assert scenes[0].left(handles[0].name) == []
-    assert scenes[1].cluster(handles[1].name)["metadata"].get("deletionTimestamp") is None
-    # One's handle with the other's name deletes nothing.
-    with pytest.raises(ClusterError, match="left alone"):
-        await scenes[0].delete(handles[1], owner=handles[0].owner)
-    # The same DAG and run of another Airflow is somebody else.
-    with pytest.raises(ClusterError, match="left alone"):
-        await scenes[0].delete(handles[1], owner={**handles[1].owner, "airflow": "https://other.example.com"})
-    assert await scenes[1].delete(handles[1]) is True
-
-
-MANIFEST = """
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: settings}
-data: {greeting: hello}
----
-apiVersion: ray.io/v1
-kind: RayCluster
-metadata:
-  name: from-manifest
-  labels: {team: data}
-spec:
-  rayVersion: "2.60.0"
-  headGroupSpec:
-    serviceType: ClusterIP
-    rayStartParams: {num-cpus: "1", object-store-memory: "100000000"}
-    template:
-      spec:
-        containers:
-          - name: ray-head
-            image: rayproject/ray:2.60.0
-            envFrom: [{configMapRef: {name: settings}}]
-            resources: {requests: {cpu: 200m, memory: 1Gi}, limits: {cpu: "2", memory: 2Gi}}
-"""
-
-
 async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes, namespace, tmp_path):
     scene = Scene(kubernetes, namespace)
     path = tmp_path / "cluster.yaml"
@@ -266,17 +193,6 @@ async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes
     assert await scene.delete(handle, owner=None) is True
     assert scene.left("from-manifest") == []
     assert not kubernetes.exists("configmap", "settings", "-n", namespace)
-
-
-async def test_a_cluster_that_helm_did_not_make_is_used_and_deleted_by_name(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    kubernetes.apply(MANIFEST, namespace)
-    with pytest.raises(ConfigurationError, match="was not made by Helm"):
-        await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST, update_if_exists=True))
-    handle = (await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST))).handle
-    assert (handle.created, handle.release, handle.auth.kind) == (False, None, "none")
-    assert await scene.delete(handle, release=handle.name, owner=None) is True
-    assert not kubernetes.exists("raycluster", "from-manifest", "-n", namespace)
 
 
 async def test_the_operator_is_asked_for_and_installed_only_when_told(kubernetes, namespace):
@@ -295,24 +211,3 @@ async def test_the_operator_is_asked_for_and_installed_only_when_told(kubernetes
         handle = (await scene.apply(spec)).handle
         assert "left as it is" in scene.text
         await scene.delete(handle)
-
-
-async def test_access_by_content_and_by_token(kubernetes, namespace):
-    import yaml
-
-    from ray_provider.clusters.kube import open_kube
-
-    content = yaml.safe_load(kubernetes.kubeconfig.read_text())
-    token = kubernetes.token(namespace, "default")
-
-    async def provider(refused: bool) -> str:
-        return token
-
-    for access in (
-        KubernetesAccess(kubeconfig=content),
-        KubernetesAccess(server=kubernetes.server, ca_data=kubernetes.ca_certificate, token_provider=provider),
-    ):
-        async with open_kube(access) as kube:
-            assert (await kube.get("/version"))["gitVersion"].startswith("v1.")
-        assert "BEGIN" not in repr(access)
-        assert token not in repr(access)

@@ -25,17 +25,16 @@ def squatter(kind: str, name: str) -> dict:
 
 
 @pytest.mark.parametrize("kind", ["RayCluster", "Service", "Secret"])
-async def test_what_lies_where_a_runs_cluster_is_to_be(kubernetes, kind):
-    with kubernetes.namespace("squatting") as namespace:
-        scene = Scene(kubernetes, namespace)
-        spec = scene.spec(HEAD_ONLY)
-        theirs = squatter(kind, spec.name)
-        kubernetes.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(theirs))
-        with pytest.raises(ConfigurationError, match=f"The {kind} {namespace}/{theirs['metadata']['name']}") as raised:
-            await scene.apply(spec)
-        assert raised.value.data["cause"] == "not ours"
-        assert kubernetes.helm("list", "-a", "-q", "-n", namespace).split() == []
-        there = kubernetes.kubectl("get", "rayclusters,secrets,services", "-n", namespace, "-o", "name").split()
-        left = [one for one in there if spec.name in one]
-        assert f"{kind.lower()}" in " ".join(left), "it is not ours to delete"
-        assert kind == "RayCluster" or len(left) == 1
+async def test_what_lies_where_a_runs_cluster_is_to_be(kubernetes, namespace, kind):
+    scene = Scene(kubernetes, namespace)
+    spec = scene.spec(HEAD_ONLY)
+    theirs = squatter(kind, spec.name)
+    kubernetes.kubectl("apply", "-n", namespace, "-f", "-", stdin=json.dumps(theirs))
+    with pytest.raises(ConfigurationError, match=f"The {kind} {namespace}/{theirs['metadata']['name']}") as raised:
+        await scene.apply(spec)
+    assert raised.value.data["cause"] == "not ours"
+    assert kubernetes.helm("list", "-a", "-q", "-n", namespace).split() == []
+    there = kubernetes.kubectl("get", "rayclusters,secrets,services", "-n", namespace, "-o", "name").split()
+    left = [one for one in there if spec.name in one]
+    assert f"{kind.lower()}" in " ".join(left), "it is not ours to delete"
+    assert kind == "RayCluster" or len(left) == 1
