@@ -307,15 +307,12 @@ def end(worker: subprocess.Popen[bytes]) -> None:
 
 
 def own_processes() -> list[psutil.Process]:
-    """What works in this test's folder."""
-    folder = os.environ["TMPDIR"]
+    """What works for this test: Terraform and its supervisors have their temporary files in its folder."""
     found = []
     for process in psutil.process_iter():
-        try:
-            if is_ours(process) and (process.cwd().startswith(folder) or folder in " ".join(process.cmdline())):
+        with suppress(psutil.Error):
+            if is_ours(process) and process.environ().get("TMPDIR", "").startswith(os.environ["TMPDIR"]):
                 found.append(process)
-        except psutil.Error:
-            continue
     return found
 
 

@@ -149,7 +149,7 @@ def google_environment(conn_id: str) -> dict[str, str]:
 
     :raises ConfigurationError: the connection can't be used.
     """
-    key = _google_key(_extra(conn_id))
+    key = google_key(google_extra(conn_id))
     credentials, project = google_credentials(conn_id)
     if key is not None:
         found = {"GOOGLE_CREDENTIALS": json.dumps(key)}
@@ -165,7 +165,8 @@ def google_environment(conn_id: str) -> dict[str, str]:
     return found
 
 
-def _extra(conn_id: str) -> dict[str, Any]:
+def google_extra(conn_id: str) -> dict[str, Any]:
+    """Give what a connection says besides login and password."""
     extra = BaseHook.get_connection(conn_id).extra_dejson
     return extra if isinstance(extra, dict) else {}
 
@@ -214,9 +215,9 @@ def _plain_google_credentials(conn_id: str) -> tuple[Any, str | None]:
             hint="pip install 'airflow-ray[google]'",
         ) from error
     make: Any = Credentials  # google-auth has no types
-    extra = _extra(conn_id)
+    extra = google_extra(conn_id)
     project = extra.get("project") or extra.get(f"{_OLD_GOOGLE_PREFIX}project")
-    key = _google_key(extra)
+    key = google_key(extra)
     path = extra.get("key_path") or extra.get(f"{_OLD_GOOGLE_PREFIX}key_path")
     try:
         if key is not None:
@@ -234,7 +235,16 @@ def _plain_google_credentials(conn_id: str) -> tuple[Any, str | None]:
     return credentials, project or getattr(credentials, "project_id", None)
 
 
-def _google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
+def google_field(extra: Mapping[str, Any], name: str) -> Any:
+    """Give a field of a Google connection, by its name or by the one that it had in old Airflows."""
+    return extra.get(name) or extra.get(f"{_OLD_GOOGLE_PREFIX}{name}")
+
+
+def google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the key in a Google connection.
+
+    :raises ConfigurationError: it is not JSON.
+    """
     text = extra.get("keyfile_dict") or extra.get(f"{_OLD_GOOGLE_PREFIX}keyfile_dict")
     if not text:
         return None

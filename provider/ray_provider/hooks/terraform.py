@@ -107,6 +107,7 @@ class TerraformTask:
         variables = _mapping("variables", self.variables if self.variables is not None else handle and handle.variables)
         sensitive = _mapping("sensitive_variables", unseen["sensitive_variables"])
         mask_secrets(text for text in leaves(sensitive) if text)
+        env, files = self._credentials(_mapping("providers", unseen["providers"]))
         spec = InfrastructureSpec(
             module=module,
             backend=unseen["backend"] or (handle.backend if handle else None) or self._trial_backend(module, variables),
@@ -115,7 +116,8 @@ class TerraformTask:
             sensitive_variables=sensitive,
             workspace=self.workspace or (handle.workspace if handle else None),
             providers=_mapping("providers", unseen["providers"]),
-            env=self._credentials(_mapping("providers", unseen["providers"])) | dict(_mapping("env", unseen["env"])),
+            env=env | dict(_mapping("env", unseen["env"])),
+            files=files,
             binary=self.terraform_binary,
             lock_timeout=self.lock_timeout,
             parallelism=self.parallelism,
@@ -138,20 +140,25 @@ class TerraformTask:
         )
         return {"type": "local", "path": str(path)}
 
-    def _credentials(self, providers: Mapping[str, Any]) -> dict[str, str]:
-        """Give the environment variables for the cloud connections."""
+    def _credentials(self, providers: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+        """Give the environment variables for the cloud connections, and the files that some of them name."""
         if not self.aws_conn_id and not self.gcp_conn_id:
-            return {}
-        from ray_provider.hooks import cloud
+            return {}, {}
+        from ray_provider.hooks import terraform_credentials
 
-        found: dict[str, str] = {}
+        env: dict[str, str] = {}
+        files: dict[str, str] = {}
         if self.aws_conn_id:
             configured = providers.get("aws")
             region = configured.get("region") if isinstance(configured, Mapping) else None
-            found |= cloud.aws_environment(self.aws_conn_id, region)
+            found = terraform_credentials.aws_credentials(self.aws_conn_id, region)
+            env |= found.env
+            files |= found.files
         if self.gcp_conn_id:
-            found |= cloud.google_environment(self.gcp_conn_id)
-        return found
+            found = terraform_credentials.google_credentials(self.gcp_conn_id)
+            env |= found.env
+            files |= found.files
+        return env, files
 
     @staticmethod
     def for_airflow(error: RayProviderError) -> Exception:

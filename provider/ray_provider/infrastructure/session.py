@@ -20,7 +20,7 @@ from ray_provider.infrastructure.binary import find_binary
 from ray_provider.infrastructure.declared import DeclaredVariable, check_variables, read_declared
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
 from ray_provider.infrastructure.errors import TerraformInterruptedError, VariableError
-from ray_provider.infrastructure.folder import private_folder, write_private_json
+from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.outputs import InfrastructureOutputs
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
@@ -52,6 +52,7 @@ class InfrastructureSpec:
     :param workspace: Terraform workspace; made if missing.
     :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
     :param env: environment variables for Terraform, e.g. credentials; those whose names sound secret are masked.
+    :param files: environment variables that name a file, and its content, which lies in the run's private folder.
     :param binary: path or name of ``terraform`` or ``tofu``.
     :param lock_timeout: how long to wait for the state's lock.
     :param parallelism: how many resources at a time.
@@ -66,6 +67,7 @@ class InfrastructureSpec:
     workspace: str | None = None
     providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    files: Mapping[str, str] = field(default_factory=dict, repr=False)
     binary: str | None = None
     lock_timeout: str = "60s"
     parallelism: int | None = None
@@ -79,7 +81,7 @@ class InfrastructureSpec:
         """
         ModuleSource.parse(self.module)
         Backend.parse(self.backend)
-        for name in ("variables", "sensitive_variables", "providers", "env"):
+        for name in ("variables", "sensitive_variables", "providers", "env", "files"):
             value = getattr(self, name)
             if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
                 raise ConfigurationError(f"{name}: it has to be a mapping with text as keys.", field=name)
@@ -208,13 +210,16 @@ class InfrastructureRun:
         from ray_provider.infrastructure.runner import TerraformRunner
 
         spec = self.spec
-        binary = find_binary(spec.binary, os.environ | dict(spec.env))
+        given = dict(spec.env)
+        for name, content in spec.files.items():
+            given[name] = str(write_private(folder / f"{name.lower()}.file", content))
+        binary = find_binary(spec.binary, os.environ | given)
         source = ModuleSource.parse(spec.module)
         backend = Backend.parse(spec.backend)
         self.write(
             f"{binary.label}, module {source.public}, state in {backend.label}, workspace {spec.workspace or 'default'}"
         )
-        env = build_environment(spec.env)
+        env = build_environment(given)
         root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
         self._declared = read_declared(root)
         variables = {**spec.variables, **spec.sensitive_variables}
@@ -233,7 +238,7 @@ class InfrastructureRun:
         identity = identity_of(backend, spec.workspace, source.public)
         write_identity(folder, identity)
         cache = default_plugin_cache(env)
-        extra = dict(spec.env)
+        extra = given
         if cache is not None:
             extra |= {"TF_PLUGIN_CACHE_DIR": str(cache), "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
         self._runner = TerraformRunner(
@@ -279,6 +284,10 @@ class InfrastructureRun:
                 self.redactor.add_named(values)
         if isinstance(spec.env, Mapping):
             self.redactor.add({name: value for name, value in spec.env.items() if sounds_secret(name)})
+        if isinstance(spec.files, Mapping):
+            lines = [line for content in spec.files.values() for line in str(content).splitlines()]
+            named = [(name.strip(), value.strip()) for name, _, value in (line.partition("=") for line in lines)]
+            self.redactor.add([value for name, value in named if sounds_secret(name)])
         if isinstance(spec.backend, Mapping) and isinstance(spec.backend.get("type"), str):
             self.redactor.add(Backend(spec.backend["type"], spec.backend).secrets())
 

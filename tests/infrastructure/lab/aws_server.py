@@ -30,15 +30,22 @@ class AwsServer:
 
     :param cluster_endpoint: the Kubernetes API's address that every EKS cluster made here gets.
     :param cluster_ca_data: its CA (PEM, base64-encoded).
+    :param session_seconds: how long the keys of an assumed role are good for. Older ones are refused, as AWS does.
     :param log: where the server's requests are written.
     """
 
     def __init__(
-        self, *, cluster_endpoint: str | None = None, cluster_ca_data: str | None = None, log: Path | None = None
+        self,
+        *,
+        cluster_endpoint: str | None = None,
+        cluster_ca_data: str | None = None,
+        session_seconds: float | None = None,
+        log: Path | None = None,
     ) -> None:
         self._arguments = [
             *(["--cluster-endpoint", cluster_endpoint] if cluster_endpoint else []),
             *(["--cluster-ca-data", cluster_ca_data] if cluster_ca_data else []),
+            *(["--session-seconds", str(session_seconds)] if session_seconds else []),
         ]
         self._log = log
         self.process: subprocess.Popen[str] | None = None
@@ -129,16 +136,20 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--cluster-endpoint")
     parser.add_argument("--cluster-ca-data")
+    parser.add_argument("--session-seconds", type=float)
     options = parser.parse_args()
     from moto.moto_server import threaded_moto_server
     from moto.server import ThreadedMotoServer
 
+    from tests.infrastructure.lab.expiring import Expiring
     from tests.infrastructure.lab.moto_eks import install
     from tests.infrastructure.lab.presigned import Presigned
 
     install(endpoint=options.cluster_endpoint, ca_data=options.cluster_ca_data)
     make = threaded_moto_server.DomainDispatcherApplication
-    threaded_moto_server.DomainDispatcherApplication = lambda *given, **more: Presigned(make(*given, **more), _secrets)
+    threaded_moto_server.DomainDispatcherApplication = lambda *given, **more: Expiring(
+        Presigned(make(*given, **more), _secrets), options.session_seconds
+    )
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     with contextlib.redirect_stdout(sys.stderr):
         server.start()

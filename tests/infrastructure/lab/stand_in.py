@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from pathlib import Path
@@ -144,6 +145,9 @@ class StandIn:
             assert prior is not None
             self._file(kind, prior).unlink()
             return None
+        if isinstance(planned.get("creation_seconds"), (int, float)):
+            # Of a test's own schema: a call to a cloud, which nobody can take back.
+            time.sleep(planned["creation_seconds"])
         values = self._settle(kind, self.schema["resource_schemas"][kind], planned, planned, is_unknown)
         for name, answer in self.answers.get(kind, {}).items():
             # a computed block that the configuration doesn't have
