@@ -71,7 +71,7 @@ async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace, opera
     huge = values(HEAD_ONLY, head__resources={"requests": {"cpu": "200"}, "limits": {"cpu": "200"}})
     spec = scene.spec(huge)
     task = asyncio.create_task(scene.set_up(spec, keep_on_failure=True, timeout_seconds=10))
-    (pod,) = await asyncio.to_thread(until, lambda: scene.pods(spec.name), 9, "head pod")
+    (pod,) = await asyncio.to_thread(until, lambda: scene.pods(spec.name), 90, "head pod")
     # As the scheduler writes it (tests/kubernetes has a real one say so).
     unschedulable = {
         "type": "PodScheduled",
