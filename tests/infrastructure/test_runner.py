@@ -231,14 +231,17 @@ def test_a_module_in_git(module: Module, tmp_path: Path) -> None:
     (repository / "modules" / "small" / "main.tf").write_text('output "cluster_name" {\n  value = "two"\n}\n')
     subprocess.run([*git, "commit", "-qam", "two"], check=True)
     url = f"git::file://{repository}//modules/small"
+    with pytest.raises(ModuleError, match="fetched by 'file'"), module.run(module=url):
+        pass
+    allowed = {"GIT_ALLOW_PROTOCOL": "https:file"}
     for ref, expected in (("?ref=v1", "ray"), (f"?ref={first}", "ray"), ("", "two")):
         module.state = tmp_path / f"state{expected}{len(ref)}" / "t.tfstate"
-        with module.run(module=url + ref) as run:
+        with module.run(module=url + ref, env=allowed) as run:
             run.plan()
             run.apply()
             assert run.outputs().cluster_name == expected
     for wrong in (f"git::file://{repository}//nowhere", url + "?ref=v9", f"git::file://{tmp_path}/none.git"):
-        with pytest.raises(ModuleError), module.run(module=wrong):
+        with pytest.raises(ModuleError, match="can't be fetched|has no folder"), module.run(module=wrong, env=allowed):
             pass
 
 

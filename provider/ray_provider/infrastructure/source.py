@@ -22,6 +22,8 @@ _LEFT_OUT = shutil.ignore_patterns(
 )
 _LOCAL_SOURCE = re.compile(r'\bsource\s*=\s*"(\.\.?(?:/[^"]*)?)"')
 _GIT_SECONDS = 600
+#: By which git fetches a module unless its own variable says otherwise: those that check who answers.
+_PROTOCOLS = "https:ssh"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,23 +121,29 @@ class ModuleSource:
                 "module: git is needed for a module from a repository, and is not on this worker.", field="module"
             )
         url, credentials = _without_credentials(self.location)
-        settings = {
-            **env,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": "https:http:ssh:file:git",
-            "GIT_ASKPASS": "true",
-            "GIT_SSH_COMMAND": env.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
-        }
+        protocols = env.get("GIT_ALLOW_PROTOCOL") or _PROTOCOLS
+        self._check_protocol(url, protocols)
+        config = {"submodule.recurse": "false", "fetch.recurseSubmodules": "false"}
         if credentials:
             # A header in the environment: git hands a URL with a password on to a helper, in its argv.
             remember(credentials.partition(":")[2] or credentials)
             header = base64.b64encode(credentials.encode()).decode()
             remember(header)
-            settings |= {
-                "GIT_CONFIG_COUNT": "1",
-                "GIT_CONFIG_KEY_0": f"http.{url}.extraHeader",
-                "GIT_CONFIG_VALUE_0": f"Authorization: Basic {header}",
-            }
+            config[f"http.{url}.extraHeader"] = f"Authorization: Basic {header}"
+            # git sends the header to whomever it is redirected to.
+            config["http.followRedirects"] = "false"
+        told = env.get("GIT_CONFIG_COUNT", "")
+        before = int(told) if told.isdigit() else 0
+        settings = {
+            **env,
+            "GIT_TERMINAL_PROMPT": "0",
+            "GIT_ALLOW_PROTOCOL": protocols,
+            "GIT_ASKPASS": "true",
+            "GIT_SSH_COMMAND": env.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
+            "GIT_CONFIG_COUNT": str(before + len(config)),
+            **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(config, before)},
+            **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(config.values(), before)},
+        }
 
         def git(*arguments: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
@@ -172,11 +180,27 @@ class ModuleSource:
         shutil.rmtree(target / ".git")
         return target
 
+    def _check_protocol(self, url: str, allowed: str) -> None:
+        scheme, separator, _ = url.partition("://")
+        if not separator:
+            scheme = "file" if url.startswith(("/", ".", "~")) or ":" not in url else "ssh"
+            if "::" in url:
+                scheme = url.partition("::")[0]
+        if scheme not in allowed.split(":"):
+            raise ModuleError(
+                f"module: {self.public} is fetched by {scheme!r}, which does not check who answers"
+                f" (allowed: {', '.join(allowed.split(':'))}).",
+                hint="Use https or ssh. If it is meant, say so by git's own variable, in the task's `env` or on the"
+                f' worker: GIT_ALLOW_PROTOCOL="{allowed}:{scheme}".',
+                field="module",
+            )
+
     def _clone_failed(self, why: str) -> ModuleError:
         return ModuleError(
             f"module: {self.public} can't be fetched: {why}",
             hint="Check the address, the ref, and that the worker may read the repository (SSH key,"
-            " credential helper, or a token in the URL).",
+            " credential helper, or a token in the URL). With a token in the URL no redirect is followed: give the"
+            " address that it leads to.",
             field="module",
         )
 
