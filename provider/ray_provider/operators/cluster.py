@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 DASHBOARD_XCOM_KEY = "dashboard"
 #: What Airflow resumes a task with whose trigger failed or timed out.
 _FAIL = "__fail__"
-#: How long after its deferral a task may come back at the earliest: see the trigger's ``not_before``.
-_SETTLE_SECONDS = 6.0
 _BACKSTOP_SECONDS = 120.0
 
 __all__ = ["DASHBOARD_XCOM_KEY", "DeleteRayCluster", "SetupRayCluster"]
@@ -256,7 +254,7 @@ class SetupRayCluster(ClusterOperator):
                 access=self.access,
                 helm_path=self.helm_path,
                 keep=self.keep_on_failure,
-                not_before=now + _SETTLE_SECONDS,
+                deferred_at=now,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),

@@ -8,18 +8,29 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider import exceptions
-from ray_provider._compat import AirflowFailException, BaseSensorOperator, conf
+from ray_provider._compat import BaseSensorOperator, PokeReturnValue, conf
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
+from ray_provider.exceptions import (
+    ClusterError,
+    ClusterFailedError,
+    ClusterTimeoutError,
+    ConfigurationError,
+    RayProviderError,
+)
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
+from ray_provider.sensors.ending import told
 from ray_provider.triggers.cluster import RayClusterTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.clusters.readiness import ReadinessOptions
+
+
+#: How long one look lasts with ``mode="reschedule"``: enough to read all there is, and to see a cause that is there.
+_LOOK_SECONDS = 8.0
 
 
 class RayClusterSensor(BaseSensorOperator):
@@ -34,7 +45,11 @@ class RayClusterSensor(BaseSensorOperator):
     :param wait_for_workers: true: all workers that are wanted; false: only the head; or a number of them.
     :param scheduling_timeout_seconds: how long a pod may wait for a node.
     :param access: how the dashboard is reached; else as the connection says.
-    :param deferrable: wait in the triggerer.
+    :param deferrable: wait in the triggerer, whatever ``mode`` says.
+    :param mode: ``poke``: watch in the worker, and notice the end at once. ``reschedule``: look every
+        ``poke_interval`` seconds (Airflow's default: 60), and give the worker's slot back between.
+    :param timeout: seconds for all of it (Airflow's default: a week). A time-out is not retried.
+    :param soft_fail: a cluster that is not ready in time, or can't become so, skips the task.
     """
 
     template_fields: Sequence[str] = ("conn_id", "cluster", "name", "namespace", "access")
@@ -62,22 +77,21 @@ class RayClusterSensor(BaseSensorOperator):
         self.scheduling_timeout_seconds = scheduling_timeout_seconds
         self.access = access
         self.deferrable = deferrable
+        self._deadline: float | None = None
 
-    def execute(self, context: Context) -> Any:  # noqa: ARG002
+    def execute(self, context: Context) -> Any:
         """Wait, in the worker or in the triggerer.
 
         :param context: of the task.
         :return: the cluster's handle, as data.
         """
+        self._deadline = time.time() + float(self.timeout)
+        if not self.deferrable:
+            return super().execute(context)
         try:
             handle = self._handle()
-            if self.cluster:
-                # Before it is handed to the triggerer, which looks at nothing any more.
-                run_sync(lambda: self.hook.access_of(handle))
-            if not self.deferrable:
-                return run_sync(lambda: self._wait(handle)).to_dict()
         except RayProviderError as error:
-            raise error if error.retryable else AirflowFailException(str(error)) from error
+            raise self._told(error) from error
         now = time.time()
         return self.defer(
             trigger=RayClusterTrigger(
@@ -87,11 +101,29 @@ class RayClusterSensor(BaseSensorOperator):
                 deadline=now + float(self.timeout),
                 access=self.access,
                 keep=True,
-                not_before=now + 6.0,
+                deferred_at=now,
             ),
             method_name="execute_complete",
             timeout=timedelta(seconds=float(self.timeout) + 120.0),
         )
+
+    def poke(self, context: Context) -> bool | PokeReturnValue:  # noqa: ARG002
+        """Watch the cluster: to the end of the time, or with ``mode="reschedule"`` for some seconds.
+
+        :param context: of the task.
+        :return: the cluster's handle, as data, once it is ready.
+        """
+        try:
+            handle = self._handle()
+            ready = run_sync(lambda: self._wait(handle))
+        except ClusterTimeoutError as error:
+            if not self.reschedule:
+                raise self._told(error) from error
+            self.log.info("%s", error.message)
+            return False
+        except RayProviderError as error:
+            raise self._told(error) from error
+        return PokeReturnValue(is_done=True, xcom_value=ready.to_dict())
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002
         """Go on after the trigger fired.
@@ -102,10 +134,17 @@ class RayClusterSensor(BaseSensorOperator):
         """
         if event["status"] == "ready":
             return dict(event["cluster"])
-        told = event["error"]
-        kind = getattr(exceptions, told.get("kind", ""), ClusterError)
-        error: RayProviderError = kind(told["message"], hint=told.get("hint"))
-        raise error if error.retryable else AirflowFailException(str(error))
+        reported = event["error"]
+        kind = getattr(exceptions, reported.get("kind", ""), ClusterError)
+        raise self._told(kind(reported["message"], hint=reported.get("hint")))
+
+    def _told(self, error: RayProviderError) -> Exception:
+        return told(
+            self,
+            error,
+            final=isinstance(error, ClusterFailedError),
+            timed_out=isinstance(error, ClusterTimeoutError),
+        )
 
     @property
     def hook(self) -> RayHook:
@@ -122,6 +161,7 @@ class RayClusterSensor(BaseSensorOperator):
             handle,
             self._readiness(),
             how=self.access or config.access,
+            deadline=time.time() + _LOOK_SECONDS if self.reschedule else self._deadline,
             say=lambda line: self.log.info("%s", line),
         )
 
@@ -132,7 +172,10 @@ class RayClusterSensor(BaseSensorOperator):
                     f"`cluster` is a {type(self.cluster).__name__}, not the handle that SetupRayCluster returns.",
                     hint="Pass its return value: cluster=setup.output.",
                 )
-            return ClusterHandle.from_dict(self.cluster)
+            found = ClusterHandle.from_dict(self.cluster)
+            # Before it is handed to the triggerer, which looks at nothing any more.
+            run_sync(lambda: self.hook.access_of(found))
+            return found
         if not self.name:
             raise ConfigurationError("No cluster is named.", hint="Give cluster=setup.output, or name=...")
         access = self.hook.kubernetes_access()

@@ -8,10 +8,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import AirflowFailException, BaseSensorOperator, PokeReturnValue, conf
-from ray_provider.exceptions import ConfigurationError, JobLostError, RayProviderError
+from ray_provider.exceptions import ConfigurationError, JobError, JobLostError, JobUnreachableError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
+from ray_provider.sensors.ending import told
 from ray_provider.triggers.job import RayJobTrigger
 
 if TYPE_CHECKING:
@@ -107,9 +108,7 @@ class RayJobSensor(BaseSensorOperator):
                 ).raise_for_status()
             return PokeReturnValue(details.is_success, self.submission_id)
         except RayProviderError as error:
-            if error.retryable:
-                raise
-            raise AirflowFailException(str(error)) from error
+            raise self._told(error) from error
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Go on after the trigger fired.
@@ -121,12 +120,17 @@ class RayJobSensor(BaseSensorOperator):
         from ray_provider.jobs.outcome import JobOutcome
 
         if "outcome" in event:
-            JobOutcome.from_dict(event["outcome"]).raise_for_status()
+            if error := JobOutcome.from_dict(event["outcome"]).error():
+                raise self._told(error)
             return self.submission_id
-        error = event.get("error") or {"message": str(event.get("message"))}
-        if not error.get("retryable", True):
-            raise AirflowFailException(str(ConfigurationError(error["message"], hint=error.get("hint"))))
-        raise RayProviderError(error["message"], hint=error.get("hint"))
+        reported = event.get("error") or {"message": str(event.get("message"))}
+        kind = RayProviderError if reported.get("retryable", True) else ConfigurationError
+        raise self._told(kind(reported["message"], hint=reported.get("hint")))
+
+    def _told(self, error: RayProviderError) -> Exception:
+        # A job that has ended stays as it is; of one that could not be asked for nothing is known.
+        ended = isinstance(error, JobError) and not isinstance(error, JobUnreachableError)
+        return told(self, error, final=ended)
 
     async def _look(self) -> JobDetails | None:
         from ray_provider.jobs.client import RayJobsClient

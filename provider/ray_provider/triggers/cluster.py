@@ -12,6 +12,7 @@ from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
+from ray_provider.triggers import coming_back
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class RayClusterTrigger(BaseTrigger):
     :param access: how the dashboard is reached; unless given, as the connection says.
     :param helm_path: Helm's executable, for the deletion.
     :param keep: leave the cluster when the task is ended.
-    :param not_before: don't fire before this time (seconds since 1970).
+    :param deferred_at: when (seconds since 1970) the task was deferred: it does not come back at once.
+    :param not_before: what a trigger of an earlier release has instead: don't fire before this time.
     """
 
     _DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -46,7 +48,7 @@ class RayClusterTrigger(BaseTrigger):
         "access": None,
         "helm_path": None,
         "keep": False,
-        "not_before": None,
+        "deferred_at": None,
     }
 
     def __init__(
@@ -60,6 +62,7 @@ class RayClusterTrigger(BaseTrigger):
         access: str | None = None,
         helm_path: str | None = None,
         keep: bool = False,
+        deferred_at: float | None = None,
         not_before: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -71,7 +74,9 @@ class RayClusterTrigger(BaseTrigger):
         self.access = access
         self.helm_path = helm_path
         self.keep = keep
-        self.not_before = not_before
+        if deferred_at is None and not_before is not None:
+            deferred_at = not_before - coming_back.SECONDS
+        self.deferred_at = deferred_at
         self.hook = RayHook(conn_id, allowed=CHECKED)
         self._fired = False
 
@@ -93,6 +98,7 @@ class RayClusterTrigger(BaseTrigger):
 
         :yield: one event: ``status`` (``ready`` or ``failed``), ``cluster`` and, of a failure, ``error``.
         """
+        began = time.time()
         try:
             ready = await self._watch()
             event: dict[str, Any] = {"status": "ready", "cluster": ready.to_dict()}
@@ -107,9 +113,7 @@ class RayClusterTrigger(BaseTrigger):
                     "retryable": error.retryable,
                 },
             }
-        if self.not_before is not None:
-            # Airflow fails a task that comes back before the scheduler has seen its first worker process end.
-            await asyncio.sleep(max(0.0, min(30.0, self.not_before - time.time())))
+        await coming_back.wait(self.deferred_at, began)
         await LogEnd().taken(TriggerTask.of(self), self.log)
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]

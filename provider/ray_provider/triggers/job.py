@@ -12,7 +12,7 @@ from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
-from ray_provider.triggers import watching
+from ray_provider.triggers import coming_back, watching
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from ray_provider.jobs.loglines import LogBatch
     from ray_provider.jobs.watcher import JobOutcome
 
-#: How long after its deferral a task may come back at the earliest, and what a slow Airflow gets at most.
-_COME_BACK_SECONDS = 6.0
-_COME_BACK_SECONDS_AT_MOST = 30.0
 #: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
 _SETTLE_SECONDS = 30.0
 
@@ -134,8 +131,7 @@ class RayJobTrigger(BaseTrigger):
                 "job_id": self.job_id,
                 "error": {"message": error.message, "hint": error.hint, "retryable": error.retryable},
             }
-        if self.deferred_at is not None:
-            await asyncio.sleep(_seconds_to_come_back(self.deferred_at, began))
+        await coming_back.wait(self.deferred_at, began)
         await self._log_end.taken(TriggerTask.of(self), self.log)
         self._fired = True
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
@@ -261,16 +257,6 @@ class RayJobTrigger(BaseTrigger):
                 self.log.warning("Can't ask Airflow about the task yet: %s", error)
                 await asyncio.sleep(pause)
         return await ask(*arguments)
-
-
-def _seconds_to_come_back(deferred_at: float, began: float) -> float:
-    """Tell how long a task that was deferred just now has to stay away.
-
-    Airflow fails a task that comes back before the scheduler has seen its first worker process end. How long that takes
-    shows in how long the trigger took to begin: on a machine with too much to do, both take their time.
-    """
-    away = min(max(_COME_BACK_SECONDS, 3 * (began - deferred_at)), _COME_BACK_SECONDS_AT_MOST)
-    return min(max(0.0, deferred_at + away - time.time()), _COME_BACK_SECONDS_AT_MOST)
 
 
 class _Offset:

@@ -9,8 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from ray_provider import _compat
-from ray_provider.triggers import RayJobTrigger
-from ray_provider.triggers.job import _seconds_to_come_back
+from ray_provider.triggers import RayJobTrigger, coming_back
 from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
@@ -330,4 +329,4 @@ async def test_the_arguments_of_the_predecessor_are_taken(dashboard):
 )
 def test_a_task_does_not_come_back_before_airflow_has_seen_it_go(deferred, began, seconds):
     now = time.time()
-    assert _seconds_to_come_back(now - deferred, now - began) == pytest.approx(seconds, abs=0.5)
+    assert coming_back.seconds(now - deferred, now - began) == pytest.approx(seconds, abs=0.5)
