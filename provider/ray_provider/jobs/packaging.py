@@ -6,8 +6,9 @@ Ray is not imported: what is done here is what Ray's own client does before it s
 from __future__ import annotations
 
 import asyncio
+import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,8 @@ from ray_provider.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from ray_provider.jobs.archive import Package
     from ray_provider.jobs.client import RayJobsClient
+
+log = logging.getLogger(__name__)
 
 _REMOTE = frozenset({"gcs", "http", "https", "s3", "gs", "azure", "abfss", "file", "local"})
 _ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
@@ -40,7 +43,13 @@ def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
     return _is_conda_file(runtime_env.get("conda"))
 
 
-async def package_runtime_env(client: RayJobsClient, runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+async def package_runtime_env(
+    client: RayJobsClient,
+    runtime_env: Mapping[str, Any],
+    *,
+    allow: Sequence[str] = (),
+    warn: Callable[[str], None] = log.warning,
+) -> dict[str, Any]:
     """Upload what a runtime environment names on this machine, and give a new one that names the uploads.
 
     What the cluster has already is not uploaded again. The caller's mapping is left as it is. All is checked before
@@ -48,6 +57,8 @@ async def package_runtime_env(client: RayJobsClient, runtime_env: Mapping[str, A
 
     :param client: an open client.
     :param runtime_env: as the user gave it.
+    :param allow: files in the packages that are meant, though they look like secrets or are links that lead out.
+    :param warn: told of the others.
     :raises ConfigurationError: a field can't work; its name is in the message.
     """
     if not isinstance(runtime_env, Mapping):
@@ -83,6 +94,9 @@ async def package_runtime_env(client: RayJobsClient, runtime_env: Mapping[str, A
             uploads += [upload] if isinstance(upload, _Upload) else []
         result["py_modules"] = uris
     for each in uploads:
+        if told := await asyncio.to_thread(each.warning, allow):
+            warn(told)
+    for each in uploads:
         await each.send(client)
     return result
 
@@ -94,6 +108,11 @@ class _Upload:
         self.uri = uri
         self._file = file
         self._package = package
+
+    def warning(self, allow: Sequence[str]) -> str | None:
+        from ray_provider.jobs.doubtful import warning_of
+
+        return warning_of(self._package, allow) if self._package is not None else None
 
     async def send(self, client: RayJobsClient) -> None:
         if await client.package_exists(self.uri):

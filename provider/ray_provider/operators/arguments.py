@@ -116,6 +116,19 @@ def texts(name: str, value: Any) -> dict[str, str]:
     return found
 
 
+def names(name: str, value: Any) -> list[str]:
+    """Give a list of names; one name may stand alone.
+
+    :raises ConfigurationError: it is none.
+    """
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list | tuple) or not all(isinstance(one, str) for one in found):
+        raise ConfigurationError(
+            f"{name} has to be a list of names, but is {value!r}.", hint='Give a list: [".env"].', field=name
+        )
+    return list(found)
+
+
 def job_spec(operator: SubmitRayJob) -> JobSpec:
     """Make the job's specification of an operator's arguments: before anything is created.
 

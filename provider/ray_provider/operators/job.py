@@ -41,6 +41,8 @@ class SubmitRayJob(BaseOperator):
     :param conn_id: connection of type ``ray``.
     :param entrypoint: the command that Ray runs; of a list, each item is quoted.
     :param runtime_env: Ray's runtime environment; local ``working_dir`` and ``py_modules`` are uploaded.
+    :param allow_in_package: names or paths of files in them, with ``*``, that are meant to be uploaded although they
+        look like secrets (``.env``, private keys) or are links that lead out of the folder: no warning names these.
     :param num_cpus: CPUs reserved for the entrypoint itself, not for the tasks it starts.
     :param num_gpus: GPUs reserved for the entrypoint.
     :param memory: bytes reserved for the entrypoint.
@@ -128,6 +130,7 @@ class SubmitRayJob(BaseOperator):
         cancel_on_kill: bool = True,
         max_unreachable_seconds: float | str = 600,
         log_max_lines: int | str | None = None,
+        allow_in_package: Sequence[str] = (),
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
@@ -157,6 +160,7 @@ class SubmitRayJob(BaseOperator):
         self.cancel_on_kill = cancel_on_kill
         self.max_unreachable_seconds = max_unreachable_seconds
         self.log_max_lines = log_max_lines
+        self.allow_in_package = allow_in_package
         self.deferrable = deferrable
         self._job_run: JobRun | None = None
 
@@ -248,6 +252,7 @@ class SubmitRayJob(BaseOperator):
         options = arguments.watch_options(self)
         run = self._new_run()
         run.patience = options.max_unreachable_seconds
+        run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
         memory = TaskMemory(context)
         config = run.hook.config
         own = self._own_cluster(context, memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -56,6 +56,8 @@ class JobRun:
         self.endpoint: RayEndpoint | None = None
         #: The head's session when the job was planned: a job that is missing in another one was lost with its head.
         self.session_name: str | None = None
+        #: Files that may be packed without a warning.
+        self.allow_in_package: Sequence[str] = ()
         #: Seconds that a Ray which does not answer is waited for.
         self.patience = 60.0
         self._answered = False
@@ -140,7 +142,10 @@ class JobRun:
                 await check_head(client, self._id, self.session_name)
             ready = spec
             if needs_packaging(spec.runtime_env):
-                ready = replace(spec, runtime_env=await package_runtime_env(client, spec.runtime_env))
+                packed = await package_runtime_env(
+                    client, spec.runtime_env, allow=self.allow_in_package, warn=self.log.warning
+                )
+                ready = replace(spec, runtime_env=packed)
             self._sending = self._sent = True
             try:
                 # Sent once: before it is sent again, it has to be the same head (above, when this step is repeated).
