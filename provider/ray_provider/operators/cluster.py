@@ -233,8 +233,8 @@ class SetupRayCluster(ClusterOperator):
     def _defer(self, context: Context, run: ClusterRun, spec: KubernetesClusterSpec) -> dict[str, Any]:
         from ray_provider.triggers.cluster import RayClusterTrigger
 
+        readiness = self._readiness()  # refuses what can't work, before there is a cluster
         applied = run.apply(spec, keep_on_failure=self.keep_on_failure)
-        readiness = self._readiness()
         now = time.time()
         deadline = now + readiness.timeout_seconds
         if self.execution_timeout is not None:
