@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from ray_provider.testing.parent import die_with_parent
+from ray_provider.testing.parent import dying_with_parent
 from tests.support.requirements import need
 
 #: root can't run PostgreSQL. Whoever of these exists does it for root.
@@ -83,20 +83,25 @@ class PostgresServer:
         for path in (self.folder, secret):
             path.chmod(0o700)
             if as_whom:
-                os.chown(path, as_whom["user"], as_whom["group"])
+                os.chown(path, *as_whom)
         done = subprocess.run(
-            [self._programs / "initdb", "-D", data, "-U", "airflow", "--auth=scram-sha-256", f"--pwfile={secret}",
-             "-E", "UTF8", "--locale=C", "--no-sync"],
+            dying_with_parent(
+                [self._programs / "initdb", "-D", data, "-U", "airflow", "--auth=scram-sha-256", f"--pwfile={secret}",
+                 "-E", "UTF8", "--locale=C", "--no-sync"],
+                user=as_whom,
+            ),
             cwd="/", stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            timeout=60, check=False, **as_whom,
+            timeout=60, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port), "-k", self.folder,
-                 "-F", "-c", "max_connections=200"],
+                dying_with_parent(
+                    [self._programs / "postgres", "-D", data, "-h", "127.0.0.1", "-p", str(self.port),
+                     "-k", self.folder, "-F", "-c", "max_connections=200"],
+                    user=as_whom,
+                ),
                 cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
-                preexec_fn=die_with_parent, **as_whom,
             )  # fmt: skip
         self._create_database(log)
 
@@ -136,13 +141,13 @@ class PostgresServer:
             shutil.rmtree(self.folder, ignore_errors=True)
 
     @staticmethod
-    def _as_whom() -> dict[str, Any]:
+    def _as_whom() -> tuple[int, int] | None:
         if os.getuid() != 0:
-            return {}
+            return None
         for name in _USERS:
             try:
                 entry = pwd.getpwnam(name)
             except KeyError:
                 continue
-            return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
+            return entry.pw_uid, entry.pw_gid
         raise AssertionError(f"root can't run PostgreSQL, and there is none of the users {', '.join(_USERS)}")

@@ -21,7 +21,7 @@ import psutil
 
 from ray_provider.clusters.local_head import free_ports
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.testing.parent import die_with_parent
+from ray_provider.testing.parent import dying_with_parent
 
 _START_SECONDS = 240
 _STOP_SECONDS = 5
@@ -125,14 +125,13 @@ class RayHead:
         command += [f"--{name}={value}" for name, value in options.items()]
         self._log = (self.folder / "start.log").open("wb")
         self._process = subprocess.Popen(
-            command,
+            dying_with_parent(command),
             env=environment,
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=subprocess.STDOUT,
             cwd=self.folder,
             start_new_session=True,
-            preexec_fn=die_with_parent,
         )
         try:
             self._wait_until_ready()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -12,15 +13,56 @@ from pathlib import Path
 
 import psutil
 
+from ray_provider.testing.parent import dying_with_parent
 from tests.support.requirements import need
 
 ROOT = Path(__file__).resolve().parents[2]
 PARENT = """
 import subprocess, sys, time
-from ray_provider.testing.parent import die_with_parent
-server = subprocess.Popen(["sleep", "600"], start_new_session=True, preexec_fn=die_with_parent)
+from ray_provider.testing.parent import dying_with_parent
+server = subprocess.Popen(dying_with_parent(["sleep", "600"]), start_new_session=True)
 print(server.pid, flush=True)
 time.sleep(600)
+"""
+# gRPC's own fork handlers abort some children only, on a busy machine; the one that is added aborts each.
+GRPC = """
+import collections, ctypes, json, os, subprocess, sys, threading
+from concurrent import futures
+import grpc
+from ray_provider.testing.parent import dying_with_parent
+
+class Echo(grpc.GenericRpcHandler):
+    def service(self, _details):
+        return grpc.unary_unary_rpc_method_handler(lambda request, _context: request)
+
+server = grpc.server(futures.ThreadPoolExecutor(4))
+server.add_generic_rpc_handlers((Echo(),))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+calls = ended = 0
+def call():
+    global calls
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        echo = channel.unary_unary("/echo/Echo")
+        while not ended:
+            assert echo(b"x") == b"x"
+            calls += 1
+threading.Thread(target=call).start()
+libc = ctypes.CDLL(None)
+libc.__register_atfork(None, None, ctypes.cast(libc.abort, ctypes.c_void_p), None)
+ways = {
+    "ours": lambda: subprocess.run(dying_with_parent(["true"]), start_new_session=True),
+    "forked": lambda: subprocess.run(["true"], start_new_session=True, preexec_fn=lambda: None),
+}
+if os.getuid() == 0:
+    ways["another user"] = lambda: subprocess.run(dying_with_parent(["true"], user=(65534, 65534)))
+ends = {}
+for name, way in ways.items():
+    before = calls
+    ends[name] = sorted({way().returncode for _ in range(10)})
+    assert calls > before, "gRPC was idle"
+ended = True
+print(json.dumps(ends))
 """
 
 
@@ -40,6 +82,36 @@ def test_a_server_ends_with_tests_that_are_killed():
         assert psutil.pid_exists(server)
         tests.kill()
     assert gone(server)
+
+
+def test_a_server_starts_beside_grpc_whose_fork_handlers_would_abort_it():
+    need("Linux", present=sys.platform == "linux", how="The fork handler is added as glibc does.")
+    done = subprocess.run(
+        [sys.executable, "-c", GRPC], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    ends = json.loads(done.stdout.splitlines()[-1])
+    assert ends.pop("forked") == [-signal.SIGABRT], "the fork handlers do not run: this test shows nothing"
+    assert set(map(tuple, ends.values())) == {(0,)}, ends
+
+
+def test_a_server_runs_as_the_user_that_is_named_and_still_ends_with_the_tests(tmp_path):
+    need("root on Linux", present=sys.platform == "linux" and os.getuid() == 0)
+    parent = PARENT.replace('["sleep", "600"]', '["sleep", "600"], user=(65534, 65534)')
+    with subprocess.Popen([sys.executable, "-c", parent], cwd=ROOT, stdout=subprocess.PIPE, text=True) as tests:
+        server = psutil.Process(int(tests.stdout.readline()))
+        until = time.monotonic() + 20
+        while server.name() != "sleep" and time.monotonic() < until:
+            time.sleep(0.05)
+        assert set(server.uids()) == set(server.gids()) == {65534}
+        tests.kill()
+    assert gone(server.pid)
+
+
+def test_a_program_that_is_not_there_is_named():
+    done = subprocess.run(dying_with_parent(["no-such-program"]), capture_output=True, text=True, check=False)
+    assert done.returncode
+    assert "no-such-program can't be started: No such file or directory" in done.stderr
 
 
 def test_tests_that_are_told_to_end_put_things_away_first(tmp_path):

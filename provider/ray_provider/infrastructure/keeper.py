@@ -34,7 +34,8 @@ from typing import Any
 def main() -> int:
     """Run one command and wait for it."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
+        # Caught, not ignored: what is ignored would be ignored by the child, too.
+        signal.signal(number, lambda *_: None)
     job = json.loads(_first_line())
     os.umask(0o077)
     with open(job["stdout"], "wb") as out, open(job["stderr"], "wb") as err:  # noqa: PTH123 - starts faster without
@@ -47,7 +48,6 @@ def main() -> int:
                 stderr=err,
                 start_new_session=True,
                 pass_fds=[] if job.get("lock") is None else [job["lock"]],
-                preexec_fn=_default_signals,  # noqa: PLW1509 - no threads here
             )
         except OSError as error:
             _tell({"failed": f"{type(error).__name__}: {error.strerror}"})
@@ -55,11 +55,6 @@ def main() -> int:
     _tell({"started": child.pid})
     _Keeper(child, job).wait()
     return 0
-
-
-def _default_signals() -> None:
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
 
 
 def _load_rescue() -> ModuleType:

@@ -35,7 +35,7 @@ from ray_provider.clusters.processes import (
 )
 from ray_provider.testing.client import AirflowApiError, AirflowClient
 from ray_provider.testing.configuration import HOST, component_environment, settings, write_config
-from ray_provider.testing.parent import die_with_parent
+from ray_provider.testing.parent import dying_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -266,13 +266,12 @@ class AirflowStack:
             environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self._api_server_conn
         with (self.logs / f"{name}.log").open("ab") as output:
             self._processes[name] = subprocess.Popen(
-                [self._python, "-m", "airflow", *arguments],
+                dying_with_parent([self._python, "-m", "airflow", *arguments], python=self._python),
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=die_with_parent,  # noqa: PLW1509 - it only makes a system call
             )
         with (self.home / _PROCESSES).open("a", encoding="ascii") as file:
             file.write(json.dumps(asdict(ProcessIdentity.of(self._processes[name].pid))) + "\n")
