@@ -130,6 +130,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "label": "Disable TLS verification of Kubernetes",
         "schema": {"type": ["boolean", "null"], "default": False},
     },
+    "allow_plain_http": {
+        "label": "Plain HTTP is meant",
+        "description": "No warning where credentials go over plain http to another machine.",
+        "schema": {"type": ["boolean", "null"], "default": False},
+    },
     "disable_tcp_keepalive": {
         "label": "Disable TCP keep-alive to Kubernetes",
         "schema": {"type": ["boolean", "null"], "default": False},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import signal
 import subprocess
@@ -28,6 +30,15 @@ def start(tmp_path: Path, *arguments: str) -> subprocess.Popen[str]:
         stderr=subprocess.STDOUT,
         text=True,
     )
+
+
+def addresses_of(processes: list[psutil.Process]) -> list[str]:
+    """The addresses on which they listen for connections."""
+    found: list[str] = []
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found += [one.laddr.ip for one in process.net_connections("inet") if one.status == psutil.CONN_LISTEN]
+    return found
 
 
 def assert_nothing_left(tmp_path: Path, seen: list[psutil.Process]) -> None:
@@ -71,6 +82,7 @@ def test_a_signal_stops_everything(number, tmp_path):
             if line.endswith("setup: running\n"):
                 # Airflow, and soon a Ray, which has a session of its own.
                 seen = family(MARK, str(tmp_path))
+                listening = addresses_of(seen)
                 demo.send_signal(number)
                 demo.send_signal(number)  # an impatient person
         assert demo.wait(60) == 128 + number, "".join(told)
@@ -79,6 +91,9 @@ def test_a_signal_stops_everything(number, tmp_path):
         demo.wait(60)
         demo.stdout.close()
     assert len(seen) > 5
+    assert any("everybody who reaches it is an administrator" in line for line in told)
+    assert listening
+    assert [address for address in listening if not ipaddress.ip_address(address).is_loopback] == []
     assert "everything is stopped" in "".join(told)
     seen = [process for process in seen if process.pid != demo.pid]
     assert_nothing_left(tmp_path, seen)

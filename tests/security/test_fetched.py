@@ -178,7 +178,7 @@ def test_plain_http_is_for_this_machine(url, context, made):
 
 def test_a_hash_says_what_it_has_to_be(server, monkeypatch):
     right = hashlib.sha256(MANIFEST.encode()).hexdigest()
-    monkeypatch.setattr(fetch, "_is_this_machine", lambda host: False)  # as if it were elsewhere
+    monkeypatch.setattr(fetch, "is_this_machine", lambda host: False)  # as if it were elsewhere
     with pytest.raises(ConfigurationError, match="plain http"):
         fetch_text(server.url())
     assert fetch_text(f"{server.url()}#sha256={right}") == MANIFEST

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 
+from ray_provider.clusters.fetch import display_url, is_this_machine
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.resources import bundled
 
 BUNDLED = "ray-cluster"
+_PIN = re.compile(r"sha256:([0-9a-fA-F]{64})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +28,14 @@ class ChartSource:
     :param repo: URL of the repository.
     :param version: which version; ``None`` for the newest, or the only one.
     :param is_bundled: it is the provider's own.
+    :param pin: sha256 that its archive has to have.
     """
 
     ref: str
     repo: str | None = None
     version: str | None = None
     is_bundled: bool = False
+    pin: str | None = None
 
     @property
     def folder(self) -> Path | None:
@@ -40,6 +46,8 @@ class ChartSource:
     def digest(self, resolved_version: str) -> str:
         """Give what changes when the chart does: of a folder its content, else its name and version."""
         seen = hashlib.sha256(f"{self.repo or ''}\0{'' if self.folder else self.ref}\0{resolved_version}".encode())
+        if self.pin is not None:
+            seen.update(self.pin.encode())
         if self.folder is not None:
             for path in sorted(self.folder.rglob("*")):
                 if path.is_file():
@@ -72,20 +80,33 @@ def find_chart(
     """Find out what chart is meant.
 
     :param chart: ``ray-cluster`` (the provider's own), a path, a name in ``repo``, an ``oci://`` or ``https://`` URL.
-    :param repo: URL of a chart repository.
-    :param version: of the chart.
+    :param repo: URL of a chart repository. Plain ``http`` other than on this machine needs a digest.
+    :param version: of the chart. With ``@sha256:`` and the hash of its archive behind, it has to be that one: for a
+        URL without a version, ``@sha256:...`` alone.
     :param folders: where relative paths are looked for, beside the working directory.
     :raises ConfigurationError: there is no such chart.
     """
     text = str(chart)
+    version, pin = _split_pin(version)
+    remote = repo or (text if "://" in text else "")
+    if pin and not remote:
+        raise ConfigurationError(
+            f"`chart_version` names a digest, and the chart {text!r} comes from no repository.",
+            hint="Leave the digest out: what is on this worker is used as it is.",
+        )
+    if remote.startswith("http://") and not pin and not is_this_machine(urlsplit(remote).hostname or ""):
+        raise ConfigurationError(
+            f"{display_url(remote)} is plain http: whoever is on the way can put another chart in its place.",
+            hint="Use https or oci, or say which archive it has to be: chart_version='1.2.3@sha256:...'.",
+        )
     if repo:
         if not repo.startswith(("http://", "https://", "oci://", "file://")):
             raise ConfigurationError(f"`chart_repo` is {repo!r}: a chart repository is a URL.")
         if repo.startswith("oci://"):
-            return ChartSource(f"{repo.rstrip('/')}/{text}", version=version)
-        return ChartSource(text, repo=repo, version=version)
+            return ChartSource(f"{repo.rstrip('/')}/{text}", version=version, pin=pin)
+        return ChartSource(text, repo=repo, version=version, pin=pin)
     if text.startswith(("oci://", "https://", "http://")):
-        return ChartSource(text, version=version)
+        return ChartSource(text, version=version, pin=pin)
     if text == BUNDLED:
         own = bundled("helm", BUNDLED)
         have = str(yaml.safe_load((own / "Chart.yaml").read_text(encoding="utf-8"))["version"])
@@ -105,6 +126,19 @@ def find_chart(
         f"There is no chart {text!r}: no folder with a Chart.yaml and no .tgz at {', '.join(map(str, tried))}.",
         hint='Use chart="ray-cluster" (comes with the provider), a path, an oci:// URL, or a name with `chart_repo=`.',
     )
+
+
+def _split_pin(version: str | None) -> tuple[str | None, str | None]:
+    """Take ``1.2.3@sha256:...`` apart."""
+    text, at, pin = (version or "").partition("@")
+    if not at:
+        return version, None
+    found = _PIN.fullmatch(pin)
+    if not found:
+        raise ConfigurationError(
+            f"The digest {pin[:80]!r} of a chart is none.", hint="Write sha256: and 64 hexadecimal digits."
+        )
+    return text or None, found[1].lower()
 
 
 def profile_names() -> list[str]:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Literal
 
 from ray_provider.clusters.access import Connected, KubernetesAccess, connect
@@ -17,6 +18,7 @@ from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 Way = Literal["proxy", "service", "ingress", "url"]
 How = Literal["auto", "proxy", "service", "ingress", "url"]
 DASHBOARD_PORT = 8265
+_RESOLVER = Path("/etc/resolv.conf")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
@@ -26,8 +28,24 @@ def proxy_path(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str:
 
 
 def service_url(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str:
-    """Give the URL of a service, for those inside the cluster."""
-    return f"http://{service}.{namespace}.svc:{port}"
+    """Give the URL of a service, for those inside the cluster.
+
+    The name is absolute where the resolver's settings tell the cluster's domain: a relative one is tried below the
+    search domains first, and whoever may make a namespace called ``svc`` could answer there.
+    """
+    domain = _cluster_domain()
+    return f"http://{service}.{namespace}.svc{f'.{domain}.' if domain else ''}:{port}"
+
+
+def _cluster_domain() -> str | None:
+    """Give the cluster's DNS domain, as the kubelet wrote it into a pod's search list."""
+    try:
+        lines = _RESOLVER.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    names = next((line.split()[1:] for line in reversed(lines) if line.startswith("search")), [])
+    found = (re.fullmatch(r"svc\.([a-z0-9.-]+?)\.?", name) for name in names)
+    return next((one[1] for one in found if one), None)
 
 
 def way(access: KubernetesAccess, how: How) -> Way:

@@ -81,7 +81,7 @@ def _checked(url: str) -> tuple[str, str | None]:
     found = _HASH.fullmatch(fragment)
     if fragment.startswith("sha256=") and not found:
         raise ConfigurationError(f"{shown}: after #sha256= come 64 hexadecimal digits.")
-    if parts.scheme == "http" and not found and not _is_this_machine(parts.hostname or ""):
+    if parts.scheme == "http" and not found and not is_this_machine(parts.hostname or ""):
         raise ConfigurationError(
             f"{shown} is plain http: whoever is on the way can put another text in its place.",
             hint="Use https, put the file beside the DAG, or add #sha256=... with the hash of what it has to be.",
@@ -165,7 +165,8 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or _PORTS.get(parts.scheme)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Whether a host is this machine, by its name or by its address."""
     if host == "localhost":
         return True
     try:

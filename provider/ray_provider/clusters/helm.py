@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import tempfile
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,11 +76,14 @@ class Helm:
     """Helm, for one Kubernetes.
 
     :param client: pyhelm3's.
+    :param command: by which the client runs Helm: for what the client has no method for.
     :param version: Helm's own.
     """
 
-    def __init__(self, client: Any, version: tuple[int, int, int], options: HelmOptions) -> None:
+    def __init__(self, client: Any, command: Any, version: tuple[int, int, int], options: HelmOptions) -> None:
         self._client = client
+        self._command = command
+        self._kept = ExitStack()
         self.version = version
         self._timeout = f"{max(1, round(options.timeout_seconds))}s"
 
@@ -89,6 +94,8 @@ class Helm:
         """
         import pydantic
 
+        if source.pin is not None:
+            source = await self._pinned(source)
         try:
             return await self._client.get_chart(source.ref, repo=source.repo, version=source.version)
         except pydantic.ValidationError as error:
@@ -96,6 +103,25 @@ class Helm:
             raise ConfigurationError(
                 f"{source.ref} is no chart that can be used: {'.'.join(map(str, first['loc']))}: {first['msg']}."
             ) from error
+
+    def close(self) -> None:
+        """Remove the charts that were fetched."""
+        self._kept.close()
+
+    async def _pinned(self, source: ChartSource) -> ChartSource:
+        """Fetch a chart's archive, and give it if it is the one that is meant: what was looked at is installed."""
+        folder = self._kept.enter_context(tempfile.TemporaryDirectory(prefix="airflow-ray-chart-"))
+        options = [f"--{key}={value}" for key, value in (("repo", source.repo), ("version", source.version)) if value]
+        await self._command.run(["pull", source.ref, "--destination", folder, *options])
+        (archive,) = Path(folder).glob("*.tgz")
+        found = hashlib.sha256(await asyncio.to_thread(archive.read_bytes)).hexdigest()
+        if found != source.pin:
+            raise ConfigurationError(
+                f"The chart {source.ref} has the sha256 {found}, and `chart_version` says {source.pin}: it is not "
+                "used.",
+                hint="Look at what changed before you change the digest.",
+            )
+        return ChartSource(str(archive))
 
     async def defaults(self, chart: Any) -> Json:
         """Give a chart's own values."""
@@ -107,6 +133,9 @@ class Helm:
         folder = Path(str(chart.ref))
         if folder.is_dir():
             return await asyncio.to_thread(_read_crds, folder)
+        if folder.is_file():
+            shown = await self._command.run(["show", "crds", folder])
+            return await asyncio.to_thread(_load_all, shown)
         pulled = self._client.pull_chart(chart.ref, repo=chart.repo, version=chart.metadata.version)
         async with pulled as unpacked:
             return await asyncio.to_thread(_read_crds, Path(str(unpacked.ref)))
@@ -191,12 +220,13 @@ class Helm:
 
 
 def _read_crds(folder: Path) -> list[Json]:
+    return [one for path in sorted((folder / "crds").rglob("*.y*ml")) for one in _load_all(path.read_bytes())]
+
+
+def _load_all(text: bytes) -> list[Json]:
     # KubeRay's are 4 MB: Python's own loader takes a minute for them.
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    found: list[Json] = []
-    for path in sorted((folder / "crds").rglob("*.y*ml")):
-        found += [one for one in yaml.load_all(path.read_bytes(), Loader=loader) if one]
-    return found
+    return [one for one in yaml.load_all(text, Loader=loader) if one]
 
 
 @asynccontextmanager
@@ -235,4 +265,8 @@ async def open_helm(
             timeout=f"{max(1, round(options.timeout_seconds))}s",
             labels=labels,
         )
-        yield Helm(Client(command=command, executable=executable), version, options)
+        helm = Helm(Client(command=command, executable=executable), command, version, options)
+        try:
+            yield helm
+        finally:
+            helm.close()

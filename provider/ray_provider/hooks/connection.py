@@ -50,6 +50,7 @@ class RayConnectionConfig:
     :param cluster_context: name of a context in it.
     :param in_cluster: use the service account of the pod that runs the task.
     :param disable_verify_ssl: don't check the certificate of the Kubernetes API server.
+    :param allow_plain_http: credentials may go over plain http: no warning.
     :param disable_tcp_keepalive: no TCP keep-alive on connections to it.
     :param kubernetes_conn_id: take all of that from this connection of type ``kubernetes``.
     :param cloud: a cluster of EKS or GKE, by its name.
@@ -80,6 +81,7 @@ class RayConnectionConfig:
     cluster_context: str | None = None
     in_cluster: bool = False
     disable_verify_ssl: bool = False
+    allow_plain_http: bool = False
     disable_tcp_keepalive: bool = False
     kubernetes_conn_id: str | None = None
     cloud: CloudCluster | None = None
@@ -161,6 +163,7 @@ class RayConnectionConfig:
             cluster_context=reader.text("cluster_context"),
             in_cluster=in_cluster,
             disable_verify_ssl=reader.flag("disable_verify_ssl", default=False),
+            allow_plain_http=reader.flag("allow_plain_http", default=False),
             disable_tcp_keepalive=reader.flag("disable_tcp_keepalive", default=False),
             kubernetes_conn_id=kubernetes_conn_id,
             cloud=cloud,

@@ -22,6 +22,7 @@ from ray_provider.hooks.allowed import Allowed
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.hooks.peer import PeerMethods, run_sync
+from ray_provider.hooks.plain_http import warn_of_plain_http
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS
 
@@ -165,14 +166,18 @@ class RayHook(PeerMethods, BaseHook):
         config = await self.aconfig()
         if cluster is not None:
             handle = cluster if isinstance(cluster, ClusterHandle) else ClusterHandle.from_dict(cluster)
-            return await self._cluster_endpoint(config, handle)
+            found = await self._cluster_endpoint(config, handle)
+            warn_of_plain_http(config, found)
+            return found
         if dashboard_url:
             url, basic = check_address(dashboard_url, "XCom")
         else:
             url, basic = check_address(config.require_address(), config.address_source)
-        return RayEndpoint(
+        found = RayEndpoint(
             url=url, token=config.token, headers={**basic, **config.headers}, cookies=config.cookies, tls=config.tls
         )
+        warn_of_plain_http(config, found)
+        return found
 
     async def _cluster_endpoint(self, config: RayConnectionConfig, handle: ClusterHandle) -> RayEndpoint:
         if handle.backend == "local":

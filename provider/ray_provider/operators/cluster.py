@@ -62,7 +62,8 @@ class SetupRayCluster(ClusterOperator):
     :param infrastructure_values: values above the profile and below ``values``, for modules of your own.
     :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
     :param chart_repo: URL of a chart repository.
-    :param chart_version: version of the chart.
+    :param chart_version: version of the chart; with ``@sha256:`` and the hash of its archive behind, it has to be that
+        one. Plain ``http`` is taken only with it.
     :param strict: refuse values that the chart does not know.
     :param create_namespace: make the namespace if it is missing. It stays when the cluster goes.
     :param kuberay_operator: ``require`` (an error if it is missing), ``install`` (then install it), ``upgrade`` (also

@@ -69,6 +69,7 @@ class Demo:
             with stack:
                 stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
                 self.say(f"Airflow is up: {stack.url}")
+                self.say("everybody who reaches it is an administrator: it listens on this machine only (127.0.0.1)")
                 yield stack
         finally:
             shutil.rmtree(home, ignore_errors=True)
@@ -134,7 +135,7 @@ def run_demo(*, dags: Path, image: Path, keep_web: bool = False) -> int:
     try:
         with demo.airflow() as stack:
             if keep_web:
-                demo.say(f"open {stack.url} (every visitor is an administrator); Ctrl-C stops it")
+                demo.say(f"open {stack.url}; Ctrl-C stops it")
                 threading.Event().wait()
             good = demo.run(stack.client)
     except _Stopped as stopped:
