@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ray_provider.exceptions import ConfigurationError
+from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.errors import (
     BackendError,
     ModuleError,
@@ -89,6 +89,41 @@ def test_a_replacement_is_named_with_its_cause(tmp_path: Path) -> None:
         with pytest.raises(PlanRefusedError, match="replace terraform_data.cluster .*triggers_replace"):
             summary.guard(guarded=["*"], allow_destroy=True)
         summary.guard(guarded=["*"], allow_replace=True)
+
+
+BROKEN_OFF = """
+variable "works" {}
+variable "pools" {
+  default = 0
+}
+resource "terraform_data" "cluster" {
+  count = 1
+  provisioner "local-exec" {
+    command = var.works ? "true" : "echo no machines; false"
+  }
+}
+resource "terraform_data" "pool" {
+  count      = var.pools
+  depends_on = [terraform_data.cluster]
+}
+"""
+
+
+def test_a_creation_that_failed_is_tried_again_and_what_was_complete_is_not_replaced(tmp_path: Path) -> None:
+    """Both are "tainted": a cluster that never came to be, and one that somebody tainted by hand."""
+    module = make_module(tmp_path, BROKEN_OFF)
+    with module.run(variables={"works": False}) as run:
+        run.plan()
+        with pytest.raises(InfrastructureError, match="no machines"):
+            run.apply()
+    with module.run(variables={"works": True, "pools": 1}) as run:
+        summary = run.plan()
+        assert summary.of("replace") == ("terraform_data.cluster[0]",)
+        summary.guard(guarded=["*"])
+        run.apply()
+        run.runner.cmd("taint", "terraform_data.cluster[0]", raise_on_error=True)
+        with pytest.raises(PlanRefusedError, match=r"replace terraform_data.cluster\[0\] \(replace because tainted"):
+            run.plan().guard(guarded=["*"])
 
 
 def test_workspaces_have_states_of_their_own(module: Module) -> None:

@@ -30,13 +30,17 @@ _LISTED = 50
 
 @dataclass(frozen=True, slots=True)
 class PlannedChange:
-    """One resource that a plan changes."""
+    """One resource that a plan changes.
+
+    :ivar unfinished: its creation never ended well: nothing that needs it was ever made.
+    """
 
     address: str
     type: str
     action: str
     reason: str = ""
     attributes: tuple[str, ...] = ()
+    unfinished: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data."""
@@ -66,8 +70,9 @@ class PlanSummary:
     @classmethod
     def from_json(cls, plan: Mapping[str, Any], *, destroy: bool = False) -> PlanSummary:
         """Read ``terraform show -json PLAN``. Values are left out: they may be secret."""
+        root = (plan.get("prior_state") or {}).get("values", {}).get("root_module") or {}
         return cls(
-            changes=tuple(_changes(plan.get("resource_changes") or ())),
+            changes=tuple(_changes(plan.get("resource_changes") or (), needed=_needed(root))),
             drift=tuple(
                 change for change in _changes(plan.get("resource_drift") or (), drift=True) if _is_news(change)
             ),
@@ -139,6 +144,8 @@ class PlanSummary:
     ) -> None:
         """Refuse a plan that loses a cluster, a pool or data.
 
+        What was never complete (its creation failed, or was stopped) may be replaced: that is the way on from there.
+
         :param allow_destroy: guarded resources may be destroyed.
         :param allow_replace: guarded resources may be replaced.
         :param guarded: resource types; ``*`` stands for anything.
@@ -150,7 +157,9 @@ class PlanSummary:
             return [
                 change
                 for change in self.changes
-                if change.action == action and any(fnmatchcase(change.type, pattern) for pattern in patterns)
+                if change.action == action
+                and not (action == "replace" and change.unfinished)
+                and any(fnmatchcase(change.type, pattern) for pattern in patterns)
             ]
 
         destroyed = [] if allow_destroy else lost("delete")
@@ -211,7 +220,9 @@ def _is_news(change: PlannedChange) -> bool:
     return change.action != "update" or bool(change.attributes)
 
 
-def _changes(found: Iterable[Mapping[str, Any]], *, drift: bool = False) -> Iterable[PlannedChange]:
+def _changes(
+    found: Iterable[Mapping[str, Any]], *, drift: bool = False, needed: frozenset[str] = frozenset()
+) -> Iterable[PlannedChange]:
     for item in found:
         change = item.get("change") or {}
         action = _action(change.get("actions") or (), item)
@@ -223,6 +234,10 @@ def _changes(found: Iterable[Mapping[str, Any]], *, drift: bool = False) -> Iter
             action=action,
             reason=str(item.get("action_reason", "")).replace("_", " "),
             attributes=tuple(_drifted(change) if drift else _differences(change, replacing=action == "replace")),
+            # Terraform makes what needs a resource only when that is complete. A cluster with pools that somebody
+            # tainted by hand has been.
+            unfinished=item.get("action_reason") == "replace_because_tainted"
+            and _without_keys(str(item.get("address"))) not in needed,
         )
 
 
@@ -277,6 +292,17 @@ def _state_resources(module: Mapping[str, Any]) -> list[str]:
     for child in module.get("child_modules") or ():
         found += _state_resources(child)
     return found
+
+
+def _needed(module: Mapping[str, Any]) -> frozenset[str]:
+    """Give the addresses, without keys, that managed resources in the state were made after."""
+    found = {
+        _without_keys(str(address))
+        for item in module.get("resources") or ()
+        if item.get("mode") == "managed"
+        for address in item.get("depends_on") or ()
+    }
+    return frozenset(found).union(*(_needed(child) for child in module.get("child_modules") or ()))
 
 
 def _configured(module: Mapping[str, Any], prefix: str = "") -> set[str]:
