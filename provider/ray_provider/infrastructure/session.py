@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ray_provider.exceptions import ConfigurationError
+from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.binary import find_binary
 from ray_provider.infrastructure.declared import DeclaredVariable, check_variables, read_declared
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
-from ray_provider.infrastructure.errors import TerraformInterruptedError, VariableError
+from ray_provider.infrastructure.errors import ProviderCrashError, TerraformInterruptedError, VariableError
+from ray_provider.infrastructure.failures import DAMAGED
 from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.outputs import InfrastructureOutputs
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
+from ray_provider.infrastructure.plugin_cache import drop_damaged, one_at_a_time
 from ray_provider.infrastructure.process import PATIENCE_SECONDS
 from ray_provider.infrastructure.redaction import Redactor, sounds_secret
 from ray_provider.infrastructure.rescue import PATIENCE_SECONDS as STATE_PATIENCE_SECONDS
@@ -38,6 +39,7 @@ _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,89}")
 _LOCK_TIMEOUT = re.compile(r"\d+(?:ms|s|m|h)")
 _PLAN = "run.tfplan"
 _VARIABLES = "run.tfvars.json"
+_LOCK_FILE = ".terraform.lock.hcl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,9 @@ class InfrastructureRun:
         self._folder: Path | None = None
         self._runner: TerraformRunner | None = None
         self._interrupted = False
+        self._cache: Path | None = None
+        self._repaired = False
+        self._lock_file: bytes | None = None
         self._declared: dict[str, DeclaredVariable] = {}
 
     def __enter__(self) -> Self:
@@ -168,14 +173,24 @@ class InfrastructureRun:
         from python_terraform import IsFlagged, IsNotFlagged
 
         saved = self._file(_PLAN)
-        self.runner.plan(
-            out=str(saved),
-            var_file=str(self._file(_VARIABLES)),
-            destroy=IsFlagged if destroy else IsNotFlagged,
-            refresh=None if refresh else False,
-            lock=None if lock else False,
-            raise_on_error=True,
-        )
+
+        def make() -> None:
+            self.runner.plan(
+                out=str(saved),
+                var_file=str(self._file(_VARIABLES)),
+                destroy=IsFlagged if destroy else IsNotFlagged,
+                refresh=None if refresh else False,
+                lock=None if lock else False,
+                raise_on_error=True,
+            )
+
+        try:
+            make()
+        except ProviderCrashError as error:
+            if not self._dropped_damaged(error):
+                raise
+            self._init()
+            make()
         data = json.loads(self._read("show", str(saved)))
         check_same_module(data, ModuleSource.parse(self.spec.module).public)
         return PlanSummary.from_json(data, destroy=destroy)
@@ -221,6 +236,8 @@ class InfrastructureRun:
         )
         env = build_environment(given)
         root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
+        lock = root / _LOCK_FILE
+        self._lock_file = lock.read_bytes() if lock.is_file() else None
         self._declared = read_declared(root)
         variables = {**spec.variables, **spec.sensitive_variables}
         for name, value in variables.items():
@@ -257,13 +274,39 @@ class InfrastructureRun:
         )
         if self._interrupted:
             raise TerraformInterruptedError("The run was stopped before Terraform was started.", killed=False)
-        with _one_at_a_time(cache):
-            self._runner.init(raise_on_error=True)
+        self._cache = cache or (Path(own).expanduser() if (own := env.get("TF_PLUGIN_CACHE_DIR")) else None)
+        self._init()
         if spec.workspace and spec.workspace != "default":
             from python_terraform import IsFlagged
 
             self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
         save_kept(identity, self._runner, self.write)
+
+    def _init(self) -> None:
+        with one_at_a_time(self._cache):
+            try:
+                self.runner.init(raise_on_error=True)
+            except InfrastructureError as error:
+                if not self._dropped_damaged(error):
+                    raise
+                self.runner.init(raise_on_error=True)
+
+    def _dropped_damaged(self, error: InfrastructureError) -> bool:
+        """Drop what is damaged in the cache of providers, once in a run; say whether another try makes sense."""
+        if self._cache is None or self._repaired or not DAMAGED.search(str(error)):
+            return False
+        dropped = drop_damaged(self._cache, Path(str(self.runner.working_dir)), str(error))
+        if not dropped:
+            return False
+        self._repaired = True
+        # The first `init` recorded the damaged one's checksum.
+        lock = Path(str(self.runner.working_dir)) / _LOCK_FILE
+        if self._lock_file is None:
+            lock.unlink(missing_ok=True)
+        else:
+            lock.write_bytes(self._lock_file)
+        self.write(f"The cached provider {', '.join(dropped)} is damaged: it is removed, and fetched once more.")
+        return True
 
     def _write_providers(self, root: Path) -> None:
         """Write the providers' configuration; where the module has such blocks itself, on top of them."""
@@ -327,17 +370,3 @@ def _names_in_files(root: Path) -> dict[str, Any]:
         if path.is_file():
             names |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8")))
     return names
-
-
-@contextmanager
-def _one_at_a_time(cache: Path | None) -> Iterator[None]:
-    """Hold the cache of providers: two `init` that fill it at the same time spoil it."""
-    if cache is None:
-        yield
-        return
-    lock = os.open(cache / ".airflow-ray.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(lock)

@@ -15,8 +15,8 @@ from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure import errors
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.declared import read_declared
-from ray_provider.infrastructure.errors import error_for
 from ray_provider.infrastructure.events import Diagnostic, EventReader
+from ray_provider.infrastructure.failures import error_for
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.outputs import InfrastructureOutputs
 from ray_provider.infrastructure.redaction import Redactor
