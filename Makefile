@@ -58,13 +58,19 @@ airflow: $(VENV)/.installed ## the same Airflow, left up with the example DAGs, 
 
 # ---------------------------------------------------------------- tests
 .PHONY: test
-test: lint test-unit test-helm test-apiserver test-infrastructure test-security test-faults test-integration test-kubernetes ## what has to pass before a change lands
-	@echo "make test: all stages passed"
+# Stages beside each other, with one report: tests/lanes.py. STAGES="lint test-unit" runs some of them.
+test: $(VENV)/.installed system ## what has to pass before a change lands
+	@$(BIN)/python -m tests.lanes $(STAGES)
 
 .PHONY: test-all
-test-all: AIRFLOW_RAY_TESTS = all
-test-all: test test-compat ## the same with the slow tests, and the oldest Airflows
-	@echo "make test-all: all stages passed"
+test-all: $(VENV)/.installed system ## the same with the slow tests, and the oldest Airflows
+	@$(BIN)/python -m tests.lanes --all $(STAGES)
+
+# What more than one stage needs: made once, before them.
+.PHONY: test-tools
+test-tools: $(VENV)/.installed .venv-peer/.installed
+	@$(BIN)/python -m tests.support.helm
+	@$(BIN)/python -m tests.support.terraform
 
 .PHONY: system
 system: ## what the tests need of the operating system (installs Debian packages if root)
@@ -164,4 +170,4 @@ bench: $(VENV)/.installed .venv-peer/.installed ## the peer and us, in one run
 
 .PHONY: clean
 clean: ## remove what the targets made in this folder (not the cache)
-	@rm -rf .venv .venv-* .airflow-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
+	@rm -rf .venv .venv-* .lanes .airflow-demo .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -229,6 +229,13 @@ def test_the_api_server_asks_a_webhook_whom_a_token_belongs_to(kubernetes: Kuber
         kubernetes.kubectl("get", "namespaces", kubeconfig=known)
 
 
+@pytest.mark.slow  # it waits for controllers that have lost their patience
+def test_controllers_look_again_at_once_when_the_api_server_is_back(kubernetes: Kubernetes) -> None:
+    kubernetes.restart_api_server(stay_down=15)
+    with kubernetes.namespace():  # waits for its account for 30 s: left alone, the controllers take 48
+        pass
+
+
 def test_large_answers_and_many_connections_pass(kubernetes: Kubernetes, namespace: str) -> None:
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "big"}, "data": {"x": "y" * 900_000}}
     kubernetes.apply(config_map, namespace)

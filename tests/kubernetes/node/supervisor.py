@@ -33,6 +33,7 @@ HERE = Path(__file__).resolve().parent
 NODE_IP = "10.0.0.1"
 NODE_NAME = "k8snode"
 _STOP_SECONDS = 2
+_CONTROLLERS = ("kube-controller-manager", "kube-scheduler")
 
 
 class NodeError(RuntimeError):
@@ -269,6 +270,16 @@ class Supervisor:
             *further,
         ]
 
+    async def restart_api_server(self, further: list[str]) -> None:
+        """Restart it, and the controllers with it: those that find nobody there for 15 s look again 45 s later."""
+        running = [name for name in _CONTROLLERS if name in self.parts and self.parts[name].returncode is None]
+        await self.stop("kube-apiserver")
+        await asyncio.gather(*(self.stop(name) for name in running))
+        await self.start("kube-apiserver", *self.api_server_command(further))
+        await self.until("API server ready again", 60, self.api_ready, part="kube-apiserver")
+        for name in running:
+            await self.start(name, *self.commands[name])
+
     async def api_ready(self) -> bool:
         return (await self.request("/readyz"))[0] == 200
 
@@ -415,9 +426,7 @@ class Supervisor:
                 raise NodeError(f"{part} runs already")
             await self.start(part, *self.commands[part])
         elif do == "api-server":
-            await self.stop("kube-apiserver")
-            await self.start("kube-apiserver", *self.api_server_command(arguments["args"]))
-            await self.until("API server ready again", 60, self.api_ready, part="kube-apiserver")
+            await self.restart_api_server(arguments["args"])
         elif do == "forward":
             to = (arguments["host"], int(arguments["port"]))
             if to not in self.forwards:
