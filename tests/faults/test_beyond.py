@@ -47,6 +47,43 @@ def worker_sigterm(ground: Ground) -> None:
 
 
 @row()
+def worker_sigterm_before_a_retry(ground: Ground) -> None:
+    """The whole process tree gets SIGTERM, as in a rollout: the next try goes on with the same job."""
+    case = ground.start("worker_retry")
+    [job] = case.running()
+    for process in reversed(case.worker()):
+        process.terminate()
+    case.told(f"job {job['submission_id']} is left to the next try")
+    case.wait("running", try_number=2)
+    case.told("Taking over job", try_number=2)
+    case.let_end()
+    case.wait("success")
+    case.settled("SUCCEEDED")
+
+
+@row()
+def mark_failed_before_a_retry(ground: Ground) -> None:
+    """A user's act is told apart from a worker's end although another try could come."""
+    case = ground.start("worker_retry")
+    case.running()
+    case.mark("failed")
+    case.settled("STOPPED")
+    case.wait("failed")
+
+
+@row()
+def clear_before_a_retry(ground: Ground) -> None:
+    case = ground.start("worker_retry")
+    case.running()
+    case.clear()
+    case.until("the first job is stopped", lambda: [job for job in case.jobs() if job["status"] == "STOPPED"])
+    case.running(2)
+    case.let_end()
+    case.wait("success")
+    case.settled("STOPPED", "SUCCEEDED")
+
+
+@row()
 def execution_timeout_while_waiting(ground: Ground) -> None:
     case = ground.start("worker_brief")
     case.wait("failed")

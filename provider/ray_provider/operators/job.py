@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, conf, redact
+from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, TriggerTask, conf, redact
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.own_cluster import OwnCluster
@@ -64,7 +64,8 @@ class SubmitRayJob(BaseOperator):
     :param metadata: of the job: text to text. Who owns the job is added.
     :param label_selector: labels of the node that the entrypoint is to run on.
     :param durable: a retry goes on with a job that an earlier try began. If not, it stops that one and submits anew.
-    :param cancel_on_kill: stop the job when the task is killed (marked, cleared, timed out).
+    :param cancel_on_kill: stop the job when the task is killed (marked, cleared, timed out). A worker that is told to
+        end (a rollout, a drained node) leaves the job to the next try, if ``durable`` and there is one to come.
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
     :param log_max_lines: pass on at most so many lines of log, and say how many were left out. ``None``: all.
     :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``, which is
@@ -250,7 +251,7 @@ class SubmitRayJob(BaseOperator):
         self.prepare(context)
         spec = arguments.job_spec(self)
         options = arguments.watch_options(self)
-        run = self._new_run()
+        run = self._new_run(context)
         run.patience = options.max_unreachable_seconds
         run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
         memory = TaskMemory(context)
@@ -290,7 +291,7 @@ class SubmitRayJob(BaseOperator):
         except TaskDeferred:
             raise
         except BaseException:
-            if run.killed:
+            if run.killed and not run.left_to_retry:
                 memory.killed()
             run.abandon()
             raise
@@ -298,7 +299,7 @@ class SubmitRayJob(BaseOperator):
     def _complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         from ray_provider.jobs.watcher import JobOutcome
 
-        run = self._new_run()
+        run = self._new_run(context)
         memory = TaskMemory(context)
         task_memory.recall(context, run)
         run.job_id = event["job_id"]
@@ -364,7 +365,7 @@ class SubmitRayJob(BaseOperator):
     def _abandon(self, context: Context, reason: str) -> None:
         """Stop a job whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
         timed_out = "timeout" in reason.lower()
-        run = self._new_run()
+        run = self._new_run(context)
         try:
             task_memory.recall(context, run)
             if run.job_id and (timed_out or self.cancel_on_kill):
@@ -376,8 +377,12 @@ class SubmitRayJob(BaseOperator):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _new_run(self) -> JobRun:
-        self._job_run = JobRun(self.hook, self.log, cancel_on_kill=self.cancel_on_kill)
+    def _new_run(self, context: Context) -> JobRun:
+        ti = context["ti"]
+        again = self.durable and (getattr(ti, "max_tries", None) or 0) >= (getattr(ti, "try_number", None) or 1)
+        self._job_run = JobRun(
+            self.hook, self.log, cancel_on_kill=self.cancel_on_kill, retried=TriggerTask(ti) if again else None
+        )
         return self._job_run
 
     @staticmethod

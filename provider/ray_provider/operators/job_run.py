@@ -28,6 +28,8 @@ T = TypeVar("T")
 _HANDLER_SECONDS = 4.0
 #: After an exception in the main thread (``execution_timeout``) there is more time.
 _GRACE_SECONDS = 45.0
+#: How long Airflow is asked who ended the task: the stop itself has to fit in as well.
+_ASK_SECONDS = 1.5
 #: A submit that is on its way may need so long until Ray knows the job.
 _APPEAR_SECONDS = 3.0
 
@@ -41,12 +43,23 @@ class JobRun:
     :param hook: of the connection.
     :param log: the task's.
     :param cancel_on_kill: stop the job when the task is killed.
+    :param retried: the task instance, if another try of it is to come and would take the job over: then the job is
+        left to that one where it is the worker's end that ends the task, and not a user.
     """
 
-    def __init__(self, hook: RayHook, log: watching.Log, *, cancel_on_kill: bool = True) -> None:
+    def __init__(
+        self,
+        hook: RayHook,
+        log: watching.Log,
+        *,
+        cancel_on_kill: bool = True,
+        retried: _compat.TriggerTask | None = None,
+    ) -> None:
         self.hook = hook
         self.log = log
         self.cancel_on_kill = cancel_on_kill
+        #: The job goes on, for the next try.
+        self.left_to_retry = False
         #: The job that this task answers for: known before it is submitted.
         self.job_id: str | None = None
         self.cluster: ClusterHandle | None = None
@@ -60,6 +73,8 @@ class JobRun:
         self.allow_in_package: Sequence[str] = ()
         #: Seconds that a Ray which does not answer is waited for.
         self.patience = 60.0
+        self._retried = retried
+        self._failing = False
         self._answered = False
         self._ended = False
         self._sending = False
@@ -205,6 +220,7 @@ class JobRun:
 
     def abandon(self) -> None:
         """The task fails: stop a job that nobody would watch any more, and delete the task's own cluster."""
+        self._failing = True
         if self.killed:
             return
         if self._sent and not self._ended and not self._left:
@@ -238,7 +254,11 @@ class JobRun:
         return self._steps.killed
 
     async def _end(self) -> None:
-        """Stop the job and delete the task's own cluster."""
+        """Stop the job and delete the task's own cluster, unless the next try goes on with them."""
+        if await self._is_left_to_retry():
+            self.left_to_retry = True
+            self.log.info("The worker is ending, nobody ended the task: job %s is left to the next try.", self.job_id)
+            return
         if self.cancel_on_kill and self.job_id and self.endpoint is not None and not self._ended:
             self._ended = await watching.stop_at(
                 self.endpoint,
@@ -249,6 +269,23 @@ class JobRun:
             )
         if self.cancel_on_kill and self.owns_cluster:
             await self._delete_cluster()
+
+    async def _is_left_to_retry(self) -> bool:
+        """Tell the end of a worker (a rollout, a node that is drained) from a user who acts on the task.
+
+        Both come as SIGTERM. A user's act has changed the task's state in Airflow before; a worker's end has not.
+        """
+        if self._retried is None or not self.killed or self._failing or not self.cancel_on_kill:
+            return False
+        try:
+            async with asyncio.timeout(_ASK_SECONDS):
+                return await _compat.core_state_of(self._retried) == "running"
+        except (EOFError, ConnectionError):
+            # The process that supervises the task is gone: it was not that one, for a user, who sent the signal.
+            return True
+        except Exception as error:  # noqa: BLE001 - whatever it is: what a user ended has to end
+            self.log.warning("Airflow does not say who ended the task (%r): job %s is stopped.", error, self.job_id)
+            return False
 
     async def _delete_cluster(self) -> None:
         if self.cluster is None:
@@ -308,6 +345,8 @@ class JobRun:
             what = "No job had been submitted."
         elif not self.cancel_on_kill:
             what = f"Job {self.job_id} goes on (cancel_on_kill=False)."
+        elif self.left_to_retry:
+            what = f"Job {self.job_id} goes on: it was the worker that ended. The next try takes the job over."
         elif self._ended:
             what = f"Job {self.job_id} was stopped."
         else:

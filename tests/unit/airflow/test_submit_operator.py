@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -11,10 +12,11 @@ from datetime import timedelta
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError, JobTimeoutError, RayProviderError
 from ray_provider.jobs import submit
-from ray_provider.operators import SubmitRayJob
+from ray_provider.operators import SubmitRayJob, job_run
 from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
@@ -85,10 +87,10 @@ def die_while_waiting(dashboard, context):
         pass
 
     one = operator()
-    run = one._new_run()
+    run = one._new_run(context)
     run.watch = lambda options: (_ for _ in ()).throw(Died)
     run.abandon = lambda: None
-    one._new_run = lambda: run
+    one._new_run = lambda _context: run
     with pytest.raises(Died):
         one.execute(context)
     dashboard.job.run(b"hello\n")
@@ -180,6 +182,58 @@ def test_sigterm_leaves_the_job_if_told_so(dashboard, context, ti):
     finally:
         signal.signal(signal.SIGTERM, old)
     assert dashboard.job.status == "RUNNING"
+
+
+async def _running(task):
+    return "running"
+
+
+async def _cleared(task):
+    return "restarting"
+
+
+async def _supervisor_gone(task):
+    raise BrokenPipeError
+
+
+async def _no_answer(task):
+    await asyncio.sleep(60)
+
+
+@pytest.mark.parametrize(
+    ("state", "arguments", "left"),
+    [
+        (_running, {}, True),
+        (_supervisor_gone, {}, True),
+        (_cleared, {}, False),
+        (_no_answer, {}, False),
+        (_running, {"durable": False}, False),
+        (_running, {"no_more_tries": True}, False),
+    ],
+)
+def test_a_worker_that_ends_leaves_the_job_to_the_next_try(dashboard, context, ti, monkeypatch, state, arguments, left):
+    """Before: whatever sent SIGTERM, the job was stopped, and ran anew from its beginning."""
+    monkeypatch.setattr(_compat, "core_state_of", state)
+    monkeypatch.setattr(job_run, "_ASK_SECONDS", 0.5)
+    if arguments.pop("no_more_tries", False):
+        ti.try_number = ti.max_tries + 1
+    dashboard.when_submitted(lambda job: (job.run(b"up\n"), time.sleep(0.3), os.kill(os.getpid(), signal.SIGTERM)))
+    one = operator(**arguments)
+    old = signal.signal(signal.SIGTERM, lambda *_: one.on_kill())
+    try:
+        with pytest.raises(JobStoppedError, match="goes on: it was the worker" if left else "was stopped"):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert dashboard.job.status == ("RUNNING" if left else "STOPPED")
+    ti.retry()
+    first = dashboard.job
+    if left:
+        threading.Timer(0.5, first.end).start()
+    else:
+        dashboard.when_submitted(succeed, count=2)
+    assert (operator().execute(context) == first.submission_id) is left
+    assert len(dashboard.api.jobs) == (1 if left else 2)
 
 
 def test_a_timeout_that_raises_in_the_main_thread_stops_the_job(dashboard, context):
