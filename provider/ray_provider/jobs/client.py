@@ -7,11 +7,12 @@ import glob
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
 from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
 from ray_provider.jobs.http_errors import connection_error, not_ray_error
+from ray_provider.jobs.incoming import ERROR_BYTES, LIST_BYTES, STATUS_BYTES
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
 from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.jobs.transport import Transport
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.incoming import Incoming
 
 #: The most that Ray takes as a package.
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
@@ -83,7 +85,7 @@ class RayJobsClient:
     async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
         """Ask for a job. None: Ray does not know it. A 404 that is not Ray's own is an error."""
         path = f"/api/jobs/{quote(submission_id, safe='')}"
-        data = await self.transport.json("GET", path, retry=retry, accept=_found_or_missing)
+        data = await self.transport.json("GET", path, retry=retry, accept=_found_or_missing, limit=STATUS_BYTES)
         if data is None or isinstance(data, dict):
             return None if data is None else JobDetails.from_json(data)
         raise not_ray_error(self.endpoint, "GET", path, 200, str(data))
@@ -92,11 +94,12 @@ class RayJobsClient:
         """Ask for all jobs that the cluster knows, submitted or not."""
         from ray_provider.jobs.parsing import parse_jobs
 
-        answer = await self.transport.request("GET", "/api/jobs/", retry=retry)
+        answer = await self.transport.request("GET", "/api/jobs/", retry=retry, limit=LIST_BYTES)
         try:
             return [job async for job in parse_jobs(answer.body)]
         except ValueError:
-            raise not_ray_error(self.endpoint, "GET", "/api/jobs/", answer.status, answer.text) from None
+            beginning = answer.body[:ERROR_BYTES].decode("utf-8", "replace")
+            raise not_ray_error(self.endpoint, "GET", "/api/jobs/", answer.status, beginning) from None
 
     async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
         """Submit a job and give its id. Not safe to repeat by itself: see :func:`ray_provider.jobs.submit.submit_once`.
@@ -125,13 +128,15 @@ class RayJobsClient:
                     **error.data,
                 ) from error  # fmt: skip
             raise
+        if not isinstance(data, dict):
+            raise not_ray_error(self.endpoint, "POST", "/api/jobs/", 200, str(data))
         return str(data.get("submission_id") or data.get("job_id"))
 
     async def stop(self, submission_id: str, *, retry: RetryPolicy | None = None) -> bool:
         """Ask Ray to stop a job. True: it will be STOPPED soon; false: there was nothing to stop."""
         path = f"/api/jobs/{quote(submission_id, safe='')}/stop"
         data = await self.transport.json("POST", path, retry=retry, accept=_found_or_missing)
-        return bool(data and data.get("stopped"))
+        return isinstance(data, dict) and bool(data.get("stopped"))
 
     async def stop_and_wait(
         self, submission_id: str, timeout_seconds: float = 60.0, *, poll_interval: float = 0.25
@@ -209,7 +214,7 @@ class RayJobsClient:
 
     def log_stream(
         self, node_id: str, filename: str, *, interval: float = 0.5
-    ) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    ) -> AbstractAsyncContextManager[Incoming]:
         """Follow a log file from its first byte. It does not end by itself.
 
         The answer's headers come with the first byte: nothing is known of an empty file, not even an error.
@@ -235,7 +240,7 @@ class RayJobsClient:
         params = {"node_id": node_id, "filename": filename, "lines": str(lines), "timeout": str(max(300, int(timeout)))}
         async with self.transport.stream("/api/v0/logs/file", params=params, timeout=timeout) as response:
             try:
-                async for piece in response.content.iter_any():
+                while piece := await response.readany():
                     yield piece
             except (aiohttp.ClientError, OSError) as error:
                 raise connection_error(self.endpoint, error) from error
@@ -274,8 +279,10 @@ class RayJobsClient:
         """
         params = {"node_id": node_id, "glob": pattern}
         data = await self.transport.json("GET", "/api/v0/logs", params=params, retry=retry)
-        groups: dict[str, Any] = ((data.get("data") or {}).get("result") or {}) if isinstance(data, dict) else {}
-        return sorted({str(name) for names in groups.values() for name in names})
+        inner = data.get("data") if isinstance(data, dict) else None
+        groups = inner.get("result") if isinstance(inner, dict) else None
+        lists = [names for names in groups.values() if isinstance(names, list)] if isinstance(groups, dict) else []
+        return sorted({str(name) for names in lists for name in names})
 
     @asynccontextmanager
     async def log_tail(self, submission_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:

@@ -13,6 +13,7 @@ from ray_provider.exceptions import RayApiError, RayAuthenticationError, RayConn
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
+    from ray_provider.jobs.incoming import AnswerTooLongError
 
 #: How much of an answer is kept in an error.
 BODY_LIMIT = 2000
@@ -38,7 +39,7 @@ def kubernetes_status(body: str) -> dict[str, Any] | None:
         return None
     try:
         status = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return status if isinstance(status, dict) and status.get("kind") == "Status" else None
 
@@ -148,6 +149,21 @@ def not_ray_error(endpoint: RayEndpoint, method: str, path: str, status: int, bo
         method=method,
         url=f"{endpoint.display_url.rstrip('/')}{path}",
         body=body[:BODY_LIMIT],
+    )
+
+
+def too_long_error(endpoint: RayEndpoint, method: str, path: str, error: AnswerTooLongError) -> AnswerTooLongError:
+    """Say whose answer had more bytes than one of its kind may have.
+
+    :param path: below the endpoint's URL.
+    :param error: says how many.
+    """
+    url = f"{endpoint.display_url.rstrip('/')}{path}"
+    return type(error)(
+        f"The answer of {url} to {method} is too long to be read. {error.message}",
+        hint="A job whose message, runtime_env or metadata is this long can be deleted in Ray's dashboard; if it is "
+        "not that, something else than Ray answers at this address.",
+        **{**error.data, "method": method, "url": url},
     )
 
 

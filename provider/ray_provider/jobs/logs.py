@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from ray_provider.exceptions import RayApiError, RayProviderError
 from ray_provider.jobs.http_errors import kubernetes_status
+from ray_provider.jobs.incoming import MESSAGE_BYTES
 from ray_provider.jobs.loglines import MAX_BATCH_LINES, LineCutter, LogBatch
 from ray_provider.jobs.retry import RetryPolicy
 
@@ -205,7 +206,7 @@ class LogFollower:
                 else:
                     opened = self.client.log_stream(str(self._node_id), self.filename, interval=self.interval)
                     async with opened as response:
-                        while data := await response.content.readany():
+                        while data := await response.readany():
                             await self._pass(live, data)
             except RayApiError as error:
                 self._choose(error)
@@ -242,6 +243,8 @@ class LogFollower:
             while True:
                 message = await websocket.receive(timeout=_FILE_SECONDS if self._finished else None)
                 if message.type is not aiohttp.WSMsgType.TEXT:
+                    if websocket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
+                        raise RayApiError(f"A message of the log has more than {MESSAGE_BYTES // 1024**2} MiB.")
                     return
                 yield message.data.encode("utf-8", "replace")
 

@@ -17,6 +17,8 @@ _NUMBERS = ("num_cpus", "num_gpus", "memory")
 #: Ray puts the id into file names, actor names and URLs.
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-.")
 _ID_LENGTH = 200
+#: Of a text that Ray tells of a job so much is kept. A failed job's message ends with the last lines of its log.
+_TEXT_CHARACTERS = 40_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,13 +212,42 @@ class JobDetails:
 
         :param data: the JSON object.
         """
-        known = {name: data[name] for name in _DETAIL_FIELDS if data.get(name) is not None}
-        known["submission_id"] = data.get("submission_id")
-        known["status"] = clean(str(data.get("status") or "UNKNOWN"))
-        if "message" in known:
-            known["message"] = clean(str(known["message"]))
-        extra = {name: value for name, value in data.items() if name not in _DETAIL_FIELDS}
-        return cls(**known, extra=extra)
+
+        def text(name: str) -> str | None:
+            return _text(data.get(name))
+
+        def number(name: str) -> int | None:
+            found = data.get(name)
+            return found if type(found) is int else None
+
+        metadata = data.get("metadata")
+        runtime_env = data.get("runtime_env")
+        return cls(
+            submission_id=text("submission_id"),
+            status=text("status") or "UNKNOWN",
+            job_id=text("job_id"),
+            type=text("type"),
+            entrypoint=text("entrypoint") or "",
+            message=text("message"),
+            error_type=text("error_type"),
+            start_time=number("start_time"),
+            end_time=number("end_time"),
+            metadata={key: _text(value) or "" for key, value in metadata.items()} if isinstance(metadata, dict) else {},
+            runtime_env=runtime_env if isinstance(runtime_env, dict) else {},
+            driver_node_id=text("driver_node_id"),
+            driver_exit_code=number("driver_exit_code"),
+            extra={name: value for name, value in data.items() if name not in _DETAIL_FIELDS},
+        )
+
+
+def _text(value: Any) -> str | None:
+    """Give a text of an answer as it may be shown, and not longer than anybody reads: its first and last part."""
+    if not isinstance(value, str):
+        return str(value) if isinstance(value, int | float) else None
+    if len(value) > _TEXT_CHARACTERS:
+        half = _TEXT_CHARACTERS // 2
+        value = f"{value[:half]}\n... {len(value) - 2 * half:,} characters left out ...\n{value[-half:]}"
+    return clean(value)
 
 
 _DETAIL_FIELDS = frozenset(f.name for f in fields(JobDetails)) - {"extra"}

@@ -31,7 +31,10 @@ async def parse_jobs(body: bytes, only: Container[str] | None = None) -> AsyncIt
     position = _skip_space(text, position + 1)
     until = time.perf_counter() + _SLICE_SECONDS
     while text[position : position + 1] != "]":
-        data, position = decode(text, position)
+        try:
+            data, position = decode(text, position)
+        except RecursionError:
+            raise ValueError("it is nested too deeply") from None
         if not isinstance(data, dict):
             raise ValueError("not a list of objects")  # noqa: TRY004 (of the answer, not of an argument)
         if only is None or data.get("submission_id") in only:

@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from ray_provider.exceptions import RayProviderError
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.incoming import LIST_BYTES, AnswerTooLongError
 from ray_provider.jobs.parsing import parse_jobs
 from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.jobs.session import endpoint_key
@@ -33,6 +34,9 @@ LIST_SECONDS = 0.5
 LIST_SHARE = 0.2
 #: ... but not less often than this.
 LIST_LONGEST = 5.0
+#: A list that is too long to be read is not asked for again for so long; then so many jobs a second are asked for.
+_EACH_SECONDS = 300.0
+_EACH_PER_SECOND = 20.0
 #: One poll may take so long.
 POLL_TIMEOUT = 15.0
 #: The answer for one watcher is good for the others for so long.
@@ -98,6 +102,7 @@ class StatusHub:
         self._changed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._failures = 0
+        self._each_until = 0.0
         self._session: str | None = None
         self._session_at = 0.0
         self._session_lock = asyncio.Lock()
@@ -150,7 +155,8 @@ class StatusHub:
     async def _poll(self) -> float:
         """Ask once, and give the time until the next question."""
         self._changed.clear()
-        pause = await (self._poll_each() if len(self._watched) <= FEW else self._poll_list())
+        each = len(self._watched) <= FEW or time.monotonic() < self._each_until
+        pause = await (self._poll_each() if each else self._poll_list())
         return max(pause, _BACKOFF.delay(self._failures)) if self._failures else max(pause, 0.01)
 
     async def _wait(self, seconds: float) -> None:
@@ -166,8 +172,10 @@ class StatusHub:
         now = time.monotonic()
         due = [each for each in self._watched if each.due <= now + 0.005]
         observations = await asyncio.gather(*(self._observe(each.submission_id) for each in due))
+        # As seldom as it has to be where many are asked for one by one.
+        pause = len(self._watched) / _EACH_PER_SECOND if len(self._watched) > FEW else 0.0
         for each, observation in zip(due, observations, strict=True):
-            each.due = now + each.interval
+            each.due = now + max(each.interval, pause)
             each.put(observation)
         if due:
             self._failures = self._failures + 1 if all(seen.error for seen in observations) else 0
@@ -186,9 +194,13 @@ class StatusHub:
         found: dict[str, JobDetails] = {}
         failure: RayProviderError | None = None
         try:
-            answer = await self._client.transport.request("GET", "/api/jobs/")
+            answer = await self._client.transport.request("GET", "/api/jobs/", limit=LIST_BYTES)
             async for details in parse_jobs(answer.body, only=watched):
                 found[str(details.submission_id)] = details
+        except AnswerTooLongError:
+            # A cluster whose jobs say much. One by one it takes longer, and each may be read.
+            self._each_until = started + _EACH_SECONDS
+            return 0.0
         except RayProviderError as error:
             failure = error
         except ValueError as error:

@@ -37,6 +37,8 @@ class Shared:
         self.session = session
         self.users = 0
         self.requests = asyncio.Semaphore(MAX_REQUESTS)
+        #: Long answers take their turn: each is held in memory more than once while it is read.
+        self.long_answers = asyncio.Semaphore(1)
         self._next_stream = 0.0
 
     async def stream_turn(self) -> None:
@@ -169,7 +171,9 @@ def _make_session(endpoint: RayEndpoint, context: ssl.SSLContext | None) -> aioh
     return aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(**options),
         cookie_jar=aiohttp.DummyCookieJar(),
-        headers={"User-Agent": USER_AGENT},
+        # Not by aiohttp, which would make of some bytes as many as their sender likes: see `incoming`.
+        auto_decompress=False,
+        headers={"User-Agent": USER_AGENT, "Accept-Encoding": "identity"},
         trace_configs=[trace],
     )
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +17,9 @@ from ray_provider.jobs.http_errors import (
     redirect_error,
     speaks_tls,
     tls_expected_error,
+    too_long_error,
 )
+from ray_provider.jobs.incoming import ERROR_BYTES, MESSAGE_BYTES, USUAL_BYTES, AnswerTooLongError, Incoming, parsed
 from ray_provider.jobs.request_headers import REFUSED, Sent, can_renew, make_headers
 from ray_provider.jobs.retry import Attempts, RetryPolicy
 from ray_provider.jobs.session import URL_HINT, Shared, base_url, join, leave
@@ -100,6 +101,7 @@ class Transport:
         retry: RetryPolicy | None = None,
         accept: Callable[[int, str], bool] = lambda status, _text: status == 200,
         final: Callable[[int, str], bool] = lambda _status, _text: False,
+        limit: int = USUAL_BYTES,
     ) -> Answer:
         """Send a request and give the answer.
 
@@ -107,9 +109,11 @@ class Transport:
         :param timeout: seconds for one try.
         :param accept: which answers (status, text of an error) are given back.
         :param final: which errors (status, text) are not tried again although they look passing.
+        :param limit: bytes that the answer may have, decompressed.
         :raises RayConnectionError: no answer inside the deadline.
         :raises RayAuthenticationError: 401 or 403, also after the credentials were renewed.
         :raises RayApiError: another answer than the accepted ones.
+        :raises AnswerTooLongError: the answer has more bytes.
         """
         import aiohttp
 
@@ -124,8 +128,9 @@ class Transport:
                 sent = await make_headers(self.endpoint, self._basic, refused)
                 refused = None
                 answer, retry_after, location = await self._once(
-                    method, path, sent.headers, params=params, json_body=json_body, body=body, seconds=seconds
-                )
+                    method, path, sent.headers, params=params, json_body=json_body, body=body, seconds=seconds,
+                    limit=limit,
+                )  # fmt: skip
             except aiohttp.InvalidURL as error:
                 raise ConfigurationError(
                     f"The address is not a URL: {error}.", hint=URL_HINT, field="address"
@@ -166,6 +171,7 @@ class Transport:
         json_body: Any,
         body: Callable[[], Any] | None,
         seconds: float,
+        limit: int,
     ) -> tuple[Answer, float, str]:
         import aiohttp
 
@@ -185,8 +191,15 @@ class Transport:
                     timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(10.0, seconds)),
                 ) as response,
             ):
-                answer = Answer(response.status, await response.read())
+                incoming = Incoming(response)
+                if response.status == 200:
+                    content = await incoming.whole(limit, shared.long_answers)
+                else:
+                    content = await incoming.beginning()
+                answer = Answer(response.status, content)
                 return answer, _retry_after(response.headers), response.headers.get("Location", "")
+        except AnswerTooLongError as error:
+            raise too_long_error(self.endpoint, method, path, error) from None
         finally:
             if data is not None and hasattr(data, "close"):
                 data.close()
@@ -197,14 +210,15 @@ class Transport:
         if answer.status == 404:
             return None
         try:
-            return json.loads(answer.body)
+            return await parsed(answer.body)
         except ValueError:
-            raise not_ray_error(self.endpoint, method, path, answer.status, answer.text) from None
+            beginning = answer.body[:ERROR_BYTES].decode("utf-8", "replace")
+            raise not_ray_error(self.endpoint, method, path, answer.status, beginning) from None
 
     @contextlib.asynccontextmanager
     async def stream(
         self, path: str, *, params: Mapping[str, str] | None = None, timeout: float | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    ) -> AsyncIterator[Incoming]:
         """Open an answer that comes in pieces. One try, without a time limit unless one is given.
 
         :param timeout: seconds that no byte may come, of an answer that has an end: it counts as a request. None: a
@@ -217,7 +231,7 @@ class Transport:
         try:
             response = await self._open_stream(path, params, timeout)
             async with response:
-                yield response
+                yield Incoming(response)
         finally:
             if timeout is not None:
                 shared.requests.release()
@@ -243,11 +257,19 @@ class Transport:
             async with response:
                 if location := response.headers.get("Location", ""):
                     raise redirect_error(self.endpoint, "GET", self._base + path, response.status, location)
-                text = (await response.content.read(65536)).decode("utf-8", "replace")
+                text = await self._refusal(response)
             if response.status in REFUSED and can_renew(self.endpoint) and refused is None:
                 refused = sent
                 continue
             raise api_error(self.endpoint, "GET", path, response.status, text)
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> str:
+        import aiohttp
+
+        try:
+            return (await Incoming(response).beginning()).decode("utf-8", "replace")
+        except (aiohttp.ClientError, OSError) as error:
+            raise connection_error(self.endpoint, error) from error
 
     @contextlib.asynccontextmanager
     async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
@@ -265,7 +287,7 @@ class Transport:
             sent = await make_headers(self.endpoint, self._basic, refused)
             try:
                 websocket = await shared.session.ws_connect(
-                    self._base + path, headers=sent.headers, max_msg_size=0, heartbeat=30.0
+                    self._base + path, headers=sent.headers, max_msg_size=MESSAGE_BYTES, heartbeat=30.0
                 )
             except aiohttp.WSServerHandshakeError as error:
                 if error.status in REFUSED and can_renew(self.endpoint) and refused is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from types import SimpleNamespace
 
@@ -330,3 +331,13 @@ async def test_the_arguments_of_the_predecessor_are_taken(dashboard):
 def test_a_task_does_not_come_back_before_airflow_has_seen_it_go(deferred, began, seconds):
     now = time.time()
     assert coming_back.seconds(now - deferred, now - began) == pytest.approx(seconds, abs=0.5)
+
+
+async def test_a_message_of_any_length_makes_a_short_event(trigger, dashboard, airflow, log):
+    """Before: 50 MB went into the event, and into Airflow's database."""
+    task = await start(trigger)
+    dashboard.job.end("FAILED", message="x" * 50_000_000 + "\nthe reason")
+    [event] = await task
+    assert event["status"] == "FAILED"
+    assert event["outcome"]["message"].endswith("the reason")
+    assert len(json.dumps(event)) < 200_000
