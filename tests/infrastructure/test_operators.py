@@ -109,6 +109,47 @@ def test_a_guarded_change_is_refused_and_does_not_burn_retries(module: Module, c
         assert len(run.resources()) == 1
 
 
+OUTPUTS_OF_ANOTHER_KIND = """
+resource "terraform_data" "cluster" {}
+output "cloud" {
+  value = "aws"
+}
+output "cluster_name" {
+  value = [terraform_data.cluster.id]
+}
+output "locations" {
+  value = "eu-west-1"
+}
+output "node_pools" {
+  value = { gpu = { min = 0, max = 1, accelerator = { type = "A10G" } }, cpu = { min = terraform_data.cluster.id } }
+}
+"""
+
+
+def test_outputs_are_checked_before_anything_is_made(tmp_path: Path, context: dict[str, Any]) -> None:
+    module = make_module(tmp_path, OUTPUTS_OF_ANOTHER_KIND)
+    with pytest.raises(AirflowFailException) as caught:
+        SetupRayInfrastructure(**given(module)).execute(context)
+    said = str(caught.value)
+    for part in (
+        "outputs.location: it is missing, though `cloud` is there",
+        "outputs.cluster_name: it has to be text, and is list",
+        "outputs.node_pools.gpu: ",
+        "Nothing was changed",
+    ):
+        assert part in said
+    assert "node_pools.cpu" not in said, "it is known after the apply only"
+    assert not module.state.exists() or module.resources() == []
+
+
+def test_a_large_plan_goes_into_xcom_in_part(module: Module, context: dict[str, Any]) -> None:
+    SetupRayInfrastructure(**given(module, variables={"number": 500}, plan_only=True)).execute(context)
+    plan = context["ti"].xcoms["plan"]
+    assert plan["counts"]["create"] == 500
+    assert len(plan["changes"]) == 200
+    assert plan["left_out"] == 300
+
+
 def test_plan_only_changes_nothing(module: Module, context: dict[str, Any]) -> None:
     SetupRayInfrastructure(**given(module, plan_only=True)).execute(context)
     assert context["ti"].xcoms["plan"]["counts"]["create"] == 1

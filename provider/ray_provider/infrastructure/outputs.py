@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from typing import Any
 
 from ray_provider.infrastructure.errors import ModuleError
@@ -134,6 +135,91 @@ class InfrastructureOutputs:
             values=dict(values),
             sensitive=dict(sensitive),
         )
+
+
+#: What the tasks after a set-up read, and of which kind it is.
+CONTRACT: Mapping[str, type] = {
+    "cloud": str,
+    "project": str,
+    "cluster_name": str,
+    "cluster_endpoint": str,
+    "location": str,
+    "kubernetes_version": str,
+    "node_pools": Mapping,
+    "ray_helm_values": Mapping,
+    "service_accounts": Mapping,
+    "bucket_uri": str,
+    "nvidia_device_plugin_required": bool,
+    "ray_operator_managed": bool,
+}
+#: A module that says in which cloud it makes a cluster has to say which cluster.
+_WITH_CLOUD = ("cluster_name", "location")
+_KINDS = {str: "text", bool: "true or false", Mapping: "a mapping"}
+
+
+def check_planned(plan: Mapping[str, Any]) -> list[str]:
+    """Check the outputs that a plan declares, before anything is made.
+
+    :param plan: ``terraform show -json PLAN``.
+    :return: names that look like a misspelt output of the contract, as sentences.
+    :raises ModuleError: an output of the contract is missing beside others, or of another type.
+    """
+    declared = (plan.get("configuration") or {}).get("root_module", {}).get("outputs") or {}
+    changes = plan.get("output_changes") or {}
+    problems = [
+        f"outputs.{name}: it is missing, though `cloud` is there"
+        for name in _WITH_CLOUD
+        if "cloud" in declared and name not in declared
+    ]
+    problems += [
+        f"outputs.{name}: it is sensitive, so it can't be handed on to the tasks after this one"
+        for name in ("cloud", *_WITH_CLOUD)
+        if (declared.get(name) or {}).get("sensitive")
+    ]
+    if (changes.get("cloud") or {}).get("after") == "gcp" and "project" not in declared:
+        problems.append("outputs.project: it is missing, and Google Cloud needs it")
+    for name, kind in CONTRACT.items():
+        change = changes.get(name) or {}
+        value, unknown = change.get("after"), change.get("after_unknown")
+        if value is None or unknown is True:
+            continue
+        if not isinstance(value, kind):
+            problems.append(f"outputs.{name}: it has to be {_KINDS[kind]}, and is {type(value).__name__}")
+        elif name == "node_pools" and isinstance(value, Mapping):
+            problems += _pool_problems(value, unknown if isinstance(unknown, Mapping) else {})
+    if problems:
+        raise ModuleError(
+            "The module's outputs are not what the tasks after this one read: " + "; ".join(problems) + ". Nothing was"
+            " changed.",
+            hint="Correct the module's outputs; docs/infrastructure.md lists them.",
+            field="module",
+            outputs=sorted({problem.partition(":")[0].removeprefix("outputs.") for problem in problems}),
+        )
+    near = {name: get_close_matches(name, CONTRACT, n=1, cutoff=0.85) for name in declared if name not in CONTRACT}
+    return [
+        f"The module's output {name} is none that later tasks read; is {found[0]} meant?"
+        for name, found in near.items()
+        if found and found[0] not in declared
+    ]
+
+
+def _pool_problems(pools: Mapping[str, Any], unknown: Mapping[str, Any]) -> list[str]:
+    problems: list[str] = []
+    for name, pool in pools.items():
+        if _any_unknown(unknown.get(name)):
+            # Known in part: what is missing now is there after the apply.
+            continue
+        try:
+            NodePool.from_json(name, pool)
+        except ModuleError as error:
+            problems.append(f"outputs.node_pools.{name}: {error.message}")
+    return problems
+
+
+def _any_unknown(marks: Any) -> bool:
+    if isinstance(marks, Mapping):
+        return any(_any_unknown(mark) for mark in marks.values())
+    return any(_any_unknown(mark) for mark in marks) if isinstance(marks, list) else marks is True
 
 
 def _typed(values: Mapping[str, Any], name: str, kind: type) -> Any:

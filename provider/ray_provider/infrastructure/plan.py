@@ -26,6 +26,10 @@ GUARDED_TYPES = (
     "google_kms_crypto_key",
 )
 _LISTED = 50
+#: How much of a plan goes into XCom: that many changes, attributes of each, characters of a name.
+_HANDED_ON = 200
+_ATTRIBUTES = 20
+_CHARACTERS = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,10 @@ class PlannedChange:
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data."""
         return {
-            "address": self.address,
+            "address": self.address[:_CHARACTERS],
             "action": self.action,
             "reason": self.reason,
-            "attributes": list(self.attributes),
+            "attributes": [name[:_CHARACTERS] for name in self.attributes[:_ATTRIBUTES]],
         }
 
 
@@ -131,11 +135,12 @@ class PlanSummary:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """Give it as plain data, without values."""
+        """Give it as plain data, without values, and bounded: what is lost comes first, the counts are of all."""
         return {
             "counts": self.counts,
-            "changes": [change.to_dict() for change in self.changes],
-            "drift": [change.to_dict() for change in self.drift],
+            "changes": _capped(self.changes),
+            "drift": _capped(self.drift),
+            "left_out": max(0, len(self.changes) - _HANDED_ON) + max(0, len(self.drift) - _HANDED_ON),
             "destroy": self.destroy,
         }
 
@@ -207,6 +212,12 @@ def check_same_module(plan: Mapping[str, Any], module: str) -> None:
 
 
 _USUAL = frozenset({"create", "update", "replace", "delete"})
+
+
+def _capped(changes: Sequence[PlannedChange]) -> list[dict[str, Any]]:
+    if len(changes) > _HANDED_ON:
+        changes = sorted(changes, key=lambda change: change.action not in {"delete", "replace"})[:_HANDED_ON]
+    return [change.to_dict() for change in changes]
 
 
 def _because(change: PlannedChange) -> str:

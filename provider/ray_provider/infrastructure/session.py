@@ -22,7 +22,7 @@ from ray_provider.infrastructure.errors import ProviderCrashError, TerraformInte
 from ray_provider.infrastructure.failures import DAMAGED
 from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
-from ray_provider.infrastructure.outputs import InfrastructureOutputs
+from ray_provider.infrastructure.outputs import InfrastructureOutputs, check_planned
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 from ray_provider.infrastructure.plugin_cache import drop_damaged, one_at_a_time
 from ray_provider.infrastructure.process import PATIENCE_SECONDS
@@ -169,6 +169,7 @@ class InfrastructureRun:
         :param lock: lock the state; not needed for only looking.
         :raises InfrastructureError: it failed.
         :raises BackendError: the state belongs to another module.
+        :raises ModuleError: its outputs would not be what the tasks after it read.
         """
         from python_terraform import IsFlagged, IsNotFlagged
 
@@ -193,6 +194,9 @@ class InfrastructureRun:
             make()
         data = json.loads(self._read("show", str(saved)))
         check_same_module(data, ModuleSource.parse(self.spec.module).public)
+        if not destroy:
+            for line in check_planned(data):
+                self.write(f"Warning: {line}")
         return PlanSummary.from_json(data, destroy=destroy)
 
     def apply(self) -> None:
