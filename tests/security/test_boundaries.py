@@ -247,3 +247,18 @@ def test_what_a_cluster_says_does_nothing_in_airflows_log():
     with pytest.raises(JobFailedError) as raised:
         outcome.raise_for_status()
     assert harmless(str(raised.value))
+
+
+# The page -----------------------------------------------------------------------------------------------------------
+
+
+def test_each_promise_of_the_page_names_a_test_that_is_there():
+    root = PACKAGE.parents[1]
+    page = (root / "docs" / "security.md").read_text()
+    boundaries = page.split("## What crosses a boundary")[1].split("\n## ")[0]
+    promises = re.findall(r"^- (\*\*.*?)(?=^- |\n\n)", boundaries, re.MULTILINE | re.DOTALL)
+    assert len(promises) > 10
+    for promise in promises:
+        assert re.search(r"`tests/[\w/]+\.py`", promise), f"names no test: {promise}"
+    for path in re.findall(r"`(tests/[\w/]+\.py)`", page):
+        assert (root / path).is_file(), path

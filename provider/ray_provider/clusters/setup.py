@@ -14,6 +14,7 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm import Helm, Release, open_helm
 from ray_provider.clusters.kube import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.kuberay import ensure_operator, probe, require_operator
+from ray_provider.clusters.namespaces import new_namespace
 from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_labels, same_owner
 from ray_provider.clusters.raycluster import auth_of, digest, head_service, helm_release_of, one_cluster, pod_spec
 from ray_provider.clusters.readiness import ReadinessOptions
@@ -178,14 +179,8 @@ class _Setup:
             return
         if not self._spec.create_namespace:
             raise missing_namespace(self._namespace)
-        await self._kube.create(
-            "/api/v1/namespaces",
-            {
-                "apiVersion": "v1",
-                "kind": "Namespace",
-                "metadata": {"name": self._namespace, "labels": {MANAGED: "true"}},
-            },
-        )
+        made = new_namespace(self._namespace, self._spec.create_namespace)
+        await self._kube.create("/api/v1/namespaces", made)
         self._say(f"Namespace {self._namespace} was made. It stays when the cluster goes.")
 
     async def _mend(self, existing: Release | None, ours: bool) -> Release | None:

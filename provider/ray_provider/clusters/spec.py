@@ -12,6 +12,7 @@ from ray_provider.clusters.charts import BUNDLED, OperatorChart, find_chart, fin
 from ray_provider.clusters.endpoints import How
 from ray_provider.clusters.helm import HelmOptions
 from ray_provider.clusters.manifests import RayClusterManifest, read_manifest
+from ray_provider.clusters.namespaces import security_level
 from ray_provider.clusters.naming import check_name, owner_annotations, owner_labels, unique_name
 from ray_provider.clusters.values import Values, ValuesInput, check_known, merge, read_values
 from ray_provider.clusters.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
@@ -58,7 +59,7 @@ class KubernetesClusterSpec:
     owner: Mapping[str, Any] = field(default_factory=dict)
     is_named: bool = False
     update_if_exists: bool = False
-    create_namespace: bool = False
+    create_namespace: bool | str = False
     kuberay_operator: Mode = "require"
     operator_chart: OperatorChart | None = None
     helm: HelmOptions = field(default_factory=HelmOptions)
@@ -81,7 +82,7 @@ def make_spec(
     chart_version: str | None = None,
     strict: bool = False,
     update_if_exists: bool = False,
-    create_namespace: bool = False,
+    create_namespace: bool | str = False,
     kuberay_operator: str = "require",
     kuberay_version: str | None = None,
     operator_chart: str | Path | None = None,
@@ -114,6 +115,7 @@ def make_spec(
             f"`kuberay_operator` is {kuberay_operator!r}: it must be one of {', '.join(MODES)}.",
             hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
         )
+    security_level(create_namespace)
     if how not in get_args(How):
         raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
     manifest = None

@@ -123,7 +123,9 @@ class RayConnectionConfig:
             address, source = address_of_parts(host, port, schema), f"host, port and schema of connection {conn_id!r}"
         if not address and environ.get("RAY_ADDRESS"):
             address, source = environ["RAY_ADDRESS"].strip(), "the environment variable RAY_ADDRESS"
-        headers = reader.mapping("headers")
+        headers = reader.headers()
+        password = (password or "").strip()
+        reader.check_header("password", password)
         if address:
             address, basic = check_address(address, source)
             headers = {**basic, **headers}
@@ -148,7 +150,7 @@ class RayConnectionConfig:
             conn_id=conn_id,
             address=address,
             address_source=source,
-            token=reader.text("token") or (password or "").strip() or None,
+            token=reader.secret("token") or password or None,
             headers=headers,
             cookies=reader.cookies(),
             metadata=reader.mapping("metadata"),

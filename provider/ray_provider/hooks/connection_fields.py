@@ -14,6 +14,9 @@ from ray_provider.jobs.endpoint import TlsOptions
 #: How the forms of Airflow before 2.3 stored a field; connections made by the predecessor may still hold it.
 _OLD_PREFIX = "extra__ray__"
 
+#: Airflow masks extras in its API by their name only (token, password, secret ...): these under such a name.
+MASKED_NAMES = {"kube_config": "kube_config_secret", "headers": "headers_secret", "cookies": "cookies_secret"}
+
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 
@@ -45,10 +48,31 @@ class ConnectionFields:
         return ConfigurationError(f"Connection {self.conn_id!r}: the field `{name}` {what}.", hint=hint, field=name)
 
     def get(self, name: str) -> Any:
-        """Give a field as it is, text without the blanks around it."""
-        self._read.add(name)
-        value = self._fields.get(name)
+        """Give a field as it is, text without the blanks around it.
+
+        Where it holds secrets, it may have a name by which Airflow masks it in its API: see :data:`MASKED_NAMES`.
+        """
+        given = [one for one in (name, MASKED_NAMES.get(name, name)) if self._fields.get(one) not in (None, "")]
+        self._read |= {name, MASKED_NAMES.get(name, name)}
+        if len(set(given)) > 1:
+            raise self.error(given[1], f"is given, and so is `{name}`", "Keep one of the two: both say the same.")
+        value = self._fields.get(given[0] if given else name)
         return value.strip() if isinstance(value, str) else value
+
+    def secret(self, name: str) -> str | None:
+        """Give a field that holds a secret that goes into a header."""
+        value = self.text(name)
+        self.check_header(name, value or "")
+        return value
+
+    def check_header(self, name: str, value: str) -> None:
+        """Refuse what no header can hold. What it is, is not shown."""
+        if any(ord(character) < 32 or ord(character) == 127 for character in value):
+            raise self.error(
+                name,
+                "holds a control character, such as a line break",
+                "Copy it again, in one line: a header can't hold one.",
+            )
 
     def rest(self) -> dict[str, Any]:
         """Give the fields that nobody has read."""
@@ -193,7 +217,17 @@ class ConnectionFields:
 
     def cookies(self) -> dict[str, str]:
         """Give the cookies: JSON, or as a browser shows them."""
-        return self.mapping("cookies", _cookie_header)
+        return self._headers("cookies", _cookie_header)
+
+    def headers(self) -> dict[str, str]:
+        """Give the headers."""
+        return self._headers("headers")
+
+    def _headers(self, name: str, other_form: Callable[[str], dict[str, str] | None] | None = None) -> dict[str, str]:
+        found = self.mapping(name, other_form)
+        for key, value in found.items():
+            self.check_header(f"{name}[{key!r}]", key + value)
+        return found
 
     def kubeconfig(self) -> Mapping[str, Any] | None:
         """Give the kubeconfig that the connection itself holds: JSON, YAML or a mapping."""

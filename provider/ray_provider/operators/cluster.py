@@ -65,7 +65,8 @@ class SetupRayCluster(ClusterOperator):
     :param chart_version: version of the chart; with ``@sha256:`` and the hash of its archive behind, it has to be that
         one. Plain ``http`` is taken only with it.
     :param strict: refuse values that the chart does not know.
-    :param create_namespace: make the namespace if it is missing. It stays when the cluster goes.
+    :param create_namespace: make the namespace if it is missing. It stays when the cluster goes. Its pods are limited
+        by the Pod Security Standard ``baseline``, or another one that is given here: ``restricted``, ``privileged``.
     :param kuberay_operator: ``require`` (an error if it is missing), ``install`` (then install it), ``upgrade`` (also
         if it is older than ``kuberay_version``). It is shared: never downgraded, and never removed with a cluster.
     :param operator_chart: path or ``oci://`` URL of the operator's chart, or its name in ``operator_chart_repo``.
@@ -128,7 +129,7 @@ class SetupRayCluster(ClusterOperator):
         chart_repo: str | None = None,
         chart_version: str | None = None,
         strict: bool = False,
-        create_namespace: bool = False,
+        create_namespace: bool | str = False,
         kuberay_operator: str = "require",
         operator_chart: str | None = None,
         operator_chart_repo: str | None = None,

@@ -215,3 +215,41 @@ def test_a_cluster_of_a_cloud_is_named():
 def test_check_address_names_its_source():
     with pytest.raises(ConfigurationError, match="in XCom"):
         check_address("nothing", "XCom")
+
+
+@pytest.mark.parametrize(
+    ("extra", "fields", "named"),
+    [
+        ({"token": "planted\nX-Evil: 1"}, {}, "`token`"),
+        ({}, {"password": "planted\r\nX: 1"}, "`password`"),
+        ({"headers": {"X-Key": "planted\x00"}}, {}, "`headers['X-Key']`"),
+        ({"headers": {"X\nKey": "planted"}}, {}, r"`headers['X\nKey']`"),
+        ({"cookies": {"session": "planted\x1b[2J"}}, {}, "`cookies['session']`"),
+        ({"headers_secret": '{"X-Key": "planted\\n"}'}, {}, "`headers['X-Key']`"),
+    ],
+)
+def test_what_no_header_can_hold_is_told_by_the_fields_name(extra, fields, named):
+    with pytest.raises(ConfigurationError) as caught:
+        read(extra, **fields)
+    assert f"{named} holds a control character" in str(caught.value)
+    assert "planted" not in str(caught.value)
+
+
+def test_airflow_masks_what_holds_secrets_under_their_second_names():
+    from airflow.api_fastapi.core_api.datamodels.connections import ConnectionResponse
+
+    extra = {
+        "kube_config_secret": {**KUBECONFIG, "users": [{"name": "u", "user": {"client-key-data": "planted-1"}}]},
+        "headers_secret": '{"X-Key": "planted-2"}',
+        "cookies_secret": {"session": "planted-3"},
+        "namespace": "shown",
+    }
+    shown = ConnectionResponse.redact_extra(json.dumps(extra))
+    assert "planted" not in shown
+    assert "shown" in shown
+    config = read(extra)
+    assert config.kubeconfig["users"][0]["user"] == {"client-key-data": "planted-1"}
+    assert (config.headers, config.cookies) == ({"X-Key": "planted-2"}, {"session": "planted-3"})
+    assert not config.extra
+    with pytest.raises(ConfigurationError, match="`headers_secret` is given, and so is `headers`"):
+        read({"headers_secret": {"a": "b"}, "headers": {"a": "b"}})
