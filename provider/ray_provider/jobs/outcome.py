@@ -31,6 +31,7 @@ class JobOutcome:
     :param lines_left_out: lines that were not passed on, because there were more than allowed.
     :param log_incomplete: why the end of the log is missing, if it is.
     :param url: where a person sees the job.
+    :param limit: which limit a deadline comes from, in words.
     """
 
     submission_id: str
@@ -45,6 +46,7 @@ class JobOutcome:
     lines_left_out: int = 0
     log_incomplete: str | None = None
     url: str | None = None
+    limit: str | None = None
 
     @property
     def is_success(self) -> bool:
@@ -99,7 +101,7 @@ class JobOutcome:
             if not told.startswith(own):
                 told = f"{own} did not end before its deadline and was stopped. Ray says: {last_lines(told)}"
             return JobTimeoutError(
-                f"{told}{where}",
+                f"{told}{f' The limit: {self.limit}.' if self.limit else ''}{where}",
                 hint="Raise job_timeout_seconds (or the task's execution_timeout), or find out what holds the job up.",
                 **data,
             )

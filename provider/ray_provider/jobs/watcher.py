@@ -25,6 +25,9 @@ __all__ = ["JobOutcome", "JobWatcher", "WatchOptions"]
 _SILENCE_SECONDS = 2.0
 #: So often Ray has to say that it does not know the job before we believe it.
 _TIMES_MISSING = 3
+#: A job that is PENDING for so long is explained, and again each minute.
+_PENDING_SECONDS = 10.0
+_PENDING_AGAIN_SECONDS = 60.0
 #: How long a job whose time is over may take to stop.
 _STOP_SECONDS = 60.0
 
@@ -87,6 +90,7 @@ class JobWatcher:
         self._silent_since: float | None = None
         self._silence_told = False
         self._missing = 0
+        self._explaining: asyncio.Task[None] | None = None
 
     @property
     def log_offset(self) -> int:
@@ -118,6 +122,7 @@ class JobWatcher:
                 await log_task
             return self._with_log(outcome)
         finally:
+            self._explain_no_more()
             if log_task is not None:
                 log_task.cancel()
                 await asyncio.gather(log_task, return_exceptions=True)
@@ -151,6 +156,29 @@ class JobWatcher:
             self._follower.locate(details.driver_node_id)
         if before is None or before.status != details.status:
             self._on_progress(f"Job {self.submission_id} is {details.status}")
+        if details.status != "PENDING":
+            self._explain_no_more()
+        elif self._explaining is None:
+            self._explaining = asyncio.create_task(self._explain_pending(), name=f"why {self.submission_id} waits")
+
+    async def _explain_pending(self) -> None:
+        from ray_provider.jobs.waiting import explain
+
+        began = time.monotonic()
+        pause = _PENDING_SECONDS
+        while True:
+            await asyncio.sleep(pause)
+            pause = _PENDING_AGAIN_SECONDS
+            try:
+                why = await explain(self.client, self.submission_id, self._seen.message if self._seen else None)
+            except Exception as error:  # noqa: BLE001 (it is for people only: the watch must not end by it)
+                why = f"Why can't be told: {error!r}"
+            self._on_progress(f"Job {self.submission_id} is PENDING for {time.monotonic() - began:.0f} s. {why}")
+
+    def _explain_no_more(self) -> None:
+        task, self._explaining = self._explaining, None
+        if task is not None:
+            task.cancel()
 
     async def _learn_session(self, hub: StatusHub) -> None:
         if self._session is None:

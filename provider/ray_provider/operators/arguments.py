@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ray_provider.jobs.watcher import WatchOptions
     from ray_provider.operators.job import SubmitRayJob
 
+#: Of ``job_timeout_seconds``, in seconds.
+DEFAULT_TIMEOUT = 600
 _RESERVE_NOTHING = "Leave it out to reserve nothing for the entrypoint: the tasks it starts reserve their own."
 _NUMBER_HINTS = {
     "num_cpus": _RESERVE_NOTHING,
@@ -178,3 +180,14 @@ def watch_options(operator: SubmitRayJob) -> WatchOptions:
         max_unreachable_seconds=600.0 if patience is None else patience,
         log_max_lines=None if lines is None else int(lines),
     )
+
+
+def limit_of(operator: SubmitRayJob) -> str | None:
+    """Say in words which limit of time counts for an operator's job."""
+    timeout = number("job_timeout_seconds", operator.job_timeout_seconds)
+    own = operator.execution_timeout.total_seconds() if operator.execution_timeout is not None else None
+    if own is not None and (not timeout or own <= timeout):
+        return f"execution_timeout is {own:g} s"
+    if not timeout:
+        return None
+    return f"job_timeout_seconds is {timeout:g} s" + (", which is the default" if timeout == DEFAULT_TIMEOUT else "")

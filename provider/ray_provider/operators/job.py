@@ -120,7 +120,7 @@ class SubmitRayJob(BaseOperator):
         gpu_device_plugin_yaml: str = "",
         fetch_logs: bool = True,
         wait_for_completion: bool = True,
-        job_timeout_seconds: float | str | timedelta | None = 600,
+        job_timeout_seconds: float | str | timedelta | None = arguments.DEFAULT_TIMEOUT,
         poll_interval: float | str = 0.5,
         xcom_task_key: str | None = None,
         cluster: Any = None,
@@ -318,6 +318,8 @@ class SubmitRayJob(BaseOperator):
         """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
         # Ray's message of a failed job ends with the last lines of its log.
         outcome = replace(outcome, message=redact(outcome.message) if outcome.message else outcome.message)
+        if outcome.kind == "deadline":
+            outcome = replace(outcome, limit=arguments.limit_of(self))
         try:
             error = outcome.error()
             if error is not None:

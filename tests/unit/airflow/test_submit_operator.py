@@ -16,7 +16,7 @@ from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError, JobTimeoutError, RayProviderError
 from ray_provider.jobs import submit
-from ray_provider.operators import SubmitRayJob, job_run
+from ray_provider.operators import SubmitRayJob, arguments, job_run
 from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
@@ -294,9 +294,16 @@ def test_a_head_that_restarts_before_it_answered_a_submit_may_have_run_the_job(d
 
 def test_a_deadline_stops_the_job_and_says_so(dashboard, context):
     dashboard.when_submitted(lambda job: job.run(b"up\n"))
-    with pytest.raises(JobTimeoutError):
+    with pytest.raises(JobTimeoutError, match="The limit: job_timeout_seconds is 1 s[.]"):
         operator(job_timeout_seconds=1).execute(context)
     assert dashboard.job.status == "STOPPED"
+
+
+def test_a_limit_is_told_by_its_argument_and_as_the_default():
+    assert arguments.limit_of(operator()) == "job_timeout_seconds is 600 s, which is the default"
+    assert arguments.limit_of(operator(job_timeout_seconds="90")) == "job_timeout_seconds is 90 s"
+    assert arguments.limit_of(operator(execution_timeout=timedelta(seconds=60))) == "execution_timeout is 60 s"
+    assert arguments.limit_of(operator(job_timeout_seconds=0)) is None
 
 
 def defer(dashboard, context, **arguments) -> tuple[SubmitRayJob, TaskDeferred]:
