@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from ray_provider.infrastructure.idle import IdleCost
 from tests.infrastructure.lab.aws_server import AwsServer
 from tests.support.helm import CHART, tool
 from tests.support.terraform import Workspace, copy_tree, environment, need_aws_provider, need_terraform
@@ -79,6 +80,21 @@ def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
     status, text = applied.plan()
     assert status == 0, text
     assert "No changes" in text
+
+
+def test_the_plan_says_what_runs_with_nobody_using_it(applied: Workspace, tmp_path: Path) -> None:
+    def idle(**changes: Any) -> IdleCost:
+        configure(applied, **changes)
+        applied.plan("-out", str(tmp_path / "plan"), "-lock=false")
+        configure(applied)
+        return IdleCost.of(json.loads(applied.run("show", "-json", str(tmp_path / "plan")).stdout))
+
+    things = "control plane, NAT gateway, 1 \u00d7 m6i.2xlarge, 1 \u00d7 m6i.xlarge"
+    assert idle().lines() == [f"With nobody using it, this runs: {things}, 0 GPUs."]
+    line, warning = idle(node_pools={"a10g": {**GPU_POOL, "min": 1}}).lines()
+    assert "1 \u00d7 g5.12xlarge" in line
+    assert "4 GPUs" in line
+    assert "node_pools.a10g keeps 1 machine with accelerators" in warning
 
 
 def test_cluster_is_private_encrypted_and_logged(applied: Workspace, aws: AwsServer) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ray_provider.infrastructure.idle import IdleCost
 from tests.infrastructure.lab import stand_in
 from tests.infrastructure.lab.provider import need_schema, workspace
 from tests.support.helm import CHART, tool
@@ -78,6 +79,22 @@ def test_provider_is_the_published_one() -> None:
 def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
     status, text = applied.plan()
     assert status == 0, text
+
+
+def test_the_plan_says_what_runs_with_nobody_using_it(applied: Workspace, tmp_path: Path) -> None:
+    def idle(**changes: Any) -> IdleCost:
+        configure(applied, **changes)
+        applied.plan("-out", str(tmp_path / "plan"), "-lock=false")
+        configure(applied)
+        return IdleCost.of(json.loads(applied.run("show", "-json", str(tmp_path / "plan")).stdout))
+
+    assert idle().lines() == [
+        "With nobody using it, this runs: control plane, NAT gateway, 1 \u00d7 n2-standard-8, 1 \u00d7 e2-standard-4, 0 GPUs."
+    ]
+    pools = {"t4": {"machine_type": "n1-standard-8", "accelerator": {"type": "nvidia-tesla-t4", "count": 2}, "min": 1}}
+    line, warning = idle(node_pools=pools).lines({"control plane": 0.1, "n1-standard-8": 0.4})
+    assert "1 \u00d7 n1-standard-8, 2 GPUs; at least 0.50 an hour by your price table (without" in line
+    assert "node_pools.t4 keeps 1 machine with accelerators" in warning
 
 
 def test_cluster_is_private_and_encrypted(applied: Workspace) -> None:

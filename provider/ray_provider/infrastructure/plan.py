@@ -8,6 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ray_provider.infrastructure.errors import BackendError, PlanRefusedError
+from ray_provider.infrastructure.idle import IdleCost
 
 #: What is not destroyed or replaced unless it was allowed: clusters, pools, and what holds data.
 GUARDED_TYPES = (
@@ -64,12 +65,14 @@ class PlanSummary:
     :param drift: resources that were deleted, or whose values were changed, outside of Terraform since its last run.
     :param outputs_changed: names of outputs that would change.
     :param destroy: whether this is the plan of a destroy.
+    :param idle: what will run with nobody using it.
     """
 
     changes: tuple[PlannedChange, ...] = ()
     drift: tuple[PlannedChange, ...] = ()
     outputs_changed: tuple[str, ...] = ()
     destroy: bool = False
+    idle: IdleCost | None = None
 
     @classmethod
     def from_json(cls, plan: Mapping[str, Any], *, destroy: bool = False) -> PlanSummary:
@@ -88,6 +91,7 @@ class PlanSummary:
                 )
             ),
             destroy=destroy,
+            idle=None if destroy else IdleCost.of(plan),
         )
 
     def of(self, action: str) -> tuple[str, ...]:
@@ -142,6 +146,7 @@ class PlanSummary:
             "drift": _capped(self.drift),
             "left_out": max(0, len(self.changes) - _HANDED_ON) + max(0, len(self.drift) - _HANDED_ON),
             "destroy": self.destroy,
+            "idle": None if self.idle is None else {"things": dict(self.idle.things), "gpus": self.idle.gpus},
         }
 
     def guard(

@@ -9,6 +9,7 @@ from ray_provider._compat import BaseOperator
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, RayProviderError
 from ray_provider.hooks.terraform import TerraformTask
 from ray_provider.infrastructure.handle import InfrastructureHandle
+from ray_provider.infrastructure.idle import check_prices
 from ray_provider.infrastructure.plan import GUARDED_TYPES
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ class SetupRayInfrastructure(InfrastructureOperator):
     :param allow_replace: a plan may replace them.
     :param guarded_types: resource types that are guarded, with ``*`` for anything.
     :param plan_only: make the plan and show it; change nothing.
+    :param hourly_prices: what one of each thing costs per hour, in your currency, e.g. ``{"control plane": 0.10, "NAT
+        gateway": 0.045, "m6i.2xlarge": 0.384}``; the plan then says what runs by the hour with nobody using it.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
         allow_replace: bool = False,
         guarded_types: Iterable[str] = GUARDED_TYPES,
         plan_only: bool = False,
+        hourly_prices: Mapping[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module=module, **kwargs)
@@ -66,6 +70,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
         self.allow_replace = allow_replace
         self.guarded_types = guarded_types
         self.plan_only = plan_only
+        self.hourly_prices = hourly_prices
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Plan, check, apply.
@@ -74,10 +79,13 @@ class SetupRayInfrastructure(InfrastructureOperator):
         :return: the handle, as data.
         """
         try:
+            prices = check_prices(self.hourly_prices)
             with self.new_run(context) as run:
                 summary = run.plan()
                 for line in summary.lines():
                     self.log.info("%s", run.redactor(line))
+                for line in summary.idle.lines(prices) if summary.idle is not None else ():
+                    self.log.info("%s", line)
                 context["ti"].xcom_push(key=PLAN_XCOM_KEY, value=summary.to_dict())
                 summary.guard(
                     allow_destroy=self.allow_destroy,
