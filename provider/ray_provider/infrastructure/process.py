@@ -205,7 +205,7 @@ class CommandProcess:
             if _is_gone(self.pid):
                 break
         if self._rescue is not None:
-            Rescue(self._rescue, self._messages.put).finish()
+            Rescue(self._rescue, self._messages.put, self._env).finish()
 
     def _listen(self, stream: IO[bytes]) -> None:
         for line in stream:

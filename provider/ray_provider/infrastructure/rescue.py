@@ -114,9 +114,13 @@ class Rescue:
         patience, ``kept`` (the lasting folder) and ``identity`` (without it a state that can't be saved stays where it
         is), ``lockable`` (whether a lock can outlive its process).
     :param tell: gets what happens, as plain data.
+    :param env: the environment of Terraform's commands; this process' own if not given.
     """
 
-    def __init__(self, job: Mapping[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def __init__(
+        self, job: Mapping[str, Any], tell: Callable[[dict[str, Any]], None], env: Mapping[str, str] | None = None
+    ) -> None:
+        self._env = None if env is None else dict(env)
         self.program = str(job["program"])
         self.cwd = str(job["cwd"])
         self.stdout = Path(job["stdout"])
@@ -263,6 +267,7 @@ class Rescue:
         return subprocess.Popen(
             [self.program, *arguments],
             cwd=self.cwd,
+            env=self._env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=errors,

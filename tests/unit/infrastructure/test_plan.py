@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.errors import BackendError, PlanRefusedError
+from ray_provider.infrastructure.idle import check_prices
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 
 
@@ -128,3 +130,10 @@ def test_a_state_of_another_module_is_refused() -> None:
         check_same_module(_plan(["google_x.y"], ["aws_vpc.a"]), "eks")
     moved = [{"address": "module.net.aws_vpc.a", "previous_address": "aws_vpc.old"}]
     check_same_module(_plan(["aws_vpc.old"], ["aws_vpc.a"], resource_changes=moved), "eks")
+
+
+@pytest.mark.parametrize("prices", [["m6i"], {"m6i": "cheap"}, {"m6i": -1}, {"m6i": True}])
+def test_a_price_table_that_is_none(prices: Any) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        check_prices(prices)
+    assert caught.value.data["field"] == "hourly_prices"
