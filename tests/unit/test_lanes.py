@@ -85,6 +85,12 @@ def test_a_stage_that_passes_its_budget_by_half_fails(tmp_path: Path) -> None:
     assert printed.splitlines()[-1] == "1 passed, 1 failed, 0 skipped"
 
 
+def test_what_has_to_be_built_first_is_added_to_the_budgets(tmp_path: Path) -> None:
+    build = shell("built", "sleep 2").removesuffix(")") + ", builds=True)"
+    code, printed = run(tmp_path, build, shell("slow", "sleep 1", budget=0.1, needs=("built",)))
+    assert code == 0, printed
+
+
 def test_the_cpu_time_of_what_a_stage_leaves_behind_counts_and_it_is_ended(tmp_path: Path) -> None:
     need("Linux", present=sys.platform == "linux", how="Orphans come to the runner there.")
     worker = tmp_path / "worker.py"
