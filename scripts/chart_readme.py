@@ -115,7 +115,7 @@ def with_strict(schema: dict[str, Any]) -> dict[str, Any]:
     return {
         **schema,
         "definitions": {**definitions, **strict},
-        "if": {"required": ["strict"], "properties": {"strict": {"const": True}}},
+        "if": {"required": ["strict"], "properties": {"strict": {"enum": [True, "true"]}}},
         "then": _known({"properties": schema["properties"]}, definitions),
     }
 

@@ -19,6 +19,7 @@ from ray_provider.clusters.naming import label_value
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 
 if TYPE_CHECKING:
+    from ray_provider.clusters.users import User
     from ray_provider.hooks.ray import RayHook
 
 Say = Callable[[str], None]
@@ -61,16 +62,25 @@ class Airflow:
     dags: frozenset[str] = frozenset()
     runs: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
-    def run_of(self, cluster: FoundCluster) -> str | None:
-        """Give the state of the run that a cluster belongs to; ``None`` if there is no such run."""
+    def run_of(self, cluster: FoundCluster | User) -> str | None:
+        """Give the state of the run that a cluster or its user belongs to; ``None`` if there is no such run."""
         for (dag_id, run_id), state in self.runs.items():
             if cluster.is_of("dag_id", dag_id) and cluster.is_of("run_id", run_id):
                 return state
         return None
 
-    def knows_dag_of(self, cluster: FoundCluster) -> bool:
-        """Whether it has the DAG that a cluster belongs to."""
+    def knows_dag_of(self, cluster: FoundCluster | User) -> bool:
+        """Whether it has the DAG that a cluster or its user belongs to."""
         return any(cluster.is_of("dag_id", dag_id) for dag_id in self.dags)
+
+    def may_use(self, user: User, now: datetime) -> bool:
+        """Whether one who is recorded as a user still is: its entry has not ended, nor has its run."""
+        if not user.counts(now):
+            return False
+        if self.name and user.owner.get("airflow") and not user.is_of("airflow", self.name):
+            return True
+        state = self.run_of(user)
+        return state not in _FINISHED and not (state is None and self.knows_dag_of(user))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,9 @@ def judge(cluster: FoundCluster, airflow: Airflow, options: ReapOptions, now: da
     run = state or ("gone" if known else "unknown")
     if cluster.is_named and not options.named:
         return Verdict(cluster, False, run, "somebody chose its name, so it may be meant to stay: --named takes it too")
+    using = [user for user in cluster.users if airflow.may_use(user, now)]
+    if using:
+        return Verdict(cluster, False, run, f"it is used by {using[0].words}")
     age = now - cluster.created
     if options.older_than is not None and age > options.older_than:
         return Verdict(cluster, True, run, f"it is older than {age_text(options.older_than)}")
@@ -144,7 +157,8 @@ async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[Fo
 def ask_airflow(clusters: Iterable[FoundCluster]) -> Airflow:
     """Ask the metadata database about the owners of clusters. Blocking."""
     clusters = list(clusters)
-    wanted = {one.owner["dag_id"] for one in clusters if one.owner.get("dag_id")}
+    owners = [owner for one in clusters for owner in (one.owner, *(user.owner for user in one.users))]
+    wanted = {owner["dag_id"] for owner in owners if owner.get("dag_id")}
     dags = {dag_id for dag_id in _compat.known_dags() if dag_id in wanted or label_value(dag_id) in wanted}
     return Airflow(_compat.deployment_name(), frozenset(dags), _compat.run_states(dags))
 
@@ -160,14 +174,14 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
 
         return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
     from ray_provider.clusters.helm import HelmOptions
-    from ray_provider.clusters.removal import delete_cluster
+    from ray_provider.clusters.removal import Leaving, delete_cluster
 
     return await delete_cluster(
         await hook.akubernetes_access(),
         name=cluster.name,
         namespace=str(cluster.namespace),
         release=cluster.release,
-        owner=cluster.owner,
+        who=Leaving(owner=cluster.owner, force=True),
         timeout=options.timeout,
         helm=HelmOptions(path=options.helm_path),
         say=say,

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ray_provider.clusters.removal import delete_cluster
+from ray_provider.clusters.removal import Leaving, delete_cluster
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,
@@ -96,12 +96,12 @@ async def test_a_failure_can_be_kept_for_inspection(kubernetes, namespace, opera
     )
     again = {"name": spec.name, "namespace": namespace, "release": spec.name, "helm": scene.helm}
     with pytest.raises(ClusterTimeoutError) as stays:
-        await delete_cluster(scene.access, **again, timeout=3)
+        await delete_cluster(scene.access, **again, who=Leaving(), timeout=3)
     assert f"RayCluster {spec.name} (held by finalizers example.com/stays)" in show(stays.value)
     kubernetes.kubectl(
         "patch", "raycluster", spec.name, "-n", namespace, "--type=merge", "-p", '{"metadata":{"finalizers":null}}'
     )
-    await delete_cluster(scene.access, **again, timeout=30)
+    await delete_cluster(scene.access, **again, who=Leaving(), timeout=30)
     assert left_over(scene) == []
 
 

@@ -10,6 +10,7 @@ import yaml
 
 from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.kube import open_kube
+from ray_provider.clusters.removal import Leaving
 from ray_provider.exceptions import ClusterError, ConfigurationError
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, Scene, values
 
@@ -51,10 +52,11 @@ async def test_two_runs_at_once_do_not_meet(kubernetes, namespace):
     assert scenes[1].cluster(handles[1].name)["metadata"].get("deletionTimestamp") is None
     # One's handle with the other's name deletes nothing.
     with pytest.raises(ClusterError, match="left alone"):
-        await scenes[0].delete(handles[1], owner=handles[0].owner)
+        await scenes[0].delete(handles[1], who=Leaving(owner=handles[0].owner))
     # The same DAG and run of another Airflow is somebody else.
     with pytest.raises(ClusterError, match="left alone"):
-        await scenes[0].delete(handles[1], owner={**handles[1].owner, "airflow": "https://other.example.com"})
+        other = {**handles[1].owner, "airflow": "https://other.example.com"}
+        await scenes[0].delete(handles[1], who=Leaving(owner=other))
     assert await scenes[1].delete(handles[1]) is True
 
 
@@ -65,7 +67,7 @@ async def test_a_cluster_that_helm_did_not_make_is_used_and_deleted_by_name(kube
         await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST, update_if_exists=True))
     handle = (await scene.apply(scene.spec(ray_cluster_yaml=MANIFEST))).handle
     assert (handle.created, handle.release, handle.auth.kind) == (False, None, "none")
-    assert await scene.delete(handle, release=handle.name, owner=None) is True
+    assert await scene.delete(handle, release=handle.name, who=Leaving()) is True
     assert not kubernetes.exists("raycluster", "from-manifest", "-n", namespace)
 
 

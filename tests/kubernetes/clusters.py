@@ -13,7 +13,7 @@ from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm import HelmOptions
 from ray_provider.clusters.readiness import ReadinessOptions
-from ray_provider.clusters.removal import delete_cluster
+from ray_provider.clusters.removal import Leaving, delete_cluster
 from ray_provider.clusters.setup import Applied, apply_cluster, set_up_cluster
 from ray_provider.clusters.spec import KubernetesClusterSpec, make_spec
 from ray_provider.jobs.client import RayJobsClient
@@ -124,12 +124,12 @@ class Scene:
         """Make a cluster, and don't wait for it."""
         return await apply_cluster(self.access, spec, say=self.say)
 
-    async def delete(self, handle: ClusterHandle, **further: Any) -> bool:
+    async def delete(self, handle: ClusterHandle, *, who: Leaving | None = None, **further: Any) -> bool:
         options: dict[str, Any] = {
             "name": handle.name,
             "namespace": handle.namespace,
             "release": handle.release,
-            "owner": handle.owner,
+            "who": who or Leaving(owner=handle.owner, found=not handle.created),
             "timeout": 60.0,
             **further,
         }

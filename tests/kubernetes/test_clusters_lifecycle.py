@@ -15,7 +15,8 @@ import pytest
 from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import Kube
-from ray_provider.exceptions import ClusterError, ConfigurationError, RayApiError
+from ray_provider.clusters.removal import Leaving
+from ray_provider.exceptions import ConfigurationError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, ON_TWO_NODES, Scene, operator_runs, values
 from tests.support.kubernetes import Kubernetes
@@ -171,10 +172,10 @@ async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
     await scene.set_up(update)
     assert "nothing to change" in scene.text
 
-    # It still belongs to the first run, and the handle of the second does not delete it.
-    with pytest.raises(ClusterError, match="left alone"):
-        await scene.delete(second)
-    assert await scene.delete(first) is True
+    # Both runs use it: the first to leave deletes nothing, though it made the cluster, and the last one does.
+    assert await scene.delete(first) is False
+    assert "is left to who else uses it" in scene.text
+    assert await scene.delete(second) is True
     assert scene.left(first.name) == []
 
 
@@ -190,7 +191,7 @@ async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes
     assert "hello" in await scene.job(handle, "printenv greeting")
     assert kubernetes.exists("configmap", "settings", "-n", namespace)
     # By its name alone, as a DAG does that has no handle.
-    assert await scene.delete(handle, owner=None) is True
+    assert await scene.delete(handle, who=Leaving()) is True
     assert scene.left("from-manifest") == []
     assert not kubernetes.exists("configmap", "settings", "-n", namespace)
 

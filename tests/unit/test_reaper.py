@@ -26,7 +26,9 @@ def cluster(name: str | None = None, **changes: str) -> FoundCluster:
     owner = {**OWNER, **changes}
     labels = {key.removeprefix(PREFIX): value for key, value in owner_labels(owner).items()}
     made = NOW - timedelta(hours=1)
-    return FoundCluster("kubernetes", name or unique_name(owner), made, labels, "ray", "release")
+    return FoundCluster(
+        "kubernetes", name or unique_name(owner), made, labels, "ray", "release", is_named=name is not None
+    )
 
 
 def airflow(state: str | None, **changes: str) -> Airflow:

@@ -3,13 +3,34 @@
 {{- fail (printf "ray-cluster: %s: %s" .field .say) -}}
 {{- end -}}
 
-{{/* Takes keys whose value is null out of a map, at every depth and in place: to the chart null is "not said". */}}
+{{/*
+Makes the values what the templates take, at every depth and in place: keys whose value is null go (to the chart null is
+"not said"), and text that is a number or a boolean becomes one where a number or a boolean is wanted, as `--set-string`,
+Argo CD's parameters and templated values give it. What is free text by nature is left: environment, labels and the like.
+*/}}
 {{- define "ray-cluster.prune" -}}
 {{- $node := . -}}
 {{- if kindIs "map" $node -}}
+{{- $numbers := list "replicas" "minReplicas" "maxReplicas" "numOfHosts" "idleTimeoutSeconds" "rayPriority" "priority" "port" "headPorts" "workerPorts" "minAvailable" "maxUnavailable" "containerPort" "hostPort" "runAsUser" "runAsGroup" "fsGroup" "terminationGracePeriodSeconds" "activeDeadlineSeconds" "initialDelaySeconds" "periodSeconds" "timeoutSeconds" "successThreshold" "failureThreshold" "expirationSeconds" "tolerationSeconds" "weight" "maxSkew" -}}
+{{- $booleans := list "strict" "enabled" "disabled" "headOnly" "keepReplicas" "suspend" "headless" "restricted" "allowNamespace" "konnectivity" "allowUnauthenticatedExposure" "enableK8sTokenAuth" "enableInTreeAutoscaling" "enableIngress" "automountServiceAccountToken" "enableServiceLinks" "shareProcessNamespace" "hostNetwork" "hostPID" "hostIPC" "runAsNonRoot" "privileged" "allowPrivilegeEscalation" "readOnlyRootFilesystem" "readOnly" "optional" "stdin" "tty" -}}
+{{- $free := list "env" "containerEnv" "labels" "annotations" "commonLabels" "commonAnnotations" "podLabels" "podAnnotations" "headServiceAnnotations" "matchLabels" "nodeSelector" "rayStartParams" "initArgs" "rayResources" "rayLabels" "extraObjects" -}}
 {{- range $key, $value := $node -}}
 {{- if kindIs "invalid" $value -}}{{- $_ := unset $node $key -}}
-{{- else if ne $key "extraObjects" -}}{{- include "ray-cluster.prune" $value -}}{{- end -}}
+{{- else if and (kindIs "string" $value) (has $key $numbers) -}}
+{{- if regexMatch "^-?[0-9]+$" $value -}}{{- $_ := set $node $key (int64 $value) -}}{{- end -}}
+{{- else if and (kindIs "string" $value) (has $key $booleans) -}}
+{{- if has $value (list "true" "false") -}}{{- $_ := set $node $key (eq $value "true") -}}{{- end -}}
+{{- else if and (kindIs "slice" $value) (has $key $numbers) -}}
+{{- $made := list -}}
+{{- range $value -}}{{- $made = append $made (int64 .) -}}{{- end -}}
+{{- $_ := set $node $key $made -}}
+{{- else if has $key $free -}}
+{{- if kindIs "map" $value -}}
+{{- range $name, $text := $value -}}{{- if kindIs "invalid" $text -}}{{- $_ := unset $value $name -}}{{- end -}}{{- end -}}
+{{- else if and (kindIs "slice" $value) (ne $key "extraObjects") -}}
+{{- range $value -}}{{- include "ray-cluster.prune" . -}}{{- end -}}
+{{- end -}}
+{{- else -}}{{- include "ray-cluster.prune" $value -}}{{- end -}}
 {{- end -}}
 {{- else if kindIs "slice" $node -}}
 {{- range $node -}}{{- include "ray-cluster.prune" . -}}{{- end -}}
@@ -89,11 +110,43 @@ The name of the RayCluster: fullnameOverride, else the release's name if it has 
 {{- toYaml $metadata -}}
 {{- end -}}
 
-{{/* Ray's version: head.rayVersion, else what the tag of the head's image begins with, else nothing. */}}
+{{/*
+Ray's version as a tag tells it: what it begins with, if that can be a version of Ray. Images that are not Ray's own may
+be tagged otherwise (2026.3.1, 1.1.2): theirs counts only where it is a 2.x. Takes a dict: repository, tag.
+*/}}
+{{- define "ray-cluster.tagVersion" -}}
+{{- $version := regexFind "^[0-9]+\\.[0-9]+\\.[0-9]+" (include "ray-cluster.string" .tag) -}}
+{{- $own := regexMatch "(^|/)rayproject/ray(-[a-z-]+)?$" (include "ray-cluster.string" .repository) -}}
+{{- if or $own (regexMatch "^2\\.[0-9]{1,3}\\." $version) -}}{{- $version -}}{{- end -}}
+{{- end -}}
+
+{{/* The same of an image's whole name. */}}
+{{- define "ray-cluster.imageVersion" -}}
+{{- $name := regexReplaceAll "@.*$" (include "ray-cluster.string" .) "" -}}
+{{- $tag := regexFind ":[^:/]+$" $name -}}
+{{- if $tag -}}{{- include "ray-cluster.tagVersion" (dict "repository" (trimSuffix $tag $name) "tag" (trimPrefix ":" $tag)) -}}{{- end -}}
+{{- end -}}
+
+{{/* Ray's version: head.rayVersion, else as the tag of the head's image tells it, else nothing. */}}
 {{- define "ray-cluster.rayVersion" -}}
 {{- $head := .Values.head | default dict -}}
 {{- $image := include "ray-cluster.image" (dict "root" . "group" $head) | fromYaml -}}
-{{- $head.rayVersion | default (regexFind "^[0-9]+\\.[0-9]+\\.[0-9]+" (include "ray-cluster.string" $image.tag)) -}}
+{{- include "ray-cluster.string" $head.rayVersion | default (include "ray-cluster.tagVersion" $image) -}}
+{{- end -}}
+
+{{/* "yes" if the head's environment says how Ray asks for tokens. Takes the head's Ray container. */}}
+{{- define "ray-cluster.authByEnvironment" -}}
+{{- range (.env | default list) -}}
+{{- if has .name (list "RAY_AUTH_MODE" "RAY_ENABLE_K8S_TOKEN_AUTH") -}}yes{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* "yes" if the head's environment switches authentication on. Takes the head's Ray container. */}}
+{{- define "ray-cluster.closedByEnvironment" -}}
+{{- range (.env | default list) -}}
+{{- $value := include "ray-cluster.string" .value | lower -}}
+{{- if or (and (eq .name "RAY_AUTH_MODE") (has $value (list "token" "k8s"))) (and (eq .name "RAY_ENABLE_K8S_TOKEN_AUTH") (has $value (list "true" "1"))) -}}yes{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{/* The image of a group: its own keys over those of the whole cluster. Takes a dict: root, group. */}}

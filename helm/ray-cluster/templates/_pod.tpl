@@ -98,10 +98,33 @@ Takes a dict: defaults, own.
 {{- if and $head.enableInTreeAutoscaling (not $head.automountServiceAccountToken) (not $podSpec.automountServiceAccountToken) -}}yes{{- end -}}
 {{- end -}}
 
+{{/*
+A group with what all groups have in common: lists are put before its own (what is there by name, or the same mount, it
+has from itself), maps below its own. Takes a dict: common, group.
+*/}}
+{{- define "ray-cluster.withCommon" -}}
+{{- $common := .common -}}
+{{- $group := deepCopy .group -}}
+{{- range $key, $by := dict "volumes" "name" "volumeMounts" "mountPath" "tolerations" "" -}}
+{{- with get $common $key -}}
+{{- $own := get $group $key | default list -}}
+{{- $taken := list -}}
+{{- if $by -}}{{- range $own -}}{{- $taken = append $taken (get . $by) -}}{{- end -}}{{- end -}}
+{{- $all := list -}}
+{{- range . -}}{{- if not (and $by (has (get . $by) $taken)) -}}{{- $all = append $all . -}}{{- end -}}{{- end -}}
+{{- $_ := set $group $key (concat $all $own) -}}
+{{- end -}}
+{{- end -}}
+{{- range $key := list "nodeSelector" "podSpec" -}}
+{{- with get $common $key -}}{{- $_ := set $group $key (mergeOverwrite (deepCopy .) (deepCopy (get $group $key | default dict))) -}}{{- end -}}
+{{- end -}}
+{{- toYaml $group -}}
+{{- end -}}
+
 {{/* The pod template of a group. Takes a dict: root, group, kind (head or worker), never (restartPolicy Never). */}}
 {{- define "ray-cluster.podTemplate" -}}
 {{- $root := .root -}}
-{{- $group := .group -}}
+{{- $group := include "ray-cluster.withCommon" (dict "common" ($root.Values.common | default dict) "group" .group) | fromYaml -}}
 {{- $image := include "ray-cluster.image" (dict "root" $root "group" $group) | fromYaml -}}
 {{- /* The Ray container */ -}}
 {{- $container := dict "name" (printf "ray-%s" .kind) "image" (include "ray-cluster.imageName" $image) -}}

@@ -93,7 +93,7 @@
 {{- $size := dict "cpu" "1" "memory" "1Gi" -}}
 {{- $_ := set $group "resources" (dict "limits" $size "requests" $size) -}}
 {{- end -}}
-{{- $accelerated := regexMatch "(?i)(gpu|tpu|gaudi|neuron)" (join " " (concat (keys (dig "limits" dict ($group.resources | default dict) | default dict)) (keys (dig "requests" dict ($group.resources | default dict) | default dict)))) -}}
+{{- $accelerated := regexMatch "(?i)(gpu|/mig-|tpu|gaudi|neuron)" (join " " (concat (keys (dig "limits" dict ($group.resources | default dict) | default dict)) (keys (dig "requests" dict ($group.resources | default dict) | default dict)))) -}}
 {{- $autoscaling := dig "enableInTreeAutoscaling" false (.root.Values.head | default dict) -}}
 {{- $max := $group.maxReplicas -}}
 {{- if kindIs "invalid" $max -}}{{- $max = 2147483647 -}}{{- end -}}
@@ -196,7 +196,21 @@
 {{- with dig "kuberay" dict (.Values.networkPolicy | default dict) -}}
 {{- if not (hasKey $spec "networkPolicy") -}}{{- $_ := set $spec "networkPolicy" . -}}{{- end -}}
 {{- end -}}
-{{- if not (hasKey $spec "authOptions") -}}
+{{- if .Values.spec -}}
+{{- /* What the definition would fill in: the checks below, and replicas, go by it */ -}}
+{{- $container := dig "headGroupSpec" "template" "spec" "containers" list $spec | first | default dict -}}
+{{- if not $spec.rayVersion -}}
+{{- with include "ray-cluster.imageVersion" $container.image -}}{{- $_ := set $spec "rayVersion" . -}}{{- end -}}
+{{- end -}}
+{{- range $group := ($spec.workerGroupSpecs | default list) -}}
+{{- range $key, $value := dict "replicas" 0 "minReplicas" 0 "maxReplicas" 2147483647 -}}
+{{- if not (hasKey $group $key) -}}{{- $_ := set $group $key (int64 $value) -}}{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- $byEnvironment := include "ray-cluster.authByEnvironment" (dig "headGroupSpec" "template" "spec" "containers" list $spec | first | default dict) -}}
+{{- if and (eq (dig "mode" "" (.Values.authOptions | default dict)) "disabled") (not .Values.spec) -}}{{- $byEnvironment = "" -}}{{- end -}}
+{{- if not (or (hasKey $spec "authOptions") $byEnvironment) -}}
 {{- with include "ray-cluster.authOptions" . | fromYaml -}}{{- $_ := set $spec "authOptions" . -}}{{- end -}}
 {{- end -}}
 {{- $spec = include "ray-cluster.keepReplicas" (dict "root" . "spec" $spec "name" (include "ray-cluster.fullname" .)) | fromYaml -}}

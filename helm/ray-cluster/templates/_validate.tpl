@@ -49,12 +49,18 @@ it will be sent, so that a ready `spec` is checked like a generated one.
 {{- $auth := $spec.authOptions | default dict -}}
 {{- $where := ternary "spec.rayVersion" "head.rayVersion" (not (empty $root.Values.spec)) -}}
 {{- $version := include "ray-cluster.string" $spec.rayVersion -}}
+{{- $ray := dig "headGroupSpec" "template" "spec" "containers" list $spec | first | default dict -}}
+{{- $tag := regexFind ":[^:/@]+$" (regexReplaceAll "@.*$" (include "ray-cluster.string" $ray.image) "") | trimPrefix ":" -}}
+{{- $given := dig "rayVersion" "" (ternary $root.Values.head $root.Values.spec (empty $root.Values.spec) | default dict) -}}
+{{- $source := ternary (printf ", as the tag of its image says (%s)" $tag) "" (empty $given) -}}
+{{- $missing := "neither it nor the image's tag says it" -}}
+{{- if and $tag (regexMatch "^[0-9]+\\.[0-9]" $tag) -}}{{- $missing = printf "the image's tag, %s, can't be a version of Ray" $tag -}}{{- end -}}
 {{- if eq ($auth.mode | default "") "token" -}}
 {{- if not (regexMatch "^v?[0-9]+\\.[0-9]+(\\.[0-9]+)?" $version) -}}
-{{- include "ray-cluster.refuse" (dict "field" $where "say" (printf "token authentication needs to know Ray's version (2.52.0 or newer), and %s. Set %s, or authOptions.mode=disabled" (ternary (printf "%q is not one" $version) "neither it nor the image's tag says it" (ne $version "")) $where)) -}}
+{{- include "ray-cluster.refuse" (dict "field" $where "say" (printf "token authentication needs to know Ray's version (2.52.0 or newer), and %s. Set %s, or authOptions.mode=disabled" (ternary (printf "%q is not one" $version) $missing (ne $version "")) $where)) -}}
 {{- end -}}
 {{- if not (semverCompare ">=2.52.0-0" $version) -}}
-{{- include "ray-cluster.refuse" (dict "field" $where "say" (printf "token authentication needs Ray 2.52.0 or newer, and this is %s. Use a newer image, or set authOptions.mode=disabled: then whoever reaches the dashboard runs code in the cluster" $version)) -}}
+{{- include "ray-cluster.refuse" (dict "field" $where "say" (printf "token authentication needs Ray 2.52.0 or newer, and this is %s%s. Use a newer image, or set authOptions.mode=disabled: then whoever reaches the dashboard runs code in the cluster" $version $source)) -}}
 {{- end -}}
 {{- if $auth.enableK8sTokenAuth -}}
 {{- if not (semverCompare ">=2.55.0-0" $version) -}}
@@ -69,7 +75,7 @@ it will be sent, so that a ready `spec` is checked like a generated one.
 {{- include "ray-cluster.refuse" (dict "field" "authOptions.enableK8sTokenAuth" "say" "needs authOptions.mode=token") -}}
 {{- end -}}
 {{- $type := $spec.headGroupSpec.serviceType | default "ClusterIP" -}}
-{{- if not $root.Values.allowUnauthenticatedExposure -}}
+{{- if not (or $root.Values.allowUnauthenticatedExposure (include "ray-cluster.closedByEnvironment" $ray)) -}}
 {{- $say := "an open Ray dashboard is remote code execution for whoever reaches it. Turn token authentication on, or say allowUnauthenticatedExposure=true" -}}
 {{- if ne $type "ClusterIP" -}}
 {{- include "ray-cluster.refuse" (dict "field" "service.type" "say" (printf "%s without token authentication: %s" $type $say)) -}}
@@ -97,6 +103,17 @@ it will be sent, so that a ready `spec` is checked like a generated one.
 {{- if not (dig "template" "spec" "containers" list .group) -}}
 {{- include "ray-cluster.refuse" (dict "field" (printf "%s.template.spec.containers" .field) "say" "needs at least one container") -}}
 {{- end -}}
+{{- $volumes := list -}}
+{{- range (dig "template" "spec" "volumes" list .group | default list) -}}{{- $volumes = append $volumes .name -}}{{- end -}}
+{{- range concat (dig "template" "spec" "containers" list .group) (dig "template" "spec" "initContainers" list .group | default list) -}}
+{{- $container := . -}}
+{{- range (.volumeMounts | default list) -}}
+{{- if not (has .name $volumes) -}}
+{{- $own := not (hasPrefix "spec." $.field) -}}
+{{- include "ray-cluster.refuse" (dict "field" (printf "%s.%s" $.field (ternary "volumes" "template.spec.volumes" $own)) "say" (printf "has no volume %q, which the container %s mounts at %s%s" .name $container.name .mountPath (ternary ". Lists replace each other: say the chart's own volume again, or set volumeMounts, too; common.volumes adds to all groups" "" $own))) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
 {{- end -}}
 
 {{- define "ray-cluster.validateWorkers" -}}
@@ -117,6 +134,9 @@ it will be sent, so that a ready `spec` is checked like a generated one.
 {{- $_ := set $seen $name true -}}
 {{- range $key := list "replicas" "minReplicas" "maxReplicas" "idleTimeoutSeconds" -}}
 {{- $number := get $group $key -}}
+{{- if and (hasKey $group $key) (kindIs "string" $number) -}}
+{{- include "ray-cluster.refuse" (dict "field" (printf "%s.%s" $field $key) "say" (printf "%q is no number" $number)) -}}
+{{- end -}}
 {{- if and (hasKey $group $key) (not (kindIs "invalid" $number)) (lt (int64 $number) 0) -}}
 {{- include "ray-cluster.refuse" (dict "field" (printf "%s.%s" $field $key) "say" (printf "%d is negative" (int64 $number))) -}}
 {{- end -}}

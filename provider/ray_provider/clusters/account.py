@@ -16,7 +16,7 @@ from ray_provider.clusters.access import Connected, KubernetesAccess, connect
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import refusal
 from ray_provider.clusters.raycluster import auth_of, head_service
-from ray_provider.exceptions import ClusterError, KubernetesError
+from ray_provider.exceptions import ClusterError, ConfigurationError, KubernetesError
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +64,23 @@ class ClusterAccount:
         :param refused: the last ones were.
         """
         return await self.connected.credential.headers(refused)
+
+    async def kubernetes_token(self, refused: str | None) -> str | None:
+        """Give our token for Kubernetes, where Ray asks Kubernetes whose a token is.
+
+        :param refused: the one that was refused just now.
+        :raises ConfigurationError: we are known to Kubernetes by a certificate.
+        """
+        headers = await self.connected.credential.headers(refused is not None)
+        scheme, _, token = headers.get("Authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise ConfigurationError(
+                f"The Ray cluster {self._handle.namespace}/{self._handle.name} asks Kubernetes whose a token is "
+                "(enableK8sTokenAuth), and the connection's kubeconfig has no token, but a certificate or a password.",
+                hint="Use a service account's token, or an exec plugin that gives one, in the connection.",
+                field="kubeconfig",
+            )
+        return token
 
     async def read_once(self) -> None:
         """Read the RayCluster and its token, unless it was done before.
@@ -171,11 +188,14 @@ async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
         ) from None
 
 
-async def get(connected: Connected, path: str) -> dict[str, Any]:
-    """Read an object of Kubernetes'.
+async def get(connected: Connected, path: str, *, change: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Read an object of Kubernetes', or change it first.
 
+    :param change: a merge patch.
     :raises KubernetesError: it is not there, or can't be read.
     """
+    import json
+
     import aiohttp
 
     url = connected.server.url + path
@@ -184,13 +204,18 @@ async def get(connected: Connected, path: str) -> dict[str, Any]:
         options["proxy"] = connected.server.cluster["proxy-url"]
     if connected.server.cluster.get("tls-server-name"):
         options["server_hostname"] = connected.server.cluster["tls-server-name"]
+    method = "GET" if change is None else "PATCH"
+    if change is not None:
+        options["data"] = json.dumps(change)
     failure: Exception | None = None
     async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
         refused = False
         for attempt in range(5):
             try:
-                headers = await connected.credential.headers(refused)
-                async with session.get(url, headers=headers, allow_redirects=False, **options) as response:
+                headers = dict(await connected.credential.headers(refused))
+                if change is not None:
+                    headers["Content-Type"] = "application/merge-patch+json"
+                async with session.request(method, url, headers=headers, allow_redirects=False, **options) as response:
                     if response.status == 401 and not refused:
                         refused = True
                         continue
@@ -200,7 +225,7 @@ async def get(connected: Connected, path: str) -> dict[str, Any]:
                         return found
                     if response.status < 500:
                         raise _explain(response.status, text, path)
-                    failure = refusal(response.status, text, "GET", path)
+                    failure = refusal(response.status, text, method, path)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 failure = error
             await asyncio.sleep(0.3 * 2**attempt)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from ray_provider.clusters.kube import Json, Kube
+from ray_provider.clusters.kube import Json, Kube, ending_namespace
+from ray_provider.clusters.namespaces import new_namespace
 from ray_provider.clusters.versions import KubeRay, since
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
 
@@ -64,3 +65,24 @@ def missing_namespace(namespace: str, message: str = "") -> ConfigurationError:
         hint=f"kubectl create namespace {namespace}; or set create_namespace=True; or name another one.",
         cause="namespace",
     )
+
+
+async def check_namespace(kube: Kube, namespace: str, *, create: bool | str, say: Callable[[str], None]) -> None:
+    """Make sure that the namespace is there, where we may look; else it shows in the dry run.
+
+    :param create: make it if it is missing; a text is its Pod Security level.
+    :raises ConfigurationError: it is not there.
+    :raises KubernetesError: it is being deleted.
+    """
+    try:
+        found = await kube.find(f"/api/v1/namespaces/{namespace}")
+    except KubernetesAccessError:
+        return
+    if found is not None:
+        if found["metadata"].get("deletionTimestamp"):
+            raise ending_namespace(namespace)
+        return
+    if not create:
+        raise missing_namespace(namespace)
+    await kube.create("/api/v1/namespaces", new_namespace(namespace, create))
+    say(f"Namespace {namespace} was made. It stays when the cluster goes.")

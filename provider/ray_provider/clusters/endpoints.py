@@ -106,6 +106,8 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
     namespace, service = str(handle.namespace), str(handle.service)
     _check_names(service=service, Secret=handle.auth.secret_name)
     source = account.token if account.has_secret else None
+    if handle.auth.kind == "kubernetes":
+        source = account.kubernetes_token
     own = access.dashboard
     token = own.token if own is not None and source is None else None
     if chosen in {"url", "ingress"}:

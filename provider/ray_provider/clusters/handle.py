@@ -15,13 +15,14 @@ Backend = Literal["local", "kubernetes"]
 class AuthReference:
     """Where Ray's token is found; never the token itself.
 
-    :param kind: ``none`` (no token, or the connection's), ``file`` (local backend) or ``secret`` (Kubernetes).
+    :param kind: ``none`` (no token, or the connection's), ``file`` (local backend), ``secret`` (Kubernetes) or
+        ``kubernetes`` (Ray asks Kubernetes whose token it is: ours for Kubernetes is sent).
     :param path: of the file.
     :param secret_name: of the Secret, in the cluster's namespace.
     :param secret_key: in it; KubeRay's is ``auth_token``.
     """
 
-    kind: Literal["none", "file", "secret"] = "none"
+    kind: Literal["none", "file", "secret", "kubernetes"] = "none"
     path: str | None = None
     secret_name: str | None = None
     secret_key: str = "auth_token"  # noqa: S105 - the name of a key, not a secret

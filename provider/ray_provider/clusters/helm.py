@@ -182,6 +182,24 @@ class Helm:
         await self._client.get_proceedable_revision(name, namespace=namespace, timeout=self._timeout)
         return await self.release(name, namespace)
 
+    async def install(
+        self, name: str, namespace: str, chart: Any, values: Mapping[str, Any], *, description: str
+    ) -> None:
+        """Install a release that is not there. ``upgrade`` with ``--install`` would change one that is there by now.
+
+        :raises HelmError: it is there (cause ``release exists``).
+        """
+        await self._command.install(
+            name,
+            chart.ref,
+            values,
+            namespace=namespace,
+            repo=chart.repo,
+            version=chart.metadata.version,
+            description=description,
+            timeout=self._timeout,
+        )
+
     async def upgrade(
         self,
         name: str,

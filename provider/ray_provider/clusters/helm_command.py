@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import re
@@ -251,7 +252,7 @@ def make_command(
     class OwnCommand(Command):  # type: ignore[misc]
         async def run(self, command: Sequence[Any], input: bytes | None = None) -> bytes:  # noqa: A002 - pyhelm3's name
             argv = [executable, *(str(part) for part in command)]
-            if labels and command[0] == "upgrade":
+            if labels and command[0] in ("install", "upgrade"):
                 argv += ["--labels", ",".join(f"{key}={value}" for key, value in labels.items())]
             if command[0] == "uninstall":
                 # The RayCluster stays, as one that is being deleted, until its pods are gone. Deleted at once, the
@@ -267,6 +268,24 @@ def make_command(
 
         def client_version(self) -> Any:
             return semver.Version(*version)
+
+        async def install(
+            self,
+            name: str,
+            chart: Any,
+            values: Mapping[str, Any],
+            *,
+            namespace: str,
+            repo: str | None,
+            version: str,
+            description: str,
+            timeout: str,
+        ) -> None:
+            """Install a release, and fail if there is one of that name; pyhelm3 can only install or upgrade."""
+            argv = ["install", name, chart, "--namespace", namespace, "--version", version, "--skip-crds"]
+            argv += ["--description", description, "--timeout", timeout, "--output", "json", "--values", "-"]
+            argv += ["--repo", repo] if repo else []
+            await self.run(argv, json.dumps(dict(values)).encode())
 
     return OwnCommand(executable=executable, history_max_revisions=history, default_timeout=timeout)
 

@@ -127,6 +127,15 @@ def _pending(said: str, data: dict[str, Any]) -> RayProviderError:
     )
 
 
+def _exists(said: str, data: dict[str, Any]) -> RayProviderError:
+    return HelmError(
+        f"There is a release of this name by now: {last_line(said)}.",
+        hint="Another run made it at the same moment. A retry uses what is there.",
+        cause="release exists",
+        **data,
+    )
+
+
 def _immutable(said: str, data: dict[str, Any]) -> RayProviderError:
     return ConfigurationError(
         f"A field that can't be changed in a running cluster would change: {last_line(said)}.",
@@ -173,6 +182,7 @@ _Cause = tuple[Callable[[str], bool], Callable[[str, dict[str, Any]], RayProvide
 
 _CAUSES: tuple[_Cause, ...] = (
     (_any("another operation (install/upgrade/rollback) is in progress"), _pending),
+    (_any("release: already exists", "cannot re-use a name that is still in use", "cannot reuse a name"), _exists),
     (_any("values don't meet the specifications of the schema"), _schema),
     (_any("exists and cannot be imported", "invalid ownership metadata"), _owned),
     (_any("execution error at", "failed to render chart", "error calling fail", "parse error at"), _rendering),

@@ -10,8 +10,9 @@ from typing import Any
 from ray_provider.clusters.handle import Backend
 from ray_provider.clusters.kube import RAY, Json, Kube, path_of
 from ray_provider.clusters.local_state import LocalPaths, LocalRecord, local_home, this_machine
-from ray_provider.clusters.naming import MANAGED, PREFIX, is_unique_name, label_value
+from ray_provider.clusters.naming import MANAGED, PREFIX, label_value, was_named
 from ray_provider.clusters.raycluster import helm_release_of
+from ray_provider.clusters.users import User, users_of
 from ray_provider.exceptions import ConfigurationError
 
 
@@ -27,6 +28,8 @@ class FoundCluster:
     :param namespace: on Kubernetes.
     :param release: Helm's, if there is one.
     :param what: what there is of it: ``cluster``, or ``release`` if that is all.
+    :param is_named: somebody chose its name: it may be meant to outlive the run that made it.
+    :param users: who is recorded as using it.
     """
 
     backend: Backend
@@ -36,11 +39,8 @@ class FoundCluster:
     namespace: str | None = None
     release: str | None = None
     what: str = "cluster"
-
-    @property
-    def is_named(self) -> bool:
-        """Whether somebody chose its name: it may be meant to outlive the run that made it."""
-        return not is_unique_name(self.name)
+    is_named: bool = False
+    users: tuple[User, ...] = ()
 
     @property
     def where(self) -> str:
@@ -90,7 +90,8 @@ def local_clusters() -> list[FoundCluster]:
             continue
         began = record.started if record and record.started else folder.stat().st_mtime
         owner = _owner((record.owner if record else {}).items())
-        found.append(FoundCluster("local", paths.name, datetime.fromtimestamp(began, tz=UTC), owner))
+        named = was_named(paths.name, owner)
+        found.append(FoundCluster("local", paths.name, datetime.fromtimestamp(began, tz=UTC), owner, is_named=named))
     return found
 
 
@@ -103,6 +104,8 @@ def _of_cluster(cluster: Json) -> FoundCluster:
         owner=_owner_of(meta),
         namespace=meta["namespace"],
         release=helm_release_of(cluster),
+        is_named=_is_named(meta["name"], meta),
+        users=tuple(users_of(meta)),
     )
 
 
@@ -114,7 +117,10 @@ def _of_releases(secrets: Iterable[Json]) -> list[FoundCluster]:
         meta = secret["metadata"]
         key = (meta["namespace"], meta["labels"]["name"])
         made = first.setdefault(key, _time(meta["creationTimestamp"]))
-        found[key] = FoundCluster("kubernetes", key[1], made, _owner_of(meta), key[0], key[1], "release")
+        named = _is_named(key[1], meta)
+        found[key] = FoundCluster(
+            "kubernetes", key[1], made, _owner_of(meta), key[0], key[1], "release", is_named=named
+        )
     return list(found.values())
 
 
@@ -123,8 +129,14 @@ def _owner_of(meta: Mapping[str, Any]) -> dict[str, str]:
     return _owner((key.removeprefix(PREFIX), value) for key, value in labels.items() if key.startswith(PREFIX))
 
 
+def _is_named(name: str, meta: Mapping[str, Any]) -> bool:
+    """Tell whether somebody chose a name, by the labels, and the annotations, which are not shortened."""
+    marks = {**(meta.get("labels") or {}), **(meta.get("annotations") or {})}
+    return was_named(name, {key.removeprefix(PREFIX): value for key, value in marks.items() if key.startswith(PREFIX)})
+
+
 def _owner(items: Iterable[tuple[str, Any]]) -> dict[str, str]:
-    return {key: str(value) for key, value in items if key != "managed" and value not in (None, "", -1)}
+    return {key: str(value) for key, value in items if key not in ("managed", "named") and value not in (None, "", -1)}
 
 
 def _time(text: str) -> datetime:

@@ -199,10 +199,17 @@ class Kube:
         done: Json = await self.request("PATCH", path, body=body, content_type="application/merge-patch+json")
         return done
 
-    async def delete(self, path: str) -> bool:
-        """Delete an object, after what depends on it. Tells whether there was one."""
+    async def delete(self, path: str, *, unchanged: str | None = None) -> bool:
+        """Delete an object, after what depends on it. Tells whether there was one.
+
+        :param unchanged: only if this is still its ``resourceVersion``.
+        :raises KubernetesError: it has changed (409).
+        """
+        body: Json = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
+        if unchanged:
+            body["preconditions"] = {"resourceVersion": unchanged}
         try:
-            await self.request("DELETE", path, query={"propagationPolicy": "Foreground"})
+            await self.request("DELETE", path, body=body)
         except KubernetesError as error:
             if error.status == 404:
                 return False
@@ -319,6 +326,7 @@ def _is_client_error(error: BaseException) -> bool:
 _FORBIDDEN = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"(?: in API group "(?P<group>[^"]*)")?')
 _NAMESPACE = re.compile(r'in the namespace "(?P<namespace>[^"]+)"')
 _USER = re.compile(r'User "(?P<user>[^"]+)"')
+_ENDING = re.compile(r"in namespace (?P<namespace>[a-z0-9-]+) because it is being terminated")
 
 
 def refusal(status: int, content: str, method: str = "", path: str = "") -> KubernetesError:
@@ -357,6 +365,9 @@ def forbidden(message: str, **data: Any) -> KubernetesError:
             cause="quota",
             **data,
         )
+    ending = _ENDING.search(message)
+    if ending:
+        return ending_namespace(ending["namespace"], **data)
     what = _FORBIDDEN.search(message)
     if what is None:
         return KubernetesAccessError(f"Kubernetes refuses it: {message}", cause="forbidden", **data)
@@ -370,6 +381,16 @@ def forbidden(message: str, **data: Any) -> KubernetesError:
         hint=f"Bind the Role of {_ROLE} to it (`kubectl -n {place['namespace'] if place else 'NAMESPACE'} apply -f "
         f"{_ROLE}`), or name another namespace.",
         **{"cause": "forbidden", "verb": what["verb"], "resource": resource, **data},
+    )
+
+
+def ending_namespace(namespace: str, **data: Any) -> KubernetesError:
+    """Say that a namespace is on its way out: nothing can be made in it."""
+    return KubernetesError(
+        f"The namespace {namespace!r} is being deleted: nothing can be made in it.",
+        hint="Try again when it is gone, or name another one. If it does not go, `kubectl get namespace "
+        f"{namespace} -o jsonpath='{{.status.conditions}}'` says what holds it.",
+        **{"cause": "namespace ending", **data},
     )
 
 

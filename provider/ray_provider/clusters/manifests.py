@@ -16,6 +16,8 @@ import yaml
 
 from ray_provider.clusters.fetch import display_url
 from ray_provider.clusters.naming import check_name
+from ray_provider.clusters.placeholders import refuse_helm_template, refuse_placeholders
+from ray_provider.clusters.raycluster import environment, head_container
 from ray_provider.clusters.values import Values, invalid_yaml, looks_like_path, read_file
 from ray_provider.clusters.yaml_text import load_documents
 from ray_provider.exceptions import ConfigurationError
@@ -24,6 +26,9 @@ Manifest = dict[str, Any]
 Fetch = Callable[[str], str]
 _API_GROUP = "ray.io/"
 _VERSION = re.compile(r"v?(\d+)\.(\d+)(?:\.(\d+))?")
+_TAG = re.compile(r"\d+\.\d+\.\d+")
+_RAY_IMAGE = re.compile(r"(^|/)rayproject/ray(-[a-z-]+)?$")
+_LIKELY = re.compile(r"2\.\d{1,3}\.")
 #: Since then Ray can ask for tokens; and since then KubeRay can tell it to.
 TOKEN_RAY = (2, 52, 0)
 TOKEN_KUBERAY = (1, 5, 1)
@@ -53,11 +58,15 @@ class RayClusterManifest:
         namespace = self.cluster["metadata"].get("namespace")
         return str(namespace) if namespace else None
 
-    def to_values(self, kuberay: tuple[int, int, int] | None) -> tuple[Values, list[str]]:
+    def to_values(
+        self, kuberay: tuple[int, int, int] | None, *, auth_is_said: bool = False
+    ) -> tuple[Values, list[str]]:
         """Make values for the chart, secure as the chart's own clusters are.
 
         :param kuberay: the version that is there, if it is known.
+        :param auth_is_said: the user's values say ``authOptions`` where the manifest doesn't.
         :return: the values, and what was added or left out and why, in sentences.
+        :raises ConfigurationError: nobody says whether the cluster can ask for tokens, nor that it is to be open.
         """
         metadata = self.cluster["metadata"]
         spec = copy.deepcopy(self.cluster["spec"])
@@ -69,9 +78,18 @@ class RayClusterManifest:
         if not spec.get("workerGroupSpecs"):
             values["headOnly"] = True
         if self.others:
-            values["extraObjects"] = [copy.deepcopy(other) for other in self.others]
-        if "authOptions" not in spec:
-            reason = _why_no_token(spec.get("rayVersion"), kuberay)
+            values["extraObjects"] = [_as_text(other) for other in self.others]
+        notes += self._version(spec)
+        closed = _closed_by_environment(spec)
+        if "authOptions" not in spec and closed is not None:
+            # Said twice, KubeRay and the environment would contradict each other.
+            values["authOptions"] = {"mode": "disabled"}
+            notes.append(
+                f"{self.source} says by the head's environment ({closed.variable}) how Ray asks for tokens: "
+                "spec.authOptions is left out."
+            )
+        elif "authOptions" not in spec and not auth_is_said:
+            reason = self._why_no_token(spec.get("rayVersion"), kuberay)
             if reason is None:
                 spec["authOptions"] = {"mode": "token"}
                 notes.append(
@@ -84,11 +102,43 @@ class RayClusterManifest:
                     f"WARNING: the dashboard of this cluster asks for no token, as {reason}. Whoever reaches it can "
                     "run code in the cluster; the network policy of the release limits who does."
                 )
-        if spec.get("authOptions", {}).get("mode") != "token" and _is_exposed(spec):
+        is_closed = spec.get("authOptions", {}).get("mode") == "token" or (closed is not None and closed.on)
+        if not is_closed and _is_exposed(spec):
             # The user's own manifest says so itself; the chart would refuse it.
             values["allowUnauthenticatedExposure"] = True
             notes.append("WARNING: the manifest shows the dashboard outside the cluster, without token authentication.")
         return values, notes
+
+    def _version(self, spec: Manifest) -> list[str]:
+        """Put Ray's version into the spec, where the head's image tells it and the spec does not."""
+        told = version_of_image(str(head_container(spec).get("image") or ""))
+        if parse_version(spec.get("rayVersion")) is not None or told is None:
+            return []
+        before = f"is {spec['rayVersion']!r}, which is no version" if spec.get("rayVersion") else "is not said"
+        spec["rayVersion"] = told
+        return [f"spec.rayVersion of {self.source} {before}: {told}, as the tag of the head's image says."]
+
+    def _why_no_token(self, ray_version: Any, kuberay: tuple[int, int, int] | None) -> str | None:
+        """Say why Ray can't be told to ask for tokens; ``None`` if it can.
+
+        :raises ConfigurationError: nobody can tell: whether the cluster is to be open is for the user to say.
+        """
+        if kuberay is not None and kuberay < TOKEN_KUBERAY:
+            return "the KubeRay operator here is older than 1.5.1, which is needed for tokens"
+        ray = parse_version(ray_version)
+        if ray is None:
+            raise ConfigurationError(
+                f"`{self.source}` does not say which Ray it is"
+                + (f" (spec.rayVersion is {str(ray_version)!r})" if ray_version else " (no spec.rayVersion)")
+                + ", nor does the tag of the head's image: whether its dashboard can ask for tokens is not known.",
+                hint="Say spec.rayVersion (2.52.0 or newer has token authentication); or, if whoever reaches the "
+                "dashboard may run code in the cluster, spec.authOptions.mode: disabled (also by `values`: "
+                "{authOptions: {mode: disabled}}).",
+                field="spec.rayVersion",
+            )
+        if ray < TOKEN_RAY:
+            return f"Ray {ray_version} can't ask for tokens (2.52.0 can)"
+        return None
 
 
 def read_manifest(
@@ -116,6 +166,7 @@ def read_manifest(
             f"`{source}` has to hold one RayCluster, and holds: {kinds}.",
             hint="A RayJob goes with RayJobOperator, a RayService with its own operator; two clusters need two tasks.",
         )
+    refuse_placeholders(clusters[0], source)
     cluster = _check_cluster(clusters[0], source)
     namespace = cluster["metadata"].get("namespace")
     others = tuple(document for document in checked if document is not clusters[0])
@@ -151,6 +202,7 @@ def _documents(
     documents: list[Any] = [given]
     if not isinstance(given, Mapping):
         text, source = _text_of(given, what, folders, render, fetch)
+        refuse_helm_template(text, source)
         try:
             documents = [document for document in load_documents(text) if document]
         except yaml.YAMLError as error:
@@ -180,6 +232,7 @@ def _text_of(
         return fetch(given), f"{what} ({display_url(given)})"
     if looks_like_path(given):
         path, text = read_file(given, what, folders)
+        refuse_helm_template(text, f"{what} ({path})")
         return render(text) if render else text, f"{what} ({path})"
     text = str(given)
     if "\n" not in text and ":" not in text:
@@ -247,15 +300,43 @@ def _inner(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-def _why_no_token(ray_version: Any, kuberay: tuple[int, int, int] | None) -> str | None:
-    ray = parse_version(ray_version)
-    if ray is None:
-        return "the manifest has no spec.rayVersion, without which KubeRay refuses token authentication"
-    if ray < TOKEN_RAY:
-        return f"Ray {ray_version} can't ask for tokens (2.52.0 can)"
-    if kuberay is not None and kuberay < TOKEN_KUBERAY:
-        return "the KubeRay operator here is older than 1.5.1, which is needed for tokens"
+@dataclass(frozen=True, slots=True)
+class _ByEnvironment:
+    """Authentication as the head's environment says it."""
+
+    variable: str
+    on: bool
+
+
+def _closed_by_environment(spec: Mapping[str, Any]) -> _ByEnvironment | None:
+    said = environment(head_container(spec))
+    if "RAY_AUTH_MODE" in said:
+        mode = str(said["RAY_AUTH_MODE"].get("value", "")).lower()
+        return _ByEnvironment("RAY_AUTH_MODE", mode in ("token", "k8s"))
+    if "RAY_ENABLE_K8S_TOKEN_AUTH" in said:
+        value = str(said["RAY_ENABLE_K8S_TOKEN_AUTH"].get("value", "")).lower()
+        return _ByEnvironment("RAY_ENABLE_K8S_TOKEN_AUTH", value in ("true", "1"))
     return None
+
+
+def version_of_image(image: str) -> str | None:
+    """Tell Ray's version by an image's tag, by the chart's rule: images of one's own count where it is a 2.x."""
+    name = image.partition("@")[0]
+    repository, colon, tag = name.rpartition(":")
+    found = _TAG.match(tag) if colon and "/" not in tag else None
+    if found is None:
+        return None
+    own = _RAY_IMAGE.search(repository) is not None
+    return found[0] if own or _LIKELY.match(found[0]) else None
+
+
+def _as_text(value: Any) -> Any:
+    """Give an object so that the chart, which takes ``extraObjects`` for templates, makes the same of it again."""
+    if isinstance(value, str):
+        return value.replace("{{", "{{`{{`}}")
+    if isinstance(value, Mapping):
+        return {_as_text(key): _as_text(one) for key, one in value.items()}
+    return [_as_text(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
 def _is_exposed(spec: Mapping[str, Any]) -> bool:

@@ -16,8 +16,9 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 PREFIX = "airflow-ray/"
 MANAGED = f"{PREFIX}managed"
 #: What an owner consists of. ``airflow`` tells two Airflows apart that share a Kubernetes: its web interface's address.
-_KEYS = ("dag_id", "run_id", "task_id", "map_index", "airflow")
-_MADE_UP = re.compile(r"ray-([a-z0-9-]+-)?[0-9a-f]{10}")
+KEYS = ("dag_id", "run_id", "task_id", "map_index", "airflow")
+#: Whether somebody chose the name of a cluster: it may be meant to outlive the run that made it.
+NAMED = f"{PREFIX}named"
 
 
 def check_name(name: str, what: str = "name") -> str:
@@ -43,21 +44,32 @@ def unique_name(owner: Mapping[str, Any]) -> str:
 
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
     """
-    identity = "\x1f".join(str(owner.get(key, "")) for key in _KEYS)
+    identity = "\x1f".join(str(owner.get(key, "")) for key in KEYS)
     digest = hashlib.sha256(identity.encode()).hexdigest()[:10]
     slug = re.sub(r"[^a-z0-9]+", "-", str(owner.get("dag_id", "")).lower()).strip("-")[:24].strip("-")
     return f"ray-{slug}-{digest}" if slug else f"ray-{digest}"
 
 
-def is_unique_name(name: str) -> bool:
-    """Tell whether a name was made by :func:`unique_name`; else somebody chose it, and may mean it to last."""
-    return bool(_MADE_UP.fullmatch(name))
+def was_named(name: str, recorded: Mapping[str, Any]) -> bool:
+    """Tell whether somebody chose a cluster's name, by what was recorded when it was made.
+
+    :param recorded: the owner, and ``named`` if that was written down. Where it was not (by an older release), the name
+        is compared with the one that this owner's cluster would have been given. In doubt somebody chose it.
+    """
+    if recorded.get("named") in ("true", "false"):
+        return bool(recorded["named"] == "true")
+    return name != unique_name({"map_index": -1, **recorded})
 
 
-def owner_labels(owner: Mapping[str, Any]) -> dict[str, str]:
-    """Give the labels that say whose a cluster is. Values that no label can have are shortened, with a hash behind."""
+def owner_labels(owner: Mapping[str, Any], *, named: bool | None = None) -> dict[str, str]:
+    """Give the labels that say whose a cluster is. Values that no label can have are shortened, with a hash behind.
+
+    :param named: whether somebody chose its name; ``None`` says nothing of it.
+    """
     labels = {MANAGED: "true"}
-    for key in _KEYS:
+    if named is not None:
+        labels[NAMED] = "true" if named else "false"
+    for key in KEYS:
         value = owner.get(key)
         if value not in (None, "") and not (key == "map_index" and int(value) < 0):
             labels[PREFIX + key] = label_value(str(value))
@@ -66,7 +78,7 @@ def owner_labels(owner: Mapping[str, Any]) -> dict[str, str]:
 
 def owner_annotations(owner: Mapping[str, Any]) -> dict[str, str]:
     """Give the same as annotations, unshortened: for people."""
-    return {PREFIX + key: str(owner[key]) for key in _KEYS if owner.get(key) not in (None, "", -1)}
+    return {PREFIX + key: str(owner[key]) for key in KEYS if owner.get(key) not in (None, "", -1)}
 
 
 def label_value(text: str) -> str:
@@ -81,10 +93,10 @@ def label_value(text: str) -> str:
 def same_owner(labels: Mapping[str, str] | None, owner: Mapping[str, Any], *, run: bool = True) -> bool:
     """Tell whether labels are those of an owner.
 
-    :param run: also of the same run and task, not only of the same DAG.
+    :param run: also of the same run and task, not only of the same DAG of the same Airflow.
     """
     wanted = owner_labels(owner)
-    keys = [MANAGED, *(PREFIX + key for key in (_KEYS if run else ("dag_id",)))]
+    keys = [MANAGED, *(PREFIX + key for key in (KEYS if run else ("dag_id", "airflow")))]
     return bool(labels) and all((labels or {}).get(key) == wanted.get(key) for key in keys)
 
 
@@ -93,7 +105,7 @@ def describe_owner(labels: Mapping[str, str] | None) -> str:
     labels = labels or {}
     if labels.get(MANAGED) != "true":
         return "not made by this provider"
-    parts = [f"{key.removesuffix('_id')} {labels[PREFIX + key]}" for key in _KEYS[:4] if labels.get(PREFIX + key)]
+    parts = [f"{key.removesuffix('_id')} {labels[PREFIX + key]}" for key in KEYS[:4] if labels.get(PREFIX + key)]
     if labels.get(f"{PREFIX}airflow"):
         parts.append(f"of Airflow {labels[f'{PREFIX}airflow']}")
     return "made by " + ", ".join(parts) if parts else "made by this provider"

@@ -21,10 +21,31 @@ def head_service(cluster: Mapping[str, Any]) -> str:
     return str(told or given or f"{cluster['metadata']['name']}-head-svc")
 
 
+def head_container(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Give the container of Ray's head: the first one, as KubeRay takes it."""
+    pod = ((spec.get("headGroupSpec") or {}).get("template") or {}).get("spec") or {}
+    containers = pod.get("containers") or []
+    return containers[0] if containers and isinstance(containers[0], Mapping) else {}
+
+
+def environment(container: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Give the entries of a container's environment, by name."""
+    return {str(one.get("name")): one for one in container.get("env") or () if isinstance(one, Mapping)}
+
+
 def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
-    """Say where a cluster's token lies."""
+    """Say where a cluster's token lies: as ``authOptions`` say, else as the environment of its head does."""
     options = cluster["spec"].get("authOptions") or {}
-    if options.get("mode") != "token" or options.get("enableK8sTokenAuth"):
+    said = environment(head_container(cluster["spec"]))
+    by_kubernetes = str((said.get("RAY_ENABLE_K8S_TOKEN_AUTH") or {}).get("value", "")).lower() in ("true", "1")
+    if options.get("enableK8sTokenAuth") or by_kubernetes:
+        return AuthReference(kind="kubernetes")
+    if options.get("mode") != "token":
+        key = ((said.get("RAY_AUTH_TOKEN") or {}).get("valueFrom") or {}).get("secretKeyRef") or {}
+        mode = str((said.get("RAY_AUTH_MODE") or {}).get("value", "")).lower()
+        # As with authOptions.secretName, the key is a fixed one: no other content of a Secret is ever sent.
+        if mode == "token" and key.get("name") and key.get("key") == "auth_token":
+            return AuthReference(kind="secret", secret_name=str(key["name"]))
         return AuthReference()
     name = str(cluster["metadata"]["name"])
     # KubeRay cuts longer names from the left, and lets none begin with '-' or a digit.

@@ -5,30 +5,36 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
+from ray_provider.clusters import users
 from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.charts import find_chart
-from ray_provider.clusters.dry_run import check_objects, missing_namespace
+from ray_provider.clusters.charts import ChartSource, find_chart
+from ray_provider.clusters.contention import Settling, Standing
+from ray_provider.clusters.dry_run import check_namespace, check_objects
 from ray_provider.clusters.endpoints import dashboard_url
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.helm import Helm, Release, open_helm
+from ray_provider.clusters.helm import Helm, open_helm
 from ray_provider.clusters.kube import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.kuberay import ensure_operator, probe, require_operator
-from ray_provider.clusters.namespaces import new_namespace
-from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_labels, same_owner
+from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, owner_annotations, owner_labels
 from ray_provider.clusters.raycluster import auth_of, digest, head_service, helm_release_of, one_cluster, pod_spec
 from ray_provider.clusters.readiness import ReadinessOptions
-from ray_provider.clusters.removal import cluster_labels, take_back
+from ray_provider.clusters.removal import take_back
 from ray_provider.clusters.spec import KubernetesClusterSpec, chart_values
 from ray_provider.clusters.squatting import refuse_squatted
 from ray_provider.clusters.versions import KubeRay
 from ray_provider.clusters.waiting import wait_ready
-from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError, KubernetesAccessError
+from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError, KubernetesError
 
 Say = Callable[[str], None]
 
-#: A release that is in the middle of something for longer than this is not worked on by anybody any more.
-_STALE_RELEASE_SECONDS = 600.0
+#: How often another run may be quicker.
+_RACES = 3
+
+
+class _QuickerError(Exception):
+    """Another run made or deleted the cluster between our look and our change."""
 
 
 def _quiet(_: str) -> None:
@@ -81,7 +87,7 @@ async def apply_cluster(
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it was not made.
     """
-    labels = owner_labels(spec.owner)
+    labels = owner_labels(spec.owner, named=spec.is_named)
     namespace = await asyncio.to_thread(access.namespace_or_default, spec.namespace)
     async with open_kube(access) as kube, open_helm(access, spec.helm, labels=labels, values=spec.values) as helm:
         return await _Setup(access, spec, kube, helm, namespace, say).run(keep_on_failure)
@@ -105,26 +111,57 @@ class _Setup:
         self._helm = helm
         self._namespace = namespace
         self._say = say
+        self._settling = Settling(kube, helm, namespace, spec.name, spec.owner, say)
 
     async def run(self, keep_on_failure: bool) -> Applied:
         spec = self._spec
         await self._operator()
-        await self._check_namespace()
+        await check_namespace(self._kube, self._namespace, create=spec.create_namespace, say=self._say)
         kuberay = await probe(self._kube, self._namespace)
         if not kuberay.at_least(1, 5, 1):
             self._say(f"The KubeRay here (definitions of {kuberay.text}) lacks: {'; '.join(kuberay.lacks)}.")
         source = find_chart(spec.chart, repo=spec.chart_repo, version=spec.chart_version, folders=spec.folders)
         chart = await self._helm.chart(source)
         defaults = await self._helm.defaults(chart)
-        existing = await self._helm.release(spec.name, self._namespace)
-        labels = await cluster_labels(self._kube, spec.name, spec.name if existing else None, self._namespace)
-        ours = same_owner(labels, spec.owner)
-        existing = await self._mend(existing, ours)
-        found = await self._found(existing, labels, ours)
-        if found is not None:
-            return found
+        loser = False
+        for attempt in range(_RACES + 1):
+            standing = await self._settling.settle()
+            try:
+                found = await self._found(standing, loser=loser)
+                return found or await self._install(
+                    standing, kuberay, source, chart, defaults, keep_on_failure, sure=attempt > 0
+                )
+            except _QuickerError as error:
+                if attempt == _RACES:
+                    raise ClusterError(
+                        f"Others make and delete the Ray cluster {self._namespace}/{spec.name} all the time: {error}",
+                        hint="Give each of them a name of its own, or try again.",
+                        cause="race",
+                    ) from error
+                self._say(f"{error} Looking again.")
+                loser = True
+        raise AssertionError  # pragma: no cover - the loop returns or raises
+
+    async def _install(
+        self,
+        standing: Standing,
+        kuberay: KubeRay,
+        source: ChartSource,
+        chart: Any,
+        defaults: Mapping[str, Any],
+        keep_on_failure: bool,
+        *,
+        sure: bool,
+    ) -> Applied:
+        """Install the release, or upgrade the one that is there.
+
+        :param sure: nobody else is installing it, even if Helm says that the name is taken (it keeps a history).
+        """
+        spec, existing = self._spec, standing.release
         theirs = (
-            {key: value for key, value in labels.items() if key.startswith(PREFIX)} if existing and not ours else None
+            {key: value for key, value in standing.labels.items() if key.startswith(PREFIX)}
+            if existing and not standing.ours
+            else None
         )
         values, notes = chart_values(spec, kuberay, defaults, theirs)
         for note in notes:
@@ -136,7 +173,8 @@ class _Setup:
         before = await self._cluster(name)
         if existing is not None and existing.status == "deployed" and mark in existing.description and before:
             self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
-            return Applied(await self._handle(before, created=ours), changed=False)
+            used = await self._use(before, created=standing.ours)
+            return Applied(await self._handle(used, created=standing.ours), changed=False)
         if before is None:
             to_be = next(one for one in rendered if one.get("kind") == "RayCluster")
             await refuse_squatted(self._kube, self._namespace, to_be, named=spec.is_named, say=self._say)
@@ -146,14 +184,18 @@ class _Setup:
         self._say(
             f"{verb} Helm release {self._namespace}/{spec.name} (chart {chart.metadata.name} {chart.metadata.version})."
         )
-        created = existing is None or ours
+        created = existing is None or standing.ours
+        apply = self._helm.install if existing is None and not sure else self._helm.upgrade
         try:
-            await self._helm.upgrade(spec.name, self._namespace, chart, values, description=f"airflow-ray {mark}")
+            await apply(spec.name, self._namespace, chart, values, description=f"airflow-ray {mark}")
             after = await self._cluster(name)
             if after is None:
                 raise ClusterError(f"The RayCluster {self._namespace}/{name} was deleted while it was set up.")
-            after = await self._mark(after, created)
+            after = await self._use(after, created=created)
         except BaseException as error:
+            if isinstance(error, HelmError) and error.data.get("cause") == "release exists":
+                # Another run was quicker: nothing of ours was made.
+                raise _QuickerError(f"Another run installs {self._namespace}/{spec.name} at this moment.") from error
             half = ClusterHandle(
                 "kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=not existing
             )
@@ -169,44 +211,18 @@ class _Setup:
         version = spec.operator_chart.source.version if spec.operator_chart else None
         await require_operator(self._kube, *([version] if version else []))
 
-    async def _check_namespace(self) -> None:
-        """Make sure that the namespace is there, where we may look; else it shows in the dry run."""
-        path = f"/api/v1/namespaces/{self._namespace}"
-        try:
-            if await self._kube.find(path) is not None:
-                return
-        except KubernetesAccessError:
-            return
-        if not self._spec.create_namespace:
-            raise missing_namespace(self._namespace)
-        made = new_namespace(self._namespace, self._spec.create_namespace)
-        await self._kube.create("/api/v1/namespaces", made)
-        self._say(f"Namespace {self._namespace} was made. It stays when the cluster goes.")
+    async def _found(self, standing: Standing, *, loser: bool) -> Applied | None:
+        """Decide about a cluster that is there and not of this task.
 
-    async def _mend(self, existing: Release | None, ours: bool) -> Release | None:
-        if existing is None or not existing.is_stuck:
-            return existing
-        if not ours and existing.age < _STALE_RELEASE_SECONDS:
-            raise HelmError(
-                f"The Helm release {self._namespace}/{existing.name} is {existing.status} since {existing.age:.0f} s: "
-                "somebody works on it.",
-                hint=f"Try again; if it is still so after {_STALE_RELEASE_SECONDS:.0f} s, it is mended.",
-                cause="pending",
-                release=existing.name,
-                namespace=self._namespace,
-            )
-        self._say(f"Helm release {self._namespace}/{existing.name} was left {existing.status}: mending it.")
-        return await self._helm.mend(existing.name, self._namespace)
-
-    async def _found(self, existing: Release | None, labels: Mapping[str, str], ours: bool) -> Applied | None:
-        """Decide about a cluster that is there and not of this task."""
-        spec = self._spec
-        cluster = await self._cluster(spec.name)
-        if not spec.is_named and not ours and (cluster is not None or existing is not None):
+        :param loser: another run was quicker with it, a moment ago.
+        """
+        spec, cluster, existing = self._spec, standing.cluster, standing.release
+        where = f"{self._namespace}/{spec.name}"
+        if not spec.is_named and not standing.ours and (cluster is not None or existing is not None):
             what = "RayCluster" if cluster is not None else "Helm release"
             raise ConfigurationError(
-                f"The {what} {self._namespace}/{spec.name} has the name that only this run's cluster can have, and is "
-                f"{describe_owner(labels)}: it is neither used nor changed.",
+                f"The {what} {where} has the name that only this run's cluster can have, and is "
+                f"{describe_owner(standing.labels)}: it is neither used nor changed.",
                 hint=f"See who made it: kubectl -n {self._namespace} get raycluster {spec.name} -o yaml. If it may "
                 f"go, delete it: DeleteRayCluster(name={spec.name!r}).",
                 cause="not ours",
@@ -217,41 +233,39 @@ class _Setup:
                 return None
             if spec.update_if_exists:
                 raise ConfigurationError(
-                    f"The RayCluster {self._namespace}/{spec.name} is there, and was not made by Helm"
+                    f"The RayCluster {where} is there, and was not made by Helm"
                     + (f" release {spec.name!r} but {manager!r}" if manager else "")
                     + ": it can't be updated by it.",
                     hint="Delete it first (DeleteRayCluster), give this one another name, or use it as it is: "
                     "update_if_exists=False.",
                     cause="exists",
                 )
-            self._say(f"RayCluster {self._namespace}/{spec.name} is there: it is used as it is.")
-            return Applied(await self._handle(cluster, created=False, release=None), changed=False)
-        if ours:
+            self._say(f"RayCluster {where} is there: it is used as it is.")
+            return await self._as_it_is(cluster, release=None)
+        if standing.ours:
             return None
         if existing.resources and not existing.of_kind("RayCluster"):
             raise ConfigurationError(
-                f"The Helm release {self._namespace}/{spec.name} is there and is no Ray cluster.",
+                f"The Helm release {where} is there and is no Ray cluster.",
                 hint="Use another name.",
             )
-        if not spec.update_if_exists:
-            if cluster is None:
-                raise ClusterError(
-                    f"The Helm release {self._namespace}/{spec.name} is there ({existing.status}), "
-                    "but its RayCluster is not.",
-                    hint="update_if_exists=True makes it anew; or delete the release.",
-                )
+        if cluster is not None and not spec.update_if_exists:
             self._say(
-                f"Ray cluster {self._namespace}/{spec.name} is there ({describe_owner(labels)}): it is used as it is. "
-                "update_if_exists=True would change it."
+                f"Ray cluster {where} is there ({describe_owner(standing.labels)}): it is used as it is. "
+                + ("" if loser else "update_if_exists=True would change it.")
             )
-            return Applied(await self._handle(cluster, created=False), changed=False)
-        if labels.get(MANAGED) != "true":
+            return await self._as_it_is(cluster)
+        if standing.labels.get(MANAGED) != "true":
             raise ConfigurationError(
-                f"The Helm release {self._namespace}/{spec.name} was not made by this provider: it is not changed.",
+                f"The Helm release {where} was not made by this provider: it is not changed.",
                 hint="Use another name, or use it as it is: update_if_exists=False.",
                 cause="not ours",
             )
         return None
+
+    async def _as_it_is(self, cluster: Json, release: str | None = "") -> Applied:
+        used = await self._use(cluster, created=False)
+        return Applied(await self._handle(used, created=False, release=release), changed=False)
 
     async def _cluster(self, name: str) -> Json | None:
         return await self._kube.find(path_of("rayclusters", self._namespace, name, api=RAY))
@@ -261,12 +275,29 @@ class _Setup:
         items: list[Json] = found.get("items") or []
         return items
 
-    async def _mark(self, cluster: Json, created: bool) -> Json:
-        """Say on the RayCluster whose it is, where the chart has no way to."""
-        if not created or (cluster["metadata"].get("labels") or {}).get(MANAGED):
-            return cluster
-        path = path_of("rayclusters", self._namespace, cluster["metadata"]["name"], api=RAY)
-        return await self._kube.merge(path, {"metadata": {"labels": owner_labels(self._spec.owner)}})
+    async def _use(self, cluster: Json, *, created: bool) -> Json:
+        """Write down on the RayCluster that this task uses it; and whose it is, where the chart has no way to.
+
+        :raises _QuickerError: it is being deleted.
+        """
+        spec, labels = self._spec, cluster["metadata"].get("labels") or {}
+        if not created and not labels.get(MANAGED):
+            return cluster  # somebody made it by other means: who uses it is not our business
+        change: Json = {"annotations": users.entry(spec.owner, spec.lease_seconds)}
+        if created and not labels.get(MANAGED):
+            change["labels"] = owner_labels(spec.owner, named=spec.is_named)
+            change["annotations"] |= owner_annotations(spec.owner)
+        try:
+            used = await self._kube.merge(
+                path_of("rayclusters", self._namespace, cluster["metadata"]["name"], api=RAY), {"metadata": change}
+            )
+        except KubernetesError as error:
+            if error.status != 404 or created:
+                raise
+            raise _QuickerError(f"Ray cluster {self._namespace}/{spec.name} was deleted a moment ago.") from error
+        if not created and used["metadata"].get("deletionTimestamp"):
+            raise _QuickerError(f"Ray cluster {self._namespace}/{spec.name} is being deleted.")
+        return used
 
     def _stale(self, before: Json | None, after: Json, pods: list[Json], kuberay: KubeRay) -> tuple[str, ...]:
         """Find out which pods the operator is about to replace."""

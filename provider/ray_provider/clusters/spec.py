@@ -14,6 +14,7 @@ from ray_provider.clusters.helm import HelmOptions
 from ray_provider.clusters.manifests import RayClusterManifest, read_manifest
 from ray_provider.clusters.namespaces import security_level
 from ray_provider.clusters.naming import check_name, owner_annotations, owner_labels, unique_name
+from ray_provider.clusters.users import LEASE_SECONDS
 from ray_provider.clusters.values import Values, ValuesInput, check_known, merge, read_values
 from ray_provider.clusters.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
 from ray_provider.exceptions import ConfigurationError
@@ -39,6 +40,7 @@ class KubernetesClusterSpec:
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
     :param is_named: somebody chose the name; else it is unique for the run.
     :param update_if_exists: change a cluster of that name that is there.
+    :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
     :param create_namespace: make the namespace if it is missing. It stays when the cluster goes.
     :param kuberay_operator: ``require``, ``install`` (if it is missing) or ``upgrade`` (if it is older).
     :param operator_chart: brings the operator, if it is to be installed.
@@ -59,6 +61,7 @@ class KubernetesClusterSpec:
     owner: Mapping[str, Any] = field(default_factory=dict)
     is_named: bool = False
     update_if_exists: bool = False
+    lease_seconds: float | None = LEASE_SECONDS
     create_namespace: bool | str = False
     kuberay_operator: Mode = "require"
     operator_chart: OperatorChart | None = None
@@ -82,6 +85,7 @@ def make_spec(
     chart_version: str | None = None,
     strict: bool = False,
     update_if_exists: bool = False,
+    lease_seconds: float | None = LEASE_SECONDS,
     create_namespace: bool | str = False,
     kuberay_operator: str = "require",
     kuberay_version: str | None = None,
@@ -104,6 +108,7 @@ def make_spec(
     :param profile: one or several of the provider's profiles, below ``values``.
     :param infrastructure_values: Terraform's ``ray_helm_values``, between the two.
     :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text or dict.
+    :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
     :param kuberay_version: of the operator's chart, if it is to be installed.
     :param operator_chart: a path or OCI URL of the operator's chart, instead of KubeRay's repository.
     :param render: renders templates in files.
@@ -116,6 +121,12 @@ def make_spec(
             hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
         )
     security_level(create_namespace)
+    if lease_seconds is not None and lease_seconds <= 0:
+        raise ConfigurationError(
+            f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
+            hint="Say for how many seconds the cluster is used, or None for ever.",
+            field="lease_seconds",
+        )
     if how not in get_args(How):
         raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
     manifest = None
@@ -168,6 +179,7 @@ def make_spec(
         owner=dict(owner),
         is_named=bool(chosen),
         update_if_exists=update_if_exists,
+        lease_seconds=lease_seconds,
         create_namespace=create_namespace,
         kuberay_operator=kuberay_operator,  # type: ignore[arg-type]
         operator_chart=_operator_chart(
@@ -198,7 +210,9 @@ def chart_values(
             own["upgradeStrategy"] = {"type": "Recreate"}
     base: Values = {}
     if spec.manifest is not None:
-        base, notes = spec.manifest.to_values(kuberay.version)
+        base, notes = spec.manifest.to_values(
+            kuberay.version, auth_is_said=bool((spec.values.get("authOptions") or {}).get("mode"))
+        )
     values = merge(own, base, spec.values)
     if spec.strict:
         check_known(spec.values, defaults, open_maps=_OPEN_MAPS)
@@ -207,7 +221,7 @@ def chart_values(
     if "fullnameOverride" in defaults:
         values["fullnameOverride"] = spec.name
     if all(key in defaults for key in _OWN_KEYS):
-        marks: Values = {"commonLabels": dict(labels or owner_labels(spec.owner))}
+        marks: Values = {"commonLabels": dict(labels or owner_labels(spec.owner, named=spec.is_named))}
         if labels is None:
             marks["commonAnnotations"] = owner_annotations(spec.owner)
         values = merge(values, marks)

@@ -80,14 +80,14 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
         from ray_provider.clusters.local import delete_local
 
         return await delete_local(handle.name, owner=dict(handle.owner))
-    from ray_provider.clusters.removal import delete_cluster
+    from ray_provider.clusters.removal import Leaving, delete_cluster
 
     return await delete_cluster(
         await hook.akubernetes_access(handle.kubernetes),
         name=handle.name,
         namespace=str(handle.namespace),
         release=handle.release,
-        owner=handle.owner,
+        who=Leaving(owner=handle.owner, found=not handle.created),
         say=_say,
     )
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -197,6 +198,26 @@ class RayHook(PeerMethods, BaseHook):
         """
         self._allowed.check(await self.aconfig(), cluster)
         return await self.akubernetes_access(cluster.kubernetes)
+
+    @asynccontextmanager
+    async def using(self, cluster: ClusterHandle | Mapping[str, Any] | None) -> AsyncIterator[None]:
+        """Count as a user of a cluster for as long as this lasts: other runs' deletes leave it until then.
+
+        :param cluster: what ``SetupRayCluster`` returned; nothing is done for one that is not on Kubernetes.
+        """
+        handle = ClusterHandle.from_dict(cluster) if isinstance(cluster, Mapping) else cluster
+        if handle is None or handle.backend != "kubernetes" or not handle.owner:
+            yield
+            return
+        from ray_provider.clusters.renewal import keep_using
+
+        access = await self.access_of(handle)
+        work = asyncio.create_task(keep_using(access, handle))
+        try:
+            yield
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
         """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""

@@ -50,6 +50,8 @@ class SetupRayCluster(ClusterOperator):
     :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays when
         the cluster goes: others may use it.
     :param update_if_exists: change a cluster of that name that is there. Otherwise it is used as it is.
+    :param lease_seconds: how long this task counts as a user of the cluster, unless that is renewed (tasks that run
+        jobs on its handle do); ``None``: for ever. Deletes of other runs leave the cluster that long.
     :param name: of the release and the cluster; else the manifest's, else one that is unique for the run.
     :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
     :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
@@ -129,6 +131,7 @@ class SetupRayCluster(ClusterOperator):
         chart_repo: str | None = None,
         chart_version: str | None = None,
         strict: bool = False,
+        lease_seconds: float | None = 86400,
         create_namespace: bool | str = False,
         kuberay_operator: str = "require",
         operator_chart: str | None = None,
@@ -162,6 +165,7 @@ class SetupRayCluster(ClusterOperator):
         self.chart_repo = chart_repo
         self.chart_version = chart_version
         self.strict = strict
+        self.lease_seconds = lease_seconds
         self.create_namespace = create_namespace
         self.kuberay_operator = kuberay_operator
         self.operator_chart = operator_chart
@@ -296,6 +300,7 @@ class SetupRayCluster(ClusterOperator):
             chart_version=self.chart_version or None,
             strict=self.strict,
             update_if_exists=self.update_if_exists,
+            lease_seconds=self.lease_seconds,
             create_namespace=self.create_namespace,
             kuberay_operator=self.kuberay_operator,
             kuberay_version=self.kuberay_version or None,

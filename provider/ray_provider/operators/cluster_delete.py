@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here
+from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
 from ray_provider.operators.cluster_run import ClusterRun
 
 if TYPE_CHECKING:
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 class DeleteRayCluster(ClusterOperator):
     """Deletes a Ray cluster, and waits until nothing of it is left: release, pods, services, secrets.
 
-    No error where there is none. Never deletes what is another's: by a handle only what the task that returned it made;
-    by name what the name says. The KubeRay operator stays. Use it as a teardown:
-    ``DeleteRayCluster(cluster=setup.output, ...).as_teardown(setups=setup)``. With ``trigger_rule="all_done"`` it also
-    takes away what a deferred set-up left that somebody ended before anything watched it.
+    No error where there is none. Never deletes what is another's: by a handle only what the task that returned it made
+    or uses; by name what the name says. As long as other runs use the cluster (each set-up writes itself down on it),
+    this one's entry is taken away and the cluster stays: the last one deletes it. The KubeRay operator stays. Use it as
+    a teardown: ``DeleteRayCluster(cluster=setup.output, ...).as_teardown(setups=setup)``. With
+    ``trigger_rule="all_done"`` it also takes away what a deferred set-up left that somebody ended before anything
+    watched it.
 
     :param conn_id: connection of type ``ray``.
     :param ray_cluster_yaml: manifest whose cluster is to go: its name and namespace count.
@@ -31,7 +33,8 @@ class DeleteRayCluster(ClusterOperator):
     :param namespace: Kubernetes namespace, with ``name``.
     :param infrastructure: with ``name``: the handle that ``SetupRayInfrastructure`` returned, of the Kubernetes that
         the cluster runs on; else the connection's. A cluster's handle says by itself where it is.
-    :param timeout_seconds: until all has to be gone.
+    :param timeout_seconds: until all has to be gone; unless given, 300, and 360 more where KubeRay clears Redis.
+    :param force: delete it at once, even if other runs use it.
     :param helm_path: Helm's executable.
     :param backend: ``kubernetes`` or ``local``; else the handle's, or as the connection says.
     """
@@ -59,7 +62,8 @@ class DeleteRayCluster(ClusterOperator):
         name: str | None = None,
         namespace: str | None = None,
         infrastructure: Any = None,
-        timeout_seconds: float = 300,
+        timeout_seconds: float | None = None,
+        force: bool = False,
         helm_path: str | None = None,
         backend: str | None = None,
         **kwargs: Any,
@@ -73,6 +77,7 @@ class DeleteRayCluster(ClusterOperator):
         self.namespace = namespace
         self.infrastructure = infrastructure
         self.timeout_seconds = timeout_seconds
+        self.force = force
         self.helm_path = helm_path
         self.backend = backend
 
@@ -80,7 +85,7 @@ class DeleteRayCluster(ClusterOperator):
         """Delete the cluster.
 
         :param context: of the task.
-        :return: whether there was one.
+        :return: whether there was one, and it was deleted.
         """
         try:
             if self.gpu_device_plugin_yaml:
@@ -97,7 +102,7 @@ class DeleteRayCluster(ClusterOperator):
             name, namespace = self._named(context)
             if self.backend_of(run) == "local":
                 return run.delete_local(name)
-            return self._delete_named(run, name, namespace)
+            return self._delete_named(run, name, namespace, context)
         left = self._left_by_set_ups(context)
         if left:
             deleted = [self._delete_handle(one, context) for one in left]
@@ -123,28 +128,32 @@ class DeleteRayCluster(ClusterOperator):
                 hint="Pass its return value: cluster=setup.output.",
             )
         handle = owned_here(ClusterHandle.from_dict(cluster), context)
-        if not handle.created:
-            self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
-            return False
         run = self.new_run(handle.kubernetes)
         if handle.backend == "local":
+            if not handle.created:
+                self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
+                return False
             return run.delete_local(handle.name, owner=handle.owner)
+        from ray_provider.clusters.removal import Leaving
+
         return run.delete(
             name=handle.name,
             namespace=handle.namespace,
             release=handle.release,
-            owner=handle.owner,
-            timeout=float(self.timeout_seconds),
+            who=Leaving(owner=handle.owner, found=not handle.created, force=self.force),
+            timeout=self.timeout_seconds,
             helm_path=self.helm_path,
         )
 
-    def _delete_named(self, run: ClusterRun, name: str, namespace: str | None) -> bool:
+    def _delete_named(self, run: ClusterRun, name: str, namespace: str | None, context: Context) -> bool:
+        from ray_provider.clusters.removal import Leaving
+
         return run.delete(
             name=name,
             namespace=namespace,
             release=name,
-            owner=None,
-            timeout=float(self.timeout_seconds),
+            who=Leaving(run=owner_of(context), force=self.force),
+            timeout=self.timeout_seconds,
             helm_path=self.helm_path,
         )
 

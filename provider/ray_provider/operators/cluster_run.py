@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
     from ray_provider.clusters.local_spec import LocalClusterSpec
     from ray_provider.clusters.readiness import ReadinessOptions
+    from ray_provider.clusters.removal import Leaving
     from ray_provider.clusters.setup import Applied
     from ray_provider.clusters.spec import KubernetesClusterSpec
     from ray_provider.hooks.ray import RayHook
@@ -91,11 +92,11 @@ class ClusterRun:
         name: str,
         namespace: str | None,
         release: str | None,
-        owner: Mapping[str, Any] | None,
-        timeout: float,
+        who: Leaving,
+        timeout: float | None,
         helm_path: str | None,
     ) -> bool:
-        """Delete a cluster, and wait until nothing of it is left."""
+        """Delete a cluster, and wait until nothing of it is left; unless others use it."""
         from ray_provider.clusters.helm import HelmOptions
         from ray_provider.clusters.removal import delete_cluster
 
@@ -107,7 +108,7 @@ class ClusterRun:
                 name=name,
                 namespace=where,
                 release=release,
-                owner=owner,
+                who=who,
                 timeout=timeout,
                 helm=HelmOptions(path=helm_path),
                 say=self.say,

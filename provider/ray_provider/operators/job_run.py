@@ -191,7 +191,8 @@ class JobRun:
         told = replace(options, session_name=self.session_name)
 
         async def watch(client: RayJobsClient) -> JobOutcome:
-            outcome = await watching.watch(client, self._id, told, log=self.log, hide=_compat.redact)
+            async with self.hook.using(self.cluster):
+                outcome = await watching.watch(client, self._id, told, log=self.log, hide=_compat.redact)
             self._ended = outcome.kind in {"final", "lost"}
             # Nothing can be said of it, and a retry may take it over.
             self._left = outcome.kind == "unreachable"

@@ -165,7 +165,7 @@ class RayClusterTrigger(BaseTrigger):
         await self._in_background()
 
     async def _in_background(self) -> None:
-        if self.keep or not self.cluster.get("created", True):
+        if self.keep:
             return
         work = asyncio.create_task(self._delete())
         _RUNNING.add(work)
@@ -175,20 +175,20 @@ class RayClusterTrigger(BaseTrigger):
     async def _delete(self) -> None:
         from ray_provider.clusters.handle import ClusterHandle
         from ray_provider.clusters.helm import HelmOptions
-        from ray_provider.clusters.removal import delete_cluster
+        from ray_provider.clusters.removal import Leaving, delete_cluster
 
         handle = ClusterHandle.from_dict(self.cluster)
         try:
             if not await self._was_ended():
                 return
-            self.log.info("The task was ended: deleting Ray cluster %s/%s.", handle.namespace, handle.name)
+            self.log.info("The task was ended: it gives Ray cluster %s/%s up.", handle.namespace, handle.name)
             access, _ = await self._reach()
             await delete_cluster(
                 access,
                 name=handle.name,
                 namespace=str(handle.namespace),
                 release=handle.release,
-                owner=handle.owner,
+                who=Leaving(owner=handle.owner, found=not handle.created),
                 helm=HelmOptions(path=self.helm_path),
                 say=lambda line: self.log.info("%s", line),
             )

@@ -152,7 +152,7 @@ class RayJobTrigger(BaseTrigger):
             log_max_lines=self.log_max_lines,
             session_name=self.session_name,
         )
-        async with RayJobsClient(self._endpoint) as client:
+        async with self.hook.using(self.cluster), RayJobsClient(self._endpoint) as client:
             return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._passed_on)
 
     async def _passed_on(self, batch: LogBatch) -> None:
