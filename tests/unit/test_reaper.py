@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from ray_provider.clusters import users
 from ray_provider.clusters.inventory import FoundCluster
 from ray_provider.clusters.naming import PREFIX, owner_labels, unique_name
 from ray_provider.exceptions import ConfigurationError
@@ -68,6 +70,32 @@ def test_who_is_kept_and_who_is_not(found, told, options, delete, reason):
     verdict = judge(found, told, options, NOW)
     assert verdict.delete is delete
     assert reason in verdict.reason
+
+
+def used_by(until: timedelta, **changes: str) -> FoundCluster:
+    entry = users.entry({**OWNER, "run_id": "manual__2", **changes}, until.total_seconds(), NOW)
+    return replace(cluster(), users=tuple(users.users_of({"annotations": entry})))
+
+
+@pytest.mark.parametrize(
+    ("found", "state", "delete"),
+    [
+        (used_by(HOUR), "running", False),
+        (used_by(HOUR), "success", True),
+        (used_by(HOUR), None, True),
+        (used_by(-HOUR), "running", True),
+        (used_by(HOUR, airflow="https://b"), None, False),
+        (used_by(HOUR, dag_id="unknown"), None, False),
+    ],
+)
+def test_a_cluster_that_another_run_uses_is_kept_until_that_has_ended(found, state, delete):
+    runs = {(OWNER["dag_id"], OWNER["run_id"]): "success"}
+    if state:
+        runs[OWNER["dag_id"], "manual__2"] = state
+    told = Airflow(OWNER["airflow"], frozenset({OWNER["dag_id"]}), runs)
+    verdict = judge(found, told, ReapOptions(), NOW)
+    assert verdict.delete is delete
+    assert ("is used by" in verdict.reason) is not delete
 
 
 def test_another_run_of_the_same_dag_says_nothing_about_it():

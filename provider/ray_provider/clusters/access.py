@@ -300,7 +300,14 @@ async def client_of(connected: Connected) -> AsyncIterator[ApiClient]:
     import aiohttp
 
     # Seconds of reading: not on the loop of a triggerer, which others are on, too.
-    library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
+    try:
+        library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
+    except ModuleNotFoundError as error:
+        raise ConfigurationError(
+            f"The Python package {error.name} is not installed, by which Kubernetes is reached.",
+            hint="pip install 'airflow-ray[kubernetes]', on workers and triggerers.",
+            cause="extra missing",
+        ) from error
     configuration = type.__call__(library.Configuration)  # its metaclass would copy the process-wide default
     configuration.host = connected.server.url
     configuration.proxy = connected.server.cluster.get("proxy-url")

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import yaml
 
 from ray_provider.clusters.fetch import display_url, is_this_machine
+from ray_provider.clusters.paths import candidates
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.resources import bundled
 
@@ -117,8 +118,7 @@ def find_chart(
                 hint="Leave `chart_version` out, or name the repository that has it in `chart_repo`.",
             )
         return ChartSource(str(own), is_bundled=True)
-    path = Path(text).expanduser()
-    tried = [path] if path.is_absolute() else [Path.cwd() / path, *(Path(folder) / path for folder in folders)]
+    tried = candidates(text, folders)
     for one in tried:
         if (one / "Chart.yaml").is_file() or (one.is_file() and one.name.endswith((".tgz", ".tar.gz"))):
             return ChartSource(str(one.resolve()))

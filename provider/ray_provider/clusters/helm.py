@@ -232,6 +232,10 @@ class Helm:
             **options,
         )
 
+    async def roll_back(self, name: str, namespace: str, revision: int) -> None:
+        """Give a release the revision that it had before."""
+        await self._command.run(["rollback", name, str(revision), "--namespace", namespace, "--timeout", self._timeout])
+
     async def uninstall(self, name: str, namespace: str) -> None:
         """Uninstall a release. No error where there is none."""
         await self._client.uninstall_release(name, namespace=namespace, timeout=self._timeout)

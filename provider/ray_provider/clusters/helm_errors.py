@@ -150,7 +150,12 @@ def _owned(said: str, data: dict[str, Any]) -> RayProviderError:
     what = f"{found['kind']} {found['name']!r} in namespace {found['namespace']!r}" if found else last_line(said)
     return ConfigurationError(
         f"{what} is there already, and not of this release.",
-        hint="Give the cluster another name, or delete what is there.",
+        hint="Give the cluster another name, or find out whose it is: "
+        + (
+            f"kubectl -n {found['namespace']} get {found['kind'].lower()} {found['name']} -o yaml."
+            if found
+            else said[:200]
+        ),
         cause="exists",
         **data,
     )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ray_provider.clusters.local_state import check_name
+from ray_provider.clusters.naming import check_name
 from ray_provider.exceptions import ConfigurationError
 
 

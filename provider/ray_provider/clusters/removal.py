@@ -124,9 +124,9 @@ async def take_back(
     """
     where = f"{handle.namespace}/{handle.name}"
     if keep:
-        if not handle.created:
-            return
-        say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
+        if handle.created:
+            say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
+        await _stop_using(access, handle, error)
         return
     if handle.created:
         say(f"Removing Ray cluster {where}, as it did not become ready.")
@@ -150,6 +150,18 @@ async def take_back(
     except Exception as failure:  # noqa: BLE001 - the first error is the one to be raised; this one is told with it
         error.add_note(f"And what was made of it could not be removed: {failure}")
         say(f"WARNING: Ray cluster {where} could not be removed: {failure}")
+
+
+async def _stop_using(access: KubernetesAccess, handle: ClusterHandle, error: BaseException) -> None:
+    """Take the task's entry away from a cluster that is kept: whoever deletes it by name meets no user."""
+    path = path_of("rayclusters", str(handle.namespace), handle.name, api=RAY)
+    try:
+        async with open_kube(access) as kube:
+            cluster = await kube.find(path)
+            if cluster is not None:
+                await users.give_up(kube, path, cluster, Leaving(owner=handle.owner).entries(cluster["metadata"]))
+    except KubernetesError as failure:
+        error.add_note(f"And that the task no longer uses it could not be written down: {failure}")
 
 
 class _Removal:

@@ -236,8 +236,8 @@ class _Setup:
                     f"The RayCluster {where} is there, and was not made by Helm"
                     + (f" release {spec.name!r} but {manager!r}" if manager else "")
                     + ": it can't be updated by it.",
-                    hint="Delete it first (DeleteRayCluster), give this one another name, or use it as it is: "
-                    "update_if_exists=False.",
+                    hint="Use it as it is (update_if_exists=False), or give this one another name. Whoever made it "
+                    "can change it.",
                     cause="exists",
                 )
             self._say(f"RayCluster {where} is there: it is used as it is.")

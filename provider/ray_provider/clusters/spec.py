@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,9 +16,10 @@ from ray_provider.clusters.manifests import RayClusterManifest, read_manifest
 from ray_provider.clusters.namespaces import security_level
 from ray_provider.clusters.naming import check_name, owner_annotations, owner_labels, unique_name
 from ray_provider.clusters.users import LEASE_SECONDS
-from ray_provider.clusters.values import Values, ValuesInput, check_known, merge, read_values
+from ray_provider.clusters.values import Values, ValuesInput, check_known, merge, read_values, tell_unknown
 from ray_provider.clusters.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.resources import bundled
 
 #: Keys of ``values`` that only the provider's own chart has.
 _OWN_KEYS = ("commonLabels", "commonAnnotations")
@@ -218,6 +220,10 @@ def chart_values(
         check_known(spec.values, defaults, open_maps=_OPEN_MAPS)
         if "strict" in defaults:
             values["strict"] = True
+    elif spec.chart == BUNDLED:
+        schema = json.loads(bundled("helm", BUNDLED, "values.schema.json").read_text(encoding="utf-8"))
+        told = tell_unknown(spec.values, schema)
+        notes += [f"WARNING: {told}"] if told else []
     if "fullnameOverride" in defaults:
         values["fullnameOverride"] = spec.name
     if all(key in defaults for key in _OWN_KEYS):

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from ray_provider.clusters.paths import candidates
 from ray_provider.clusters.yaml_text import load_document
 from ray_provider.exceptions import ConfigurationError
 
@@ -87,13 +88,13 @@ def read_file(given: str | Path, what: str, folders: Iterable[Path] = ()) -> tup
 
     :raises ConfigurationError: there is none, or it can't be read.
     """
-    path = Path(str(given).strip()).expanduser()
-    tried = [path] if path.is_absolute() else [Path.cwd() / path, *(Path(folder) / path for folder in folders)]
+    tried = candidates(given, folders)
     found = next((one for one in tried if one.is_file()), None)
     if found is None:
         raise ConfigurationError(
             f"The file that `{what}` names is not there: {', '.join(map(str, tried))}.",
-            hint="The path has to exist on the worker that runs the task. Relative paths begin at the DAG's folder.",
+            hint="The path has to exist on the worker that runs the task. Relative paths begin at the folder of "
+            "the DAG's file, else at the working directory.",
         )
     try:
         return found, found.read_text(encoding="utf-8")
@@ -169,6 +170,60 @@ def check_known(values: Mapping[str, Any], defaults: Mapping[str, Any], *, open_
             hint="Correct the key, or switch `strict` off: then keys that the chart does not know do nothing.",
             keys=unknown,
         )
+
+
+def unknown_keys(values: Mapping[str, Any], schema: Mapping[str, Any]) -> list[str]:
+    """Give the keys that a chart does not know, by the part of its schema that refuses them when it is strict.
+
+    :param values: the user's.
+    :param schema: the chart's ``values.schema.json``.
+    """
+    found: list[str] = []
+    _beyond(values, schema.get("then") or {}, schema.get("definitions") or {}, "", found)
+    return found
+
+
+def _beyond(
+    value: Any, known: Mapping[str, Any], definitions: Mapping[str, Any], prefix: str, found: list[str]
+) -> None:
+    if not isinstance(value, Mapping):
+        return
+    if "$ref" in known:
+        known = definitions[str(known["$ref"]).rpartition("/")[2]]
+    properties, further = known.get("properties") or {}, known.get("additionalProperties")
+    for key, below in value.items():
+        path = f"{prefix}.{key}" if prefix else str(key)
+        if key in properties:
+            _beyond(below, properties[key], definitions, path, found)
+        elif further is False:
+            found.append(path)
+        elif isinstance(further, Mapping):
+            _beyond(below, further, definitions, path, found)
+
+
+def tell_unknown(values: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
+    """Say which keys do nothing, and what the first may have been meant to be; ``None`` where there are none."""
+    unknown = unknown_keys(values, schema)
+    if not unknown:
+        return None
+    place, _, key = unknown[0].rpartition(".")
+    near = schema.get("then") or {}
+    for part in filter(None, place.split(".")):
+        near = _enter(near, part, schema.get("definitions") or {})
+    close = difflib.get_close_matches(key, list(near.get("properties") or {}), n=1, cutoff=0.6)
+    meant = f" (is `{f'{place}.{close[0]}' if place else close[0]}` meant?)" if close else ""
+    told = ", ".join(f"`{path}`" for path in unknown[:10])
+    return (
+        f"The chart has no value {told}{meant}: {'it does' if len(unknown) == 1 else 'they do'} nothing. "
+        "strict=True refuses such values."
+    )
+
+
+def _enter(known: Mapping[str, Any], key: str, definitions: Mapping[str, Any]) -> Mapping[str, Any]:
+    below: Any = (known.get("properties") or {}).get(key) or known.get("additionalProperties") or {}
+    if isinstance(below, Mapping) and "$ref" in below:
+        below = definitions[str(below["$ref"]).rpartition("/")[2]]
+    return below if isinstance(below, Mapping) else {}
 
 
 def _unknown(values: Mapping[str, Any], defaults: Any, prefix: str, open_maps: set[str], found: list[str]) -> None:

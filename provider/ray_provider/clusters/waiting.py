@@ -8,13 +8,19 @@ from dataclasses import replace
 from typing import Any
 
 from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint, way
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kube import open_kube
 from ray_provider.clusters.raycluster import auth_of, head_service
 from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
-from ray_provider.exceptions import ClusterTimeoutError, RayApiError, RayConnectionError
+from ray_provider.exceptions import (
+    ClusterFailedError,
+    ClusterTimeoutError,
+    RayApiError,
+    RayConnectionError,
+)
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.retry import RetryPolicy
 
 Say = Callable[[str], None]
@@ -73,7 +79,10 @@ async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, ho
     async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
         while True:
             try:
-                return (await client.version()).ray_version
+                version = (await client.version()).ray_version
+                if handle.auth.kind != "none" and way(access, how) in ("proxy", "service"):
+                    await check_closed(endpoint, f"{handle.namespace}/{handle.name}")
+                return version
             except (RayConnectionError, RayApiError) as error:
                 if not error.retryable:
                     raise
@@ -89,3 +98,24 @@ async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, ho
                         name=handle.name,
                     ) from error
             await asyncio.sleep(_DASHBOARD_PAUSE)
+
+
+async def check_closed(endpoint: RayEndpoint, where: str) -> None:
+    """Make sure that a Ray which is to ask for a token does: a tag may claim a version that the image does not have.
+
+    :param where: namespace and name of the cluster, for the message.
+    :raises ClusterFailedError: it lets anybody in.
+    """
+    open_door = replace(endpoint, token=None, token_source=None)
+    async with RayJobsClient(open_door, timeout=10.0, retry=RetryPolicy.none()) as stranger:
+        try:
+            await stranger.list_jobs()
+        except RayApiError:
+            return
+    raise ClusterFailedError(
+        f"The Ray cluster {where} is to ask for a token, and answers without one: whoever reaches its dashboard can "
+        "run code in it.",
+        hint="Is the Ray in the image as new as rayVersion, or its tag, says? Tokens need 2.52.0 or newer. Say the "
+        "real version; or authOptions.mode: disabled, if that is meant.",
+        cause="not closed",
+    )

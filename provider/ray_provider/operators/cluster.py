@@ -199,6 +199,7 @@ class SetupRayCluster(ClusterOperator):
                         hint='Set `backend="kubernetes"`, in the task or in the connection.',
                         field="infrastructure",
                     )
+                self.warn_of_unused()
                 return self._done(
                     context, run.start_local(self._local_spec(context), update_if_exists=self.update_if_exists)
                 )

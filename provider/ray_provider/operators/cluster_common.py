@@ -24,6 +24,26 @@ BACKENDS = ("kubernetes", "local")
 #: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
 HANDLE_XCOM_KEY = "ray_cluster"
 
+#: Arguments that the local backend has no use for, and what they are unless given.
+_ONLY_KUBERNETES: dict[str, Any] = {
+    "namespace": None,
+    "values": None,
+    "profile": None,
+    "infrastructure_values": None,
+    "chart": "ray-cluster",
+    "chart_repo": None,
+    "chart_version": None,
+    "strict": False,
+    "create_namespace": False,
+    "kuberay_version": None,
+    "kuberay_operator": "require",
+    "operator_chart": None,
+    "operator_values": None,
+    "gpu_device_plugin_yaml": "",
+    "access": None,
+    "wait_for_workers": True,
+}
+
 
 class ClusterOperator(BaseOperator):
     """What both have in common."""
@@ -65,6 +85,17 @@ class ClusterOperator(BaseOperator):
                 field="backend",
             )
         return backend
+
+    def warn_of_unused(self) -> None:
+        """Tell which arguments were given that only a cluster on Kubernetes has a use for."""
+        given = [name for name, default in _ONLY_KUBERNETES.items() if getattr(self, name) not in (default, None, "")]
+        if given:
+            self.log.warning(
+                "The backend is local: %s %s no effect there. What a local Ray has is said by `local`, e.g. "
+                "local={'num_cpus': 4}.",
+                ", ".join(f"`{name}`" for name in given),
+                "has" if len(given) == 1 else "have",
+            )
 
     @staticmethod
     def for_airflow(error: RayProviderError) -> Exception:

@@ -23,9 +23,18 @@ def home(tmp_path, monkeypatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.parametrize("name", ["1st", "a" * 54])
+async def test_a_name_that_kubernetes_would_not_take_is_not_taken_here_either(name, home):
+    with pytest.raises(ConfigurationError, match="can't name a RayCluster|KubeRay allows 1 to 53"):
+        await start_local(LocalClusterSpec(name))
+    assert not home.exists()
+    # What an older release made under such a name can be deleted.
+    assert await delete_local(name) is False
+
+
 @pytest.mark.parametrize("name", ["", "-a", "a-", "A", "a_b", "a/b", "..", "a" * 64, "ä", "a\n"])
 async def test_a_name_that_can_not_be_a_folder_is_refused(name, home):
-    with pytest.raises(ConfigurationError, match="can't be the name"):
+    with pytest.raises(ConfigurationError, match="can't name a RayCluster|KubeRay allows 1 to 53"):
         await start_local(LocalClusterSpec(name))
     with pytest.raises(ConfigurationError, match="can't be the name"):
         await delete_local(name)

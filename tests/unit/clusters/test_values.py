@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_provider.clusters.values import check_known, merge, read_values
+from ray_provider.clusters.values import check_known, merge, read_values, tell_unknown
 from ray_provider.exceptions import ConfigurationError
 
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)
@@ -28,6 +30,31 @@ def test_maps_are_merged_lists_replaced_and_null_kept_for_helm():
         "worker": None,
         "new": {"x": 1},
     }
+
+
+def test_keys_that_the_chart_does_not_know_are_told_by_their_path():
+    schema = json.loads(Path("helm/ray-cluster/values.schema.json").read_text())
+    given = {
+        "head": {"enableInTreeAutoscalin": True, "rayStartParams": {"any": 1}},
+        "additionalWorkerGroups": {"gpu": {"maxReplica": 2, "podSpec": {"any": 1}}},
+        "spec": {"any": 1},
+    }
+    told = tell_unknown(given, schema)
+    assert told is not None
+    assert "`head.enableInTreeAutoscalin`, `additionalWorkerGroups.gpu.maxReplica`" in told
+    assert "is `head.enableInTreeAutoscaling` meant?" in told
+    assert tell_unknown({"head": {"resources": {}}}, schema) is None
+
+
+def test_a_relative_path_begins_at_the_dags_folder_and_then_at_the_working_directory(tmp_path, monkeypatch):
+    dags, here = tmp_path / "dags", tmp_path / "here"
+    for folder in (dags, here):
+        folder.mkdir()
+        (folder / "v.yaml").write_text(f"from: {folder.name}")
+    monkeypatch.chdir(here)
+    assert read_values("v.yaml", folders=[dags]) == {"from": "dags"}
+    (dags / "v.yaml").unlink()
+    assert read_values("v.yaml", folders=[dags]) == {"from": "here"}
 
 
 @given(layers, layers)

@@ -1,0 +1,21 @@
+"""A cluster that is to ask for a token is asked whether it does."""
+
+from __future__ import annotations
+
+import pytest
+
+from ray_provider.clusters.waiting import check_closed
+from ray_provider.exceptions import ClusterFailedError
+from tests.support.jobs_api import JobsApi
+
+
+@pytest.mark.parametrize("token", ["secret", None])
+async def test_a_ray_that_lets_strangers_in_is_no_closed_one(token):
+    async with JobsApi(token=token) as api:
+        if token:
+            await check_closed(api.endpoint(), "ray/mine")
+            return
+        with pytest.raises(ClusterFailedError, match="answers without one") as caught:
+            await check_closed(api.endpoint(), "ray/mine")
+        assert "ray/mine" in str(caught.value)
+        assert "authOptions.mode: disabled" in str(caught.value)
