@@ -9,6 +9,7 @@ _CONTROL = re.compile(
     r"(?P<colour>\x1b\[[0-9;:]*m)|\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*(?:\x07|\x1b\\)"
     r"|(?P<lone>[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
+_COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
 #: Airflow folds its log between these. Printed by a job, one would swallow all that follows.
 _MARKER = re.compile(r":(?=:(?:end)?group::)")
 
@@ -23,6 +24,14 @@ def clean(text: str) -> str:
     if "group::" in text:
         text = _MARKER.sub(":\u200b", text)
     return text
+
+
+def colourless(text: str) -> str:
+    """Take out colours as well, for where nothing shows them: an exception's text.
+
+    :param text: one or more lines.
+    """
+    return _COLOUR.sub("", clean(text)) if "\x1b" in text else clean(text)
 
 
 def _visible(match: re.Match[str]) -> str:

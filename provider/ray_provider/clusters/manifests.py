@@ -164,7 +164,7 @@ def read_manifest(
         kinds = ", ".join(document["kind"] for document in checked) or "nothing"
         raise ConfigurationError(
             f"`{source}` has to hold one RayCluster, and holds: {kinds}.",
-            hint="A RayJob goes with RayJobOperator, a RayService with its own operator; two clusters need two tasks.",
+            hint="For a RayJob, submit its entrypoint with SubmitRayJob; two clusters need two tasks.",
         )
     refuse_placeholders(clusters[0], source)
     cluster = _check_cluster(clusters[0], source)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.jobs import requirements
 
 if TYPE_CHECKING:
     from ray_provider.jobs.archive import Package
@@ -38,8 +39,9 @@ def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
     modules = runtime_env.get("py_modules")
     if modules is not None and (not isinstance(modules, list | tuple) or any(_is_local(each) for each in modules)):
         return True
-    if any(isinstance(runtime_env.get(field), str | Path) for field in ("pip", "uv")):
-        return True
+    for field in ("pip", "uv"):
+        if isinstance(runtime_env.get(field), str | Path) or _names_packages_file(runtime_env.get(field)):
+            return True
     return _is_conda_file(runtime_env.get("conda"))
 
 
@@ -71,7 +73,10 @@ async def package_runtime_env(
     excludes = _excludes(runtime_env)
     for field in ("pip", "uv"):
         if isinstance(runtime_env.get(field), str | Path):
-            result[field] = await asyncio.to_thread(_read_requirements, field, Path(runtime_env[field]))
+            result[field] = await asyncio.to_thread(requirements.read, field, Path(runtime_env[field]))
+        elif _names_packages_file(runtime_env.get(field)):
+            packages = await asyncio.to_thread(requirements.read, field, Path(runtime_env[field]["packages"]))
+            result[field] = {**runtime_env[field], "packages": packages}
     if _is_conda_file(runtime_env.get("conda")):
         result["conda"] = await asyncio.to_thread(_read_conda, Path(runtime_env["conda"]))
 
@@ -218,21 +223,12 @@ def _is_local(value: Any) -> bool:
     return not (isinstance(value, str) and "://" in value and urlsplit(value).scheme.lower() in _REMOTE)
 
 
+def _names_packages_file(value: Any) -> bool:
+    return isinstance(value, Mapping) and isinstance(value.get("packages"), str | Path)
+
+
 def _is_conda_file(value: Any) -> bool:
     return isinstance(value, str | Path) and Path(value).suffix in {".yml", ".yaml"}
-
-
-def _read_requirements(field: str, path: Path) -> list[str]:
-    """Read the requirements that a text in ``pip`` or ``uv`` names: Ray's server has not got the file."""
-    try:
-        lines = path.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f'runtime_env["{field}"] names the requirements file {str(path)!r}, which can\'t be read: {error}.',
-            hint=f'Give a file on the machine that runs the task, or a list such as "{field}": ["emoji==2.0"].',
-            field=f"runtime_env.{field}",
-        ) from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
 def _read_conda(path: Path) -> Any:

@@ -136,6 +136,7 @@ def job_spec(operator: SubmitRayJob) -> JobSpec:
 
     :raises ConfigurationError: an argument that can't work; the message names it.
     """
+    from ray_provider.jobs import runtime_env
     from ray_provider.jobs.models import JobSpec
 
     if operator.ray_cluster_yaml and not operator.wait_for_completion:
@@ -160,6 +161,8 @@ def job_spec(operator: SubmitRayJob) -> JobSpec:
         label_selector=texts("label_selector", operator.label_selector) or None,
     )
     spec.validate()
+    for line in runtime_env.check(spec.runtime_env):
+        operator.log.warning("%s", line)
     return spec
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_provider.exceptions import ConfigurationError
+from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.jobs.identity import JobOwner, submission_id_for
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
 
@@ -128,3 +128,9 @@ def test_a_submission_id_is_always_valid(name):
     assert len(made) <= 63
     JobSpec("true", made).validate()
     assert made[0].isalnum()
+
+
+def test_an_error_has_no_terminal_codes():
+    """Ray colours what a job's message quotes; in a mail or in Airflow's list of errors the codes would be read."""
+    error = RayProviderError("\x1b[36m(f pid=1)\x1b[0m no \x1b[2J disk", hint="\x1b[1mfree\x1b[22m some")
+    assert str(error) == "(f pid=1) no  disk\nWhat to do: free some"

@@ -188,3 +188,29 @@ async def test_links_in_circles_end(api, client, project):
     (project / "pkg" / "up").symlink_to(project)
     made = await package_runtime_env(client, {"working_dir": str(project)})
     assert "pkg/module.py" in names(api, made["working_dir"])
+
+
+@pytest.mark.parametrize("field", ["pip", "uv"])
+async def test_requirements_are_read_as_pip_reads_them(tmp_path, field):
+    """Before: a byte order mark became part of the first name, `-r` went to a cluster that has no such file."""
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "other.txt").write_text("polars\n-r ../last.txt\n")
+    (tmp_path / "last.txt").write_text("rich\n")
+    main = tmp_path / "requirements.txt"
+    main.write_bytes(
+        b"\xef\xbb\xbfemoji==2.0  # trailing\r\n# c\r\n\r\n-r more/other.txt\r\nnumpy \\\r\n  ; python_version>'3'\r\n"
+        b"git+https://example.com/x.git#egg=x\r\n"
+    )
+    right = ["emoji==2.0", "polars", "rich", "numpy ; python_version>'3'", "git+https://example.com/x.git#egg=x"]
+    for given, made in (
+        (str(main), right),
+        ({"packages": str(main), "pip_check": False}, {"packages": right, "pip_check": False}),
+    ):
+        assert needs_packaging({field: given})
+        assert (await package_runtime_env(None, {field: given}))[field] == made
+    main.write_text("-c constraints.txt\nemoji\n")
+    with pytest.raises(ConfigurationError, match="constraints file 'constraints.txt'"):
+        await package_runtime_env(None, {field: str(main)})
+    main.write_text("-r requirements.txt\n")
+    with pytest.raises(ConfigurationError, match="10 deep"):
+        await package_runtime_env(None, {field: str(main)})
