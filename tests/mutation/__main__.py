@@ -64,10 +64,11 @@ class Map:
 
     def tests_of(self, mutant: Mutant) -> list[str]:
         """Name the tests that run a mutant's lines, the quickest first; without those that don't pass anyway."""
-        path = str(ROOT / mutant.path)
-        if path not in self._lines:
-            self._lines[path] = self._data.contexts_by_lineno(path)
-        lines = self._lines[path]
+        lines = self._lines.get(mutant.path)
+        if lines is None:
+            # Measured in whatever folder the tree was.
+            measured = next((one for one in self._data.measured_files() if one.endswith(f"/{mutant.path}")), "")
+            lines = self._lines[mutant.path] = self._data.contexts_by_lineno(measured)
         wanted = list(lines) if mutant.whole_file else range(mutant.first, mutant.last + 1)
         found = {test for line in wanted for test in lines.get(line, ()) if test}
         return sorted((t for t in found if self.seconds.get(t) is not None), key=lambda t: self.seconds[t] or 0.0)
@@ -125,13 +126,13 @@ def run_tests(copy: Path, tests: list[str], limit: float, *further: str) -> tupl
         return code, said.read()
 
 
-def judge(mutant: Mutant, known: Map, copy: Path, least_limit: float) -> Verdict:
+def judge(mutant: Mutant, known: Map, copy: Path, *, least_limit: float, most: int) -> Verdict:
     """Run what may notice a mutant, unit tests first."""
     began = time.monotonic()
     found = known.tests_of(mutant)
     units = [test for test in found if test.startswith("tests/unit")]
     others = [test for test in found if test not in units]
-    batches = [batch for batch in (units, others) if batch] or [FOLDERS.get(mutant.area, ["tests/unit/airflow"])]
+    batches = [batch[:most] for batch in (units, others) if batch] or [FOLDERS.get(mutant.area, ["tests/unit/airflow"])]
     file = copy / mutant.path
     file.write_text(mutant.text)
     try:
@@ -199,6 +200,8 @@ def main() -> int:
     arguments.add_argument("--limit", type=float, default=120, help="seconds for a mutant at least")
     arguments.add_argument("--layers", nargs="+", default=list(LAYERS))
     arguments.add_argument("--map", type=Path, help="folder of what was measured; measured anew if it is not there")
+    arguments.add_argument("--most", type=int, default=200, help="tests for a mutant and layer at most: the quickest")
+    arguments.add_argument("--only", nargs="+", metavar="PATH:LINE", help="those of the draw, once more")
     arguments.add_argument("--part", default="1/1", help="1/4: the first of four parts of the draw")
     asked = arguments.parse_args()
     part, parts = map(int, asked.part.split("/"))
@@ -209,6 +212,8 @@ def main() -> int:
         known = Map(folder)
         files = [path for path in tracked() if path.startswith(f"{PACKAGE}/") and path.endswith(".py")]
         drawn = draw(ROOT, files, seed=asked.seed, count=asked.count, least=asked.least)[part - 1 :: parts]
+        if asked.only:
+            drawn = [mutant for mutant in drawn if f"{mutant.path}:{mutant.first}" in asked.only]
         print(f"seed {asked.seed}: {len(drawn)} mutants", flush=True)
         copies: queue.SimpleQueue[Path] = queue.SimpleQueue()
         for number in range(asked.jobs):
@@ -223,7 +228,7 @@ def main() -> int:
         def one(mutant: Mutant) -> Verdict:
             copy = copies.get()
             try:
-                verdict = judge(mutant, known, copy, asked.limit)
+                verdict = judge(mutant, known, copy, least_limit=asked.limit, most=asked.most)
             finally:
                 copies.put(copy)
             print(told(verdict), flush=True)

@@ -26,7 +26,7 @@ from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.jobs.watcher import JobWatcher, WatchOptions
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import JobsApi
-from tests.support.kubernetes_front import HANDLE, PROXY, KubernetesFront, ingress
+from tests.support.kubernetes_front import HANDLE, KubernetesFront, ingress
 
 QUICK = RetryPolicy(deadline_seconds=3.0, first_delay=0.02, max_delay=0.1)
 
@@ -282,5 +282,10 @@ def test_tls_fields_that_can_not_work_are_refused(extra, says):
         RayConnectionConfig.from_connection("ray", extra=extra, environ={})
 
 
-def test_the_proxys_path_is_the_documented_one():
-    assert PROXY == "/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
+async def test_the_proxys_path_is_the_documented_one(front):
+    """Whoever writes RBAC or an audit rule for it goes by docs/security.md: it says services/proxy, and the port."""
+    endpoint = await kubernetes_endpoint(front.access(), HANDLE, how="proxy")
+    assert endpoint.url == f"http://127.0.0.1:{front.port}/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
+    async with RayJobsClient(endpoint, retry=RetryPolicy.none()) as client:
+        await client.version()
+    assert front.count["GET /api/version"] == 1, "it was asked behind that path, and nowhere else"

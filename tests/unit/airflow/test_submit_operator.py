@@ -18,6 +18,7 @@ from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedErro
 from ray_provider.jobs import submit
 from ray_provider.operators import SubmitRayJob, arguments, job_run
 from tests.unit.airflow.conftest import TOKEN
+from tests.unit.airflow.dying import die_while_waiting
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 
@@ -80,27 +81,23 @@ def test_a_job_that_fails_then_a_retry_is_a_new_job(dashboard, context, ti):
     assert second == list(dashboard.api.jobs)[1]
 
 
-def die_while_waiting(dashboard, context):
-    """Run a try whose worker dies once the job is submitted: nothing of it runs any more, least of all clean-up."""
+@pytest.fixture
+def dead_worker(dashboard, context, connection, tmp_path):
+    """Run a try whose worker is killed once it watches its job: nothing of it runs any more, least of all clean-up."""
 
-    class Died(BaseException):
-        pass
+    def die() -> None:
+        arguments = {"task_id": "task", "conn_id": "c", "entrypoint": "true", "poll_interval": 0.05}
+        die_while_waiting(dashboard.api, context, connection, tmp_path / "told.json", **arguments)
+        dashboard.job.run(b"hello\n")
 
-    one = operator()
-    run = one._new_run(context)
-    run.watch = lambda options: (_ for _ in ()).throw(Died)
-    run.abandon = lambda: None
-    one._new_run = lambda _context: run
-    with pytest.raises(Died):
-        one.execute(context)
-    dashboard.job.run(b"hello\n")
+    return die
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, store):
+def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, dead_worker, store):
     if not store:
         del context["task_state_store"]
-    die_while_waiting(dashboard, context)
+    dead_worker()
     ti.retry()
     threading.Timer(0.5, dashboard.job.end).start()
     assert operator().execute(context) == dashboard.job.submission_id
@@ -108,20 +105,20 @@ def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, 
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_a_success_that_nobody_saw_is_taken_over(dashboard, context, ti, store):
+def test_a_success_that_nobody_saw_is_taken_over(dashboard, context, ti, dead_worker, store):
     if not store:
         del context["task_state_store"]
-    die_while_waiting(dashboard, context)
+    dead_worker()
     dashboard.job.end()
     ti.retry()
     assert operator().execute(context) == dashboard.job.submission_id
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard, context, ti, store):
+def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard, context, ti, dead_worker, store):
     if not store:
         del context["task_state_store"]
-    die_while_waiting(dashboard, context)
+    dead_worker()
     old = dashboard.job
     old.stop_seconds = 0.5
     ti.clear()
@@ -132,8 +129,8 @@ def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard,
     assert new != old.submission_id
 
 
-def test_a_retry_that_is_not_durable_stops_the_old_job(dashboard, context, ti):
-    die_while_waiting(dashboard, context)
+def test_a_retry_that_is_not_durable_stops_the_old_job(dashboard, context, ti, dead_worker):
+    dead_worker()
     ti.retry()
     dashboard.when_submitted(succeed, count=2)
     operator(durable=False).execute(context)
@@ -470,9 +467,17 @@ def test_an_error_after_the_submit_does_not_leave_the_job_alone(dashboard, conte
     assert dashboard.job.status == "STOPPED"
 
 
-def test_all_arguments_of_the_predecessor_are_taken():
-    operator(
-        runtime_env={}, num_cpus=1, num_gpus=0, memory=0, resources=None, ray_cluster_yaml=None, kuberay_version="1.0.0",
-        update_if_exists=True, gpu_device_plugin_yaml="", fetch_logs=True, wait_for_completion=True,
-        job_timeout_seconds=600, poll_interval=60, xcom_task_key="setup.dashboard",
+def test_all_arguments_of_the_predecessor_are_taken(dashboard, context, ti, connection):
+    url, connection["address"] = connection["address"], "http://127.0.0.1:9"
+    ti.xcoms["setup", "dashboard"] = url
+    dashboard.when_submitted(succeed)
+    task = operator(
+        runtime_env={"env_vars": {"A": "1"}}, num_cpus=1, num_gpus=0.5, memory=10**9, resources={"TPU": 4},
+        ray_cluster_yaml=None, kuberay_version="1.0.0", update_if_exists=True, gpu_device_plugin_yaml="", fetch_logs=True,
+        wait_for_completion=True, job_timeout_seconds=600, poll_interval=1, xcom_task_key="setup.dashboard",
     )  # fmt: skip
+    assert task.execute(context) == dashboard.job.submission_id
+    request = dashboard.job.request
+    assert request["runtime_env"]["env_vars"] == {"A": "1"}
+    assert [request[f"entrypoint_{name}"] for name in ("num_cpus", "num_gpus", "memory")] == [1, 0.5, 10**9]
+    assert request["entrypoint_resources"] == {"TPU": 4}

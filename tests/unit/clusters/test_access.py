@@ -199,6 +199,18 @@ async def test_an_exec_plugin_that_fails_is_named(tmp_path, text):
 async def test_certificates_come_from_data_or_files(tmp_path):
     pair = {f"client-{part}-data": base64.b64encode(part.encode()).decode() for part in ("certificate", "key")}
     assert await Credential(select(config(user=pair), None)).certificate() == ("certificate", "key")
+    for part in ("certificate", "key"):
+        (tmp_path / f"{part}.pem").write_text(f"{part} in a file")
+    files = {f"client-{part}": str(tmp_path / f"{part}.pem") for part in ("certificate", "key")}
+    found = ("certificate in a file", "key in a file")
+    assert await Credential(select(config(user=files), None)).certificate() == found
+    # As kubectl does: data counts more, and a path begins at the kubeconfig.
+    assert await Credential(select(config(user={**files, **pair}), None)).certificate() == ("certificate", "key")
+    near = write(tmp_path / "config", config(user={f"client-{part}": f"{part}.pem" for part in ("certificate", "key")}))
+    assert await Credential(KubernetesAccess(kubeconfig_path=near).resolve()).certificate() == found
+    with pytest.raises(ConfigurationError, match="nowhere.pem"):
+        gone = {**files, "client-key": str(tmp_path / "nowhere.pem")}
+        await Credential(select(config(user=gone), None)).certificate()
     assert await Credential(select(config(), None)).certificate() is None
     bad = {**pair, "client-key-data": "%%%"}
     with pytest.raises(ConfigurationError, match="client-key"):
