@@ -110,6 +110,8 @@ class _Places(ast.NodeVisitor):
         self._depth = 0
 
     def visit(self, node: ast.AST) -> None:
+        if isinstance(node, ast.Call) and _is_log(node):
+            return
         for kind, made in _variants(node):
             where = node.test if isinstance(node, ast.If | ast.While | ast.IfExp) else node
             self.found.append((where, made, kind, self._depth > 0))
