@@ -77,7 +77,7 @@ def die_while_waiting(api: Any, context: dict[str, Any], extra: dict[str, Any], 
         target=_work, args=(extra, path, arguments, "task_state_store" in context, ti.try_number), daemon=True
     )
     process.start()
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not _watched(api):
         assert process.is_alive(), "it ended by itself"
         assert time.monotonic() < deadline

@@ -93,6 +93,7 @@ def dead_worker(dashboard, context, connection, tmp_path):
     return die
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("store", [True, False])
 def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, dead_worker, store):
     if not store:
@@ -104,6 +105,7 @@ def test_a_retry_after_a_dead_worker_takes_the_job_over(dashboard, context, ti, 
     assert len(dashboard.api.jobs) == 1
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("store", [True, False])
 def test_a_success_that_nobody_saw_is_taken_over(dashboard, context, ti, dead_worker, store):
     if not store:
@@ -114,6 +116,7 @@ def test_a_success_that_nobody_saw_is_taken_over(dashboard, context, ti, dead_wo
     assert operator().execute(context) == dashboard.job.submission_id
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("store", [True, False])
 def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard, context, ti, dead_worker, store):
     if not store:
@@ -129,6 +132,7 @@ def test_a_cleared_task_stops_the_old_job_before_it_submits_a_new_one(dashboard,
     assert new != old.submission_id
 
 
+@pytest.mark.timeout(180)
 def test_a_retry_that_is_not_durable_stops_the_old_job(dashboard, context, ti, dead_worker):
     dead_worker()
     ti.retry()
