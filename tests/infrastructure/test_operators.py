@@ -79,7 +79,13 @@ def test_set_up_change_drift_delete(
     assert set_up.execute(context) == handle
     assert "Nothing is to be changed." in capsys.readouterr().out
 
-    secret = {"sensitive_variables": {"password": SECRET}, "terraform_binary": str(need_terraform().path)}
+    # A module that is not bundled is named by the task: a handle does not decide what runs.
+    secret = {
+        "module": str(module.folder),
+        "variables": variables,
+        "sensitive_variables": {"password": SECRET},
+        "terraform_binary": str(need_terraform().path),
+    }
     sensor = InfrastructureDriftSensor(task_id="s", infrastructure=handle, **secret)
     assert sensor.poke(context).is_done is False
     module.apply(variables={"number": 1, "name": "mine"}, sensitive_variables={"password": SECRET})
@@ -257,9 +263,7 @@ def test_a_cluster_in_use_is_not_deleted(
             role = aws.client("iam").create_role(RoleName="ray", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
             aws.client("eks").create_cluster(name="ray", roleArn=role, resourcesVpcConfig={"subnetIds": ["a", "b"]})
             handle = SetupRayInfrastructure(**given(module)).execute(context)
-            delete = DeleteRayInfrastructure(
-                task_id="d", infrastructure=handle, confirm="ray", terraform_binary=str(need_terraform().path)
-            )
+            delete = DeleteRayInfrastructure(**given(module, infrastructure=handle, confirm="ray"))
             kubernetes.ray_clusters = ["vision", "llm"]
             with pytest.raises(
                 InfrastructureError, match="in use: Ray cluster ray/vision, Ray cluster ray/llm"

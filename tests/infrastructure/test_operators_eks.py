@@ -83,9 +83,6 @@ def groups(plugin: Path) -> set[str]:
 def test_a_cluster_from_nothing_to_nothing(
     aws: AwsServer, kubernetes: Kubernetes, cloud: None, plugin: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Who asks whether the cluster is in use asks the cloud where it is.
-    role = aws.client("iam").create_role(RoleName="ray", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
-    aws.client("eks").create_cluster(name="raytest", roleArn=role, resourcesVpcConfig={"subnetIds": ["a", "b"]})
     context: dict[str, Any] = {"ti": Ti()}
     common = {
         "module": "eks",
@@ -96,6 +93,9 @@ def test_a_cluster_from_nothing_to_nothing(
     variables = {"name": "raytest", "deletion_protection": False, "bucket_force_destroy": True, "node_pools": POOLS}
     with nothing_left_behind():
         handle = SetupRayInfrastructure(task_id="s", variables=variables, **common).execute(context)
+        # Who asks whether the cluster is in use asks the cloud where it is.
+        role = aws.client("iam").create_role(RoleName="ray", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        aws.client("eks").create_cluster(name="raytest", roleArn=role, resourcesVpcConfig={"subnetIds": ["a", "b"]})
         assert handle["outputs"]["cloud"] == "aws"
         assert handle["outputs"]["location"] == REGION
         assert set(handle["outputs"]["node_pools"]) >= {"a10g", "cpu"}

@@ -19,6 +19,8 @@ from ray_provider.hooks.cloud_cluster import CloudCluster
 if TYPE_CHECKING:
     from ray_provider.clusters.access import KubernetesAccess
     from ray_provider.infrastructure.credentials import ClusterCredentials
+    from ray_provider.infrastructure.presence import Cloud
+    from ray_provider.infrastructure.session import InfrastructureRun
 
 _GOOGLE_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _OLD_GOOGLE_PREFIX = "extra__google_cloud_platform__"
@@ -261,7 +263,7 @@ def google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
 async def users_of_cluster(cluster: CloudCluster) -> list[str]:
     """Name the Ray clusters in a cloud's cluster, and the services with a load balancer.
 
-    :return: nothing if the cluster itself is gone.
+    :return: nothing if the cluster itself is gone, or was never finished.
     :raises InfrastructureError: it can't be asked.
     """
     from ray_provider.clusters.kube import RAY, open_kube
@@ -269,7 +271,7 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
     try:
         access = await cloud_access(cluster)
     except ConfigurationError as error:
-        if error.data.get("gone"):
+        if error.data.get("gone") or error.data.get("no_server"):
             return []
         raise
     try:
@@ -294,3 +296,44 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
             f"The cluster {cluster.name} can't be asked whether Ray clusters live there: {error.message}",
             hint='Let this task reach the cluster, or set `live_clusters="ignore"`.',
         ) from error
+
+
+def cloud_of_run(run: InfrastructureRun, *, aws_conn_id: str | None, gcp_conn_id: str | None) -> Cloud | None:
+    """Give the cloud that a run of Terraform works in, with the identity that Terraform has. Blocking.
+
+    :return: ``None`` if no cloud is known: a module of one's own that names none.
+    :raises ConfigurationError: a connection can't be used, or a package is missing.
+    """
+    from ray_provider.infrastructure.presence import Google, aws_in
+    from ray_provider.infrastructure.settings import bundled_cloud
+
+    place, env, spec = run.place(), run.runner.env, run.spec
+    kind = bundled_cloud(spec.module) or ("aws" if place.get("region") else "gcp" if place.get("project") else None)
+    if kind == "aws" and place.get("region"):
+        region, provider = place["region"], spec.providers.get("aws")
+        settings = provider if isinstance(provider, Mapping) else {}
+        given = spec.given_env
+        try:
+            import boto3
+        except ImportError as error:
+            raise ConfigurationError(
+                "boto3 is needed for AWS, and is not installed.", hint="pip install 'airflow-ray[aws]'"
+            ) from error
+        if settings.get("access_key") or given.get("AWS_ACCESS_KEY_ID"):
+            session: Any = boto3.Session(
+                aws_access_key_id=settings.get("access_key") or given.get("AWS_ACCESS_KEY_ID"),
+                aws_secret_access_key=settings.get("secret_key") or given.get("AWS_SECRET_ACCESS_KEY"),
+                aws_session_token=settings.get("token") or given.get("AWS_SESSION_TOKEN"),
+                region_name=region,
+            )
+        elif aws_conn_id:
+            session = aws_session(aws_conn_id, region)
+        else:
+            session = boto3.Session(
+                profile_name=settings.get("profile") or given.get("AWS_PROFILE"), region_name=region
+            )
+        return aws_in(session, region, provider, env)
+    if kind == "gcp" and place.get("project"):
+        credentials = google_credentials(gcp_conn_id)[0] if gcp_conn_id else None
+        return Google(credentials, place["project"])
+    return None

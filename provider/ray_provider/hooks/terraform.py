@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,6 +15,7 @@ from ray_provider.infrastructure.process import PATIENCE_SECONDS
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from ray_provider.infrastructure.presence import Cloud
     from ray_provider.infrastructure.session import InfrastructureRun, InfrastructureSpec
 
 
@@ -84,14 +86,28 @@ class TerraformTask:
         if self._run is not None:
             self._run.interrupt()
 
-    def new_run(self, context: Context, handle: InfrastructureHandle | None = None) -> InfrastructureRun:
+    def new_run(
+        self,
+        context: Context,
+        handle: InfrastructureHandle | None = None,
+        *,
+        destroy: bool = False,
+        name: str | None = None,
+    ) -> InfrastructureRun:
         """Begin what can be killed.
 
         :param handle: gives what the arguments leave out.
+        :param destroy: it is only for a destroy, for which the module's variables need not be complete.
+        :param name: of the infrastructure, if neither arguments nor handle say it.
         """
         from ray_provider.infrastructure.session import InfrastructureRun
 
-        self._run = InfrastructureRun(self.spec(context, handle), write=self.log.info)
+        spec = self.spec(context, handle)
+        if destroy:
+            spec = replace(spec, destroy=True, made_by=handle.made_by if handle else {})
+            if name and handle is None and "name" not in spec.variables:
+                spec = replace(spec, variables={**spec.variables, "name": name})
+        self._run = InfrastructureRun(spec, write=self.log.info)
         return self._run
 
     def spec(self, context: Context, handle: InfrastructureHandle | None = None) -> InfrastructureSpec:
@@ -101,22 +117,42 @@ class TerraformTask:
         """
         from ray_provider.infrastructure.redaction import leaves
         from ray_provider.infrastructure.session import InfrastructureSpec
+        from ray_provider.infrastructure.settings import merge_backend, merge_providers
 
         unseen = {name: self.render_template(getattr(self, name), context) for name in self._rendered_unseen}
-        module = self.module or (handle.module if handle else "")
-        variables = _mapping("variables", self.variables if self.variables is not None else handle and handle.variables)
+        module, recorded = self._module(handle)
+        variables = _mapping("variables", self.variables if self.variables is not None else recorded)
         sensitive = _mapping("sensitive_variables", unseen["sensitive_variables"])
         mask_secrets(text for text in leaves(sensitive) if text)
-        env, files = self._credentials(_mapping("providers", unseen["providers"]))
+        providers: Mapping[str, Any] = _mapping("providers", unseen["providers"])
+        backend, place = unseen["backend"], dict[str, Any]()
+        if handle is not None:
+            if self.workspace and handle.workspace and self.workspace != handle.workspace:
+                raise ConfigurationError(
+                    f"workspace: the infrastructure is in {handle.workspace!r}, and this task says {self.workspace!r}.",
+                    hint="Leave it out: the handle says it.",
+                    field="workspace",
+                )
+            providers = merge_providers(providers, handle.providers)
+            backend = merge_backend(backend, handle.backend)
+            outputs = handle.outputs
+            place = dict(handle.place)
+            if outputs.get("cloud") == "aws" and outputs.get("location"):
+                # The handles of earlier releases say it so.
+                place.setdefault("region", outputs["location"])
+        given_env = dict(_mapping("env", unseen["env"]))
+        env, files = self._credentials(providers, place)
         spec = InfrastructureSpec(
             module=module,
-            backend=unseen["backend"] or (handle.backend if handle else None) or self._trial_backend(module, variables),
+            backend=backend or self._trial_backend(module, variables),
             # What the handle says of a variable that is given as a secret now, doesn't count.
             variables={name: value for name, value in variables.items() if name not in sensitive or self.variables},
             sensitive_variables=sensitive,
             workspace=self.workspace or (handle.workspace if handle else None),
-            providers=_mapping("providers", unseen["providers"]),
-            env=env | dict(_mapping("env", unseen["env"])),
+            providers=providers,
+            env=env | given_env,
+            given_env=given_env,
+            place=place,
             files=files,
             binary=self.terraform_binary,
             lock_timeout=self.lock_timeout,
@@ -125,6 +161,54 @@ class TerraformTask:
         )
         spec.validate()
         return spec
+
+    def _module(self, handle: InfrastructureHandle | None) -> tuple[str, Mapping[str, Any]]:
+        """Give the module, and the variables of the handle that may be used with it.
+
+        A handle is data: others may write it. Of itself it names bundled modules only; what runs code of another place
+        has to be said by the task.
+
+        :raises ConfigurationError: the handle names another module than the task, or one that only a task may name.
+        """
+        from ray_provider.infrastructure.source import ModuleSource, bundled_modules
+
+        if handle is None:
+            return self.module or "", {}
+        if handle.module in bundled_modules():
+            if self.module and self.module != handle.module:
+                raise ConfigurationError(
+                    f"module: the infrastructure was made by {handle.module!r}, and this task says {self.module!r}.",
+                    hint="Leave it out: the handle says it.",
+                    field="module",
+                )
+            return handle.module, handle.variables
+        if not self.module:
+            raise ConfigurationError(
+                f"module: the handle names {handle.module!r}, which is not one of the bundled modules. A handle does"
+                f" not"
+                " decide which code runs with this worker's credentials. Nothing was changed.",
+                hint="Give `module` and `variables` to this task too, as SetupRayInfrastructure has them.",
+                field="module",
+            )
+        own = ModuleSource.parse(self.module).public
+        # Another commit of it may be the way back: see made_by.way_back.
+        if own.partition("?")[0] != handle.module.partition("?")[0]:
+            raise ConfigurationError(
+                f"module: the infrastructure was made by {handle.module!r}, and this task says {own!r}.",
+                hint="Give the module that SetupRayInfrastructure has.",
+                field="module",
+            )
+        given = {**(self.variables or {}), **(self.sensitive_variables or {})}
+        different = sorted(name for name, value in handle.variables.items() if given.get(name) != value)
+        if different:
+            raise ConfigurationError(
+                f"variables: the handle says more, or something else, than this task, of {', '.join(different)}. For a"
+                " module that is not bundled the task has to say them.",
+                hint="Give this task the `variables` of SetupRayInfrastructure.",
+                field="variables",
+                variables=different,
+            )
+        return self.module, {}
 
     def _trial_backend(self, module: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         home = conf.get("core", "dags_folder")
@@ -140,7 +224,18 @@ class TerraformTask:
         )
         return {"type": "local", "path": str(path)}
 
-    def _credentials(self, providers: Mapping[str, Any]) -> tuple[dict[str, str], dict[str, str]]:
+    def cloud(self, run: InfrastructureRun) -> Cloud | None:
+        """Give the cloud that a run works in, to ask what is really there; ``None`` if no cloud is known.
+
+        :raises ConfigurationError: a connection can't be used, or a package is missing.
+        """
+        from ray_provider.hooks.cloud import cloud_of_run
+
+        return cloud_of_run(run, aws_conn_id=self.aws_conn_id, gcp_conn_id=self.gcp_conn_id)
+
+    def _credentials(
+        self, providers: Mapping[str, Any], place: Mapping[str, Any]
+    ) -> tuple[dict[str, str], dict[str, str]]:
         """Give the environment variables for the cloud connections, and the files that some of them name."""
         if not self.aws_conn_id and not self.gcp_conn_id:
             return {}, {}
@@ -151,6 +246,7 @@ class TerraformTask:
         if self.aws_conn_id:
             configured = providers.get("aws")
             region = configured.get("region") if isinstance(configured, Mapping) else None
+            region = region or place.get("region")
             found = terraform_credentials.aws_credentials(self.aws_conn_id, region)
             env |= found.env
             files |= found.files

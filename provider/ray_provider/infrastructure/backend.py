@@ -80,6 +80,12 @@ class Backend:
                 raise BackendError("backend.workspace_dir: it has to be absolute.", field="backend.workspace_dir")
         return cls(type=kind, config=config)
 
+    def in_region(self, region: str | None) -> Backend:
+        """Give the backend with the region that it would take from the environment: another worker may be elsewhere."""
+        if self.type != "s3" or self.config.get("region") or not region:
+            return self
+        return Backend(self.type, {**self.config, "region": region})
+
     def prepare(self) -> None:
         """Make what may be made: the folder of a local state.
 

@@ -96,6 +96,48 @@ def check_variables(
         )
 
 
+#: What a destroy gives to a variable that is wanted and that nobody set: it says nothing about what is destroyed.
+_PLACEHOLDERS: dict[str, Any] = {"string": "unknown", "number": 0, "bool": False, "list": [], "set": [], "tuple": []}
+
+
+def for_destroy(
+    declared: Mapping[str, DeclaredVariable], given: Mapping[str, Any], *, elsewhere: Mapping[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """Fit variables to a module that may have changed since they were given: a destroy hardly needs them.
+
+    :return: the variables, and what is to be told about them.
+    """
+    fitting: dict[str, Any] = {}
+    told: list[str] = []
+    for name, value in given.items():
+        variable = declared.get(name)
+        if variable is None:
+            told.append(f"WARNING: the module has no variable {name} (any more): it is left out.")
+        elif (value is None and not variable.nullable) or (value is not None and _mismatch(variable.type, value)):
+            told.append(f"WARNING: variables.{name} does not fit the module (any more): it is left out.")
+        else:
+            fitting[name] = value
+    for name, variable in declared.items():
+        if variable.required and name not in fitting and name not in elsewhere:
+            outer = re.split(r"[^a-z]", variable.type, maxsplit=1)[0]
+            fitting[name] = None if variable.nullable else _PLACEHOLDERS.get(outer, {})
+            told.append(f"WARNING: the module wants a variable {name}, which nobody gave: it gets {fitting[name]!r}.")
+    return fitting, told
+
+
+def names_in_files(root: Path) -> dict[str, Any]:
+    """Give the names of variables that the module's own automatic files set; the values don't matter here."""
+    names: dict[str, Any] = {}
+    for path in [root / "terraform.tfvars", *root.glob("*.auto.tfvars")]:
+        if path.is_file():
+            text = path.read_text(encoding="utf-8", errors="replace")
+            names |= dict.fromkeys(re.findall(r"^\s*\"?([A-Za-z_][\w-]*)\"?\s*=", text, re.MULTILINE))
+    for path in [root / "terraform.tfvars.json", *root.glob("*.auto.tfvars.json")]:
+        if path.is_file():
+            names |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8")))
+    return names
+
+
 def _from_hcl(name: str, body: str) -> DeclaredVariable:
     arguments: dict[str, str] = {}
     for match in _ARGUMENT.finditer(body):

@@ -78,6 +78,7 @@ def _credentials(cluster: EksCluster, given: boto3.Session | None) -> ClusterCre
             f"The EKS cluster {cluster.name} in {cluster.region} has no API server yet:"
             f" it is {described.get('status')}.",
             hint="Wait until it is ACTIVE.",
+            no_server=True,
         )
     portable = given is None and cluster.external_id is None
     return ClusterCredentials(

@@ -86,6 +86,7 @@ def _credentials(cluster: GkeCluster, given: Credentials | None, client: Any) ->
         raise ConfigurationError(
             f"The GKE cluster {cluster.path} has no API server yet: it is {described.status.name}.",
             hint="Wait until it is RUNNING.",
+            no_server=True,
         )
     return ClusterCredentials(
         cloud="gcp",
@@ -116,21 +117,26 @@ def _refresh(credentials: Any) -> Token:
 
 
 def _get(cluster: GkeCluster, credentials: Any, client: Any) -> Any:
+    with client or container_client(credentials) as own:
+        return own.get_cluster(name=cluster.path, timeout=_REQUEST_SECONDS)
+
+
+def container_client(credentials: Any) -> Any:
+    """Give a client of Google's container API.
+
+    :param credentials: google-auth credentials; ``None`` for the application default ones.
+    """
     from google.cloud import container_v1
 
-    if client is None:
-        endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
-        if endpoint.startswith("http://"):
-            import grpc  # type: ignore[import-untyped]
-            from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerGrpcTransport
+    endpoint = os.environ.get(ENDPOINT_VARIABLE, "").rstrip("/")
+    if endpoint.startswith("http://"):
+        import grpc  # type: ignore[import-untyped]
+        from google.cloud.container_v1.services.cluster_manager.transports import ClusterManagerGrpcTransport
 
-            channel = grpc.insecure_channel(endpoint.removeprefix("http://"))
-            client = container_v1.ClusterManagerClient(transport=ClusterManagerGrpcTransport(channel=channel))
-        else:
-            options = {"api_endpoint": endpoint.removeprefix("https://")} if endpoint else None
-            client = container_v1.ClusterManagerClient(credentials=credentials, client_options=options)
-    with client:
-        return client.get_cluster(name=cluster.path, timeout=_REQUEST_SECONDS)
+        channel = grpc.insecure_channel(endpoint.removeprefix("http://"))
+        return container_v1.ClusterManagerClient(transport=ClusterManagerGrpcTransport(channel=channel))
+    options = {"api_endpoint": endpoint.removeprefix("https://")} if endpoint else None
+    return container_v1.ClusterManagerClient(credentials=credentials, client_options=options)
 
 
 def _google_credentials(cluster: GkeCluster, given: Credentials | None) -> Any:

@@ -21,6 +21,10 @@ class InfrastructureHandle:
     :param outputs: of the module, without the sensitive ones.
     :param aws_conn_id: the Airflow connection with which it was made, for the tasks after it.
     :param gcp_conn_id: likewise.
+    :param providers: settings of the providers, without secrets.
+    :param place: where it is: ``region`` and ``account`` on AWS, ``project`` on Google Cloud.
+    :param made_by: versions of this package, Terraform and the providers, and the module's git commit.
+    :param complete: whether the apply ended well. A handle is handed on before it begins.
     """
 
     module: str
@@ -30,6 +34,16 @@ class InfrastructureHandle:
     outputs: Mapping[str, Any] = field(default_factory=dict)
     aws_conn_id: str | None = None
     gcp_conn_id: str | None = None
+    providers: Mapping[str, Any] = field(default_factory=dict)
+    place: Mapping[str, Any] = field(default_factory=dict)
+    made_by: Mapping[str, Any] = field(default_factory=dict)
+    complete: bool = True
+
+    @property
+    def name(self) -> str | None:
+        """The cluster's name: the output, or before there are outputs the module's variable."""
+        found = self.outputs.get("cluster_name") or self.variables.get("name")
+        return str(found) if found else None
 
     @property
     def typed_outputs(self) -> InfrastructureOutputs:
@@ -39,7 +53,7 @@ class InfrastructureHandle:
     def to_dict(self) -> dict[str, Any]:
         """Give the handle as JSON-able data, with the cluster's name and Ray's values where they are easily found."""
         data = asdict(self)
-        data["cluster_name"] = self.outputs.get("cluster_name")
+        data["cluster_name"] = self.name
         data["ray_helm_values"] = self.outputs.get("ray_helm_values")
         return data
 
@@ -55,4 +69,13 @@ class InfrastructureHandle:
                 hint="Pass its return value, e.g. `infrastructure=setup.output`.",
                 field="infrastructure",
             )
-        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
+        found = {key: data[key] for key in cls.__dataclass_fields__ if key in data}
+        for key in ("backend", "variables", "outputs", "providers", "place", "made_by"):
+            if found.get(key) is None:
+                found.pop(key, None)
+            elif not isinstance(found[key], Mapping):
+                raise ConfigurationError(
+                    f"infrastructure: `{key}` of the handle is no mapping.", field="infrastructure"
+                )
+        found.setdefault("backend", {})
+        return cls(**found)

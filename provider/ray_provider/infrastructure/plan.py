@@ -46,6 +46,7 @@ class PlannedChange:
     reason: str = ""
     attributes: tuple[str, ...] = ()
     unfinished: bool = False
+    previous: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as plain data."""
@@ -97,6 +98,20 @@ class PlanSummary:
     def of(self, action: str) -> tuple[str, ...]:
         """Give the addresses that an action is planned for."""
         return tuple(change.address for change in self.changes if change.action == action)
+
+    @property
+    def touched(self) -> frozenset[str]:
+        """The addresses, new and old, that the plan says something of."""
+        return frozenset({address for change in self.changes for address in (change.address, change.previous)})
+
+    def deleted_outside(self, guarded: Iterable[str] = ("*",)) -> tuple[str, ...]:
+        """Give the addresses of what the refresh did not find any more."""
+        patterns = tuple(guarded)
+        return tuple(
+            change.address
+            for change in self.drift
+            if change.action == "delete" and any(fnmatchcase(change.type, pattern) for pattern in patterns)
+        )
 
     @property
     def counts(self) -> dict[str, int]:
@@ -254,6 +269,7 @@ def _changes(
             # tainted by hand has been.
             unfinished=item.get("action_reason") == "replace_because_tainted"
             and _without_keys(str(item.get("address"))) not in needed,
+            previous=str(item.get("previous_address") or ""),
         )
 
 

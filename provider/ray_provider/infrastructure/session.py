@@ -16,11 +16,18 @@ from typing import TYPE_CHECKING, Any, Self
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.binary import find_binary
-from ray_provider.infrastructure.declared import DeclaredVariable, check_variables, read_declared
+from ray_provider.infrastructure.declared import (
+    DeclaredVariable,
+    check_variables,
+    for_destroy,
+    names_in_files,
+    read_declared,
+)
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
 from ray_provider.infrastructure.errors import ProviderCrashError, TerraformInterruptedError, VariableError
 from ray_provider.infrastructure.failures import DAMAGED
 from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
+from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.outputs import InfrastructureOutputs, check_planned
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
@@ -28,7 +35,9 @@ from ray_provider.infrastructure.plugin_cache import drop_damaged, one_at_a_time
 from ray_provider.infrastructure.process import PATIENCE_SECONDS
 from ray_provider.infrastructure.redaction import Redactor, sounds_secret
 from ray_provider.infrastructure.rescue import PATIENCE_SECONDS as STATE_PATIENCE_SECONDS
+from ray_provider.infrastructure.settings import bundled_cloud, place_of, public_settings, region_in, settle
 from ray_provider.infrastructure.source import ModuleSource
+from ray_provider.infrastructure.state import StateView, check_providers
 
 if TYPE_CHECKING:
     from ray_provider.infrastructure.runner import TerraformRunner
@@ -55,6 +64,11 @@ class InfrastructureSpec:
     :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
     :param env: environment variables for Terraform, e.g. credentials; those whose names sound secret are masked.
     :param files: environment variables that name a file, and its content, which lies in the run's private folder.
+    :param given_env: the part of ``env`` that somebody chose for this run (and not: what a connection or machine says).
+    :param place: where the infrastructure is, as its handle says it: ``{"region": …, "account": …, "project": …}``.
+    :param destroy: only for a destroy: variables that the module does not know (any more) are left out, and those that
+        it wants are not missed. It may have changed since.
+    :param made_by: with what the infrastructure was made, as its handle says.
     :param binary: path or name of ``terraform`` or ``tofu``.
     :param lock_timeout: how long to wait for the state's lock.
     :param parallelism: how many resources at a time.
@@ -70,6 +84,10 @@ class InfrastructureSpec:
     providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     files: Mapping[str, str] = field(default_factory=dict, repr=False)
+    given_env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    place: Mapping[str, Any] = field(default_factory=dict)
+    destroy: bool = False
+    made_by: Mapping[str, Any] = field(default_factory=dict)
     binary: str | None = None
     lock_timeout: str = "60s"
     parallelism: int | None = None
@@ -125,6 +143,10 @@ class InfrastructureRun:
         self._repaired = False
         self._lock_file: bytes | None = None
         self._declared: dict[str, DeclaredVariable] = {}
+        self._backend: Backend | None = None
+        self._root = Path()
+        #: What is in the state, as of the last time it was read.
+        self.state = StateView()
 
     def __enter__(self) -> Self:
         self._remember_secrets()
@@ -148,9 +170,55 @@ class InfrastructureRun:
         return self._runner
 
     @property
+    def backend(self) -> Backend:
+        """Where the state lies, with the region that the environment added."""
+        return self._backend or Backend.parse(self.spec.backend)
+
+    @property
     def declared(self) -> Mapping[str, DeclaredVariable]:
         """What the module declares."""
         return self._declared
+
+    @property
+    def is_bundled(self) -> bool:
+        """Whether the module is one of ours, by its name."""
+        return ModuleSource.parse(self.spec.module).kind == "bundled"
+
+    def first_handle(self) -> InfrastructureHandle:
+        """Give a handle of what is known before the module is read: where the state will lie."""
+        spec = self.spec
+        name = spec.variables.get("name")
+        return InfrastructureHandle(
+            module=ModuleSource.parse(spec.module).public,
+            backend=self.backend.public(),
+            workspace=spec.workspace,
+            variables={"name": name} if isinstance(name, str) else {},
+            providers=public_settings(spec.providers),
+            complete=False,
+        )
+
+    def wanted_cluster(self) -> tuple[str, str]:
+        """Give name and location of the cluster that a bundled module would make; empty where that is not known."""
+        cloud = bundled_cloud(self.spec.module)
+        name = str(self.spec.variables.get("name") or "") if cloud else ""
+        location = self.place().get("region") if cloud == "aws" else self.spec.variables.get("location")
+        return name, str(location or "")
+
+    def place(self) -> dict[str, str]:
+        """Tell where the infrastructure is: region, account, project."""
+        found = place_of(
+            self.state,
+            cloud=bundled_cloud(self.spec.module),
+            providers=self.spec.providers,
+            env=self.runner.env,
+        )
+        return {**{name: str(value) for name, value in self.spec.place.items()}, **found}
+
+    def made_by(self) -> dict[str, Any]:
+        """Tell with what the infrastructure is made: versions of this package, of Terraform and of its providers."""
+        from ray_provider.infrastructure.made_by import made_by
+
+        return made_by(self._root, self.runner.binary.label)
 
     def public_variables(self) -> dict[str, Any]:
         """Give the variables that are not secret."""
@@ -193,7 +261,9 @@ class InfrastructureRun:
             self._init()
             make()
         data = json.loads(self._read("show", str(saved)))
-        check_same_module(data, ModuleSource.parse(self.spec.module).public)
+        if not (destroy and self.spec.destroy and self.state.cluster_name):
+            # A destroy is checked by the name of what the state holds; the module may have changed since.
+            check_same_module(data, ModuleSource.parse(self.spec.module).public)
         if not destroy:
             for line in check_planned(data):
                 self.write(f"Warning: {line}")
@@ -214,15 +284,16 @@ class InfrastructureRun:
 
     def resources(self) -> list[str]:
         """Give the addresses of what is in the state; empty if there is none."""
-        exit_code, out, err = self.runner.cmd("state list")
-        if exit_code == 0:
-            return [
-                line for line in out.splitlines() if line and line.partition(".")[0] != "data" and ".data." not in line
-            ]
-        if "No state file was found" in err:
-            return []
-        self.runner.cmd("state list", raise_on_error=True)
-        return []
+        return self.read_state().addresses
+
+    def read_state(self) -> StateView:
+        """Read the state, and keep it as :attr:`state`. Needs no provider.
+
+        :raises BackendError: it can't be read.
+        """
+        _, out, _ = self.runner.cmd("state pull", raise_on_error=True)
+        self.state = StateView.from_text(str(out))
+        return self.state
 
     # ------------------------------------------------------------------ preparing
     def _prepare(self, folder: Path) -> None:
@@ -234,7 +305,7 @@ class InfrastructureRun:
             given[name] = str(write_private(folder / f"{name.lower()}.file", content))
         binary = find_binary(spec.binary, os.environ | given)
         source = ModuleSource.parse(spec.module)
-        backend = Backend.parse(spec.backend)
+        backend = self._backend = Backend.parse(spec.backend).in_region(region_in(spec.env))
         self.write(
             f"{binary.label}, module {source.public}, state in {backend.label}, workspace {spec.workspace or 'default'}"
         )
@@ -242,6 +313,7 @@ class InfrastructureRun:
         root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
         lock = root / _LOCK_FILE
         self._lock_file = lock.read_bytes() if lock.is_file() else None
+        self._root = root
         self._declared = read_declared(root)
         variables = {**spec.variables, **spec.sensitive_variables}
         for name, value in variables.items():
@@ -251,7 +323,13 @@ class InfrastructureRun:
         for name, value in elsewhere.items():
             if self._is_secret(name):
                 self.redactor.add(value)
-        check_variables(self._declared, variables, elsewhere=elsewhere | _names_in_files(root))
+        elsewhere |= names_in_files(root)
+        if spec.destroy:
+            variables, told = for_destroy(self._declared, variables, elsewhere=elsewhere)
+            for line in told:
+                self.write(line)
+        else:
+            check_variables(self._declared, variables, elsewhere=elsewhere)
         write_private_json(folder / _VARIABLES, variables)
         backend.prepare()
         backend.write(root)
@@ -285,6 +363,23 @@ class InfrastructureRun:
 
             self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
         save_kept(identity, self._runner, self.write)
+        self._settle(source)
+
+    def _settle(self, source: ModuleSource) -> None:
+        """Go to the place where the infrastructure is, and refuse a state that would run other people's programs."""
+        state = self.read_state()
+        if source.kind == "bundled":
+            check_providers(state)
+        place = settle(
+            state,
+            providers=self.spec.providers,
+            given_env=self.spec.given_env,
+            expected=self.spec.place,
+        )
+        for name, value in place.items():
+            if (self.spec.env.get(name) or os.environ.get(name)) not in {None, value}:
+                self.write(f"{name} is {value} in this run, where the infrastructure is; this worker says another one.")
+        self.runner.env.update(place)
 
     def _init(self) -> None:
         with one_at_a_time(self._cache):
@@ -361,16 +456,3 @@ class InfrastructureRun:
         if self._folder is None:
             raise RuntimeError("the run is not entered")
         return self._folder / name
-
-
-def _names_in_files(root: Path) -> dict[str, Any]:
-    """Give the names of variables that the module's own automatic files set; the values don't matter here."""
-    names: dict[str, Any] = {}
-    for path in [root / "terraform.tfvars", *root.glob("*.auto.tfvars")]:
-        if path.is_file():
-            text = path.read_text(encoding="utf-8", errors="replace")
-            names |= dict.fromkeys(re.findall(r"^\s*\"?([A-Za-z_][\w-]*)\"?\s*=", text, re.MULTILINE))
-    for path in [root / "terraform.tfvars.json", *root.glob("*.auto.tfvars.json")]:
-        if path.is_file():
-            names |= dict.fromkeys(json.loads(path.read_text(encoding="utf-8")))
-    return names

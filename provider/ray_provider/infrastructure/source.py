@@ -24,6 +24,8 @@ _LOCAL_SOURCE = re.compile(r'\bsource\s*=\s*"(\.\.?(?:/[^"]*)?)"')
 _GIT_SECONDS = 600
 #: By which git fetches a module unless its own variable says otherwise: those that check who answers.
 _PROTOCOLS = "https:ssh"
+#: A file in the copy of a repository: which commit it is of.
+COMMIT = ".airflow-ray-commit"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ class ModuleSource:
             done = git("-C", str(target), "checkout", "-q", "--detach", "FETCH_HEAD")
         if done.returncode != 0:
             raise self._clone_failed(redact(done.stderr.strip()))
+        (target / COMMIT).write_text(git("-C", str(target), "rev-parse", "HEAD").stdout.strip(), encoding="utf-8")
         shutil.rmtree(target / ".git")
         return target
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import BaseOperator
+from ray_provider._compat import AirflowFailException, BaseOperator
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, RayProviderError
 from ray_provider.hooks.terraform import TerraformTask
+from ray_provider.infrastructure.errors import TerraformInterruptedError
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.idle import check_prices
-from ray_provider.infrastructure.plan import GUARDED_TYPES
+from ray_provider.infrastructure.plan import GUARDED_TYPES, PlanSummary
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 #: XCom with the plan's summary: counts, and what was changed by name.
 PLAN_XCOM_KEY = "plan"
 _LIVE = ("refuse", "ignore")
+_ON_FAILURE = ("keep", "destroy")
 
 
 class InfrastructureOperator(TerraformTask, BaseOperator):
@@ -52,6 +55,10 @@ class SetupRayInfrastructure(InfrastructureOperator):
     :param plan_only: make the plan and show it; change nothing.
     :param hourly_prices: what one of each thing costs per hour, in your currency, e.g. ``{"control plane": 0.10, "NAT
         gateway": 0.045, "m6i.2xlarge": 0.384}``; the plan then says what runs by the hour with nobody using it.
+    :param allow_drifted: addresses of guarded resources that are known to be gone, with ``*`` for anything. A plan that
+        makes anew what the refresh did not find is refused unless the cloud says that it is gone.
+    :param on_failure: what becomes of what a failed first set-up made: ``keep`` it (the next try goes on from there,
+        and ``DeleteRayInfrastructure(trigger_rule="all_done")`` takes it back), or ``destroy`` it.
     """
 
     def __init__(
@@ -63,9 +70,13 @@ class SetupRayInfrastructure(InfrastructureOperator):
         guarded_types: Iterable[str] = GUARDED_TYPES,
         plan_only: bool = False,
         hourly_prices: Mapping[str, float] | None = None,
+        allow_drifted: Iterable[str] = (),
+        on_failure: str = "keep",
         **kwargs: Any,
     ) -> None:
         super().__init__(module=module, **kwargs)
+        self.allow_drifted = allow_drifted
+        self.on_failure = on_failure
         self.allow_destroy = allow_destroy
         self.allow_replace = allow_replace
         self.guarded_types = guarded_types
@@ -78,40 +89,105 @@ class SetupRayInfrastructure(InfrastructureOperator):
         :param context: of the task.
         :return: the handle, as data.
         """
+        if self.on_failure not in _ON_FAILURE:
+            raise AirflowFailException(f"on_failure: it has to be one of {', '.join(_ON_FAILURE)}.")
         try:
             prices = check_prices(self.hourly_prices)
-            with self.new_run(context) as run:
-                summary = run.plan()
-                for line in summary.lines():
-                    self.log.info("%s", run.redactor(line))
-                for line in summary.idle.lines(prices) if summary.idle is not None else ():
-                    self.log.info("%s", line)
-                context["ti"].xcom_push(key=PLAN_XCOM_KEY, value=summary.to_dict())
-                summary.guard(
-                    allow_destroy=self.allow_destroy,
-                    allow_replace=self.allow_replace,
-                    guarded=tuple(self.guarded_types),
-                )
+            run = self.new_run(context)
+            self._hand_on(context, run.first_handle())
+            with run:
+                self._hand_on(context, self._handle(run, complete=False))
+                summary = self._checked_plan(context, run, prices)
                 if self.plan_only:
                     self.log.info("plan_only is set: nothing is changed.")
                 elif summary.is_empty:
                     self.log.info("Nothing is to be changed.")
                 else:
-                    run.apply()
-                from ray_provider.infrastructure.backend import Backend
-                from ray_provider.infrastructure.source import ModuleSource
-
-                return InfrastructureHandle(
-                    module=ModuleSource.parse(run.spec.module).public,
-                    backend=Backend.parse(run.spec.backend).public(),
-                    workspace=run.spec.workspace,
-                    variables=run.public_variables(),
-                    outputs=run.outputs().public(),
-                    aws_conn_id=self.aws_conn_id,
-                    gcp_conn_id=self.gcp_conn_id,
-                ).to_dict()
+                    self._apply(run)
+                return self._handle(run, complete=not self.plan_only).to_dict()
         except RayProviderError as error:
             raise self.for_airflow(error) from error
+
+    def _checked_plan(self, context: Context, run: InfrastructureRun, prices: Mapping[str, float]) -> PlanSummary:
+        from ray_provider.infrastructure.guards import guard_missing, guard_new_cluster
+
+        before = run.state
+        if not before.clusters and not self.plan_only:
+            guard_new_cluster(*run.wanted_cluster(), run.backend.label, lambda: self.cloud(run), self.log.info)
+        summary = run.plan()
+        for line in summary.lines():
+            self.log.info("%s", run.redactor(line))
+        for line in summary.idle.lines(prices) if summary.idle is not None else ():
+            self.log.info("%s", line)
+        context["ti"].xcom_push(key=PLAN_XCOM_KEY, value=summary.to_dict())
+        guarded = tuple(self.guarded_types)
+        guard_missing(
+            summary.deleted_outside(guarded),
+            before,
+            lambda: self.cloud(run),
+            allow_drifted=self.allow_drifted,
+            doing="The plan",
+        )
+        summary.guard(allow_destroy=self.allow_destroy, allow_replace=self.allow_replace, guarded=guarded)
+        return summary
+
+    def _apply(self, run: InfrastructureRun) -> None:
+        """Apply; after a failure destroy what was made, if that is wanted and nothing was there before."""
+        nothing_before = not run.state.resources
+        try:
+            run.apply()
+            run.read_state()
+        except TerraformInterruptedError:
+            raise
+        except InfrastructureError as error:
+            if self.on_failure != "destroy":
+                raise
+            if not nothing_before:
+                self.log.warning(
+                    "The apply failed. on_failure='destroy' takes back only what a first set-up made: the state held"
+                    " resources before, which stay."
+                )
+                raise
+            self.log.warning(
+                "The apply failed, and what it made is destroyed (on_failure='destroy'): %s", error.message
+            )
+            try:
+                run.read_state()
+                run.plan(destroy=True)
+                run.apply()
+                left = run.read_state().addresses
+            except RayProviderError as second:
+                error.add_note(f"What was made could not be destroyed: {second.message}")
+                raise error from second
+            error.add_note(
+                f"What was made is in the state still: {', '.join(left)}" if left else "What was made was destroyed."
+            )
+            raise
+
+    def _handle(self, run: InfrastructureRun, *, complete: bool) -> InfrastructureHandle:
+        from ray_provider.infrastructure.settings import public_settings
+        from ray_provider.infrastructure.source import ModuleSource
+
+        return InfrastructureHandle(
+            module=ModuleSource.parse(run.spec.module).public,
+            backend=run.backend.public(),
+            workspace=run.spec.workspace,
+            variables=run.public_variables(),
+            outputs=run.outputs().public(),
+            aws_conn_id=self.aws_conn_id,
+            gcp_conn_id=self.gcp_conn_id,
+            providers=public_settings(run.spec.providers),
+            place=run.place(),
+            made_by=run.made_by(),
+            complete=complete,
+        )
+
+    def _hand_on(self, context: Context, handle: InfrastructureHandle) -> None:
+        """Push the handle before anything is made: whoever deletes needs it most when this task fails."""
+        context["ti"].xcom_push(
+            key="return_value",
+            value=replace(handle, aws_conn_id=self.aws_conn_id, gcp_conn_id=self.gcp_conn_id).to_dict(),
+        )
 
 
 class DeleteRayInfrastructure(InfrastructureOperator):
@@ -127,6 +203,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         come from it unless they are given here; secrets have to be given again.
     :param confirm: the name of the cluster that is to be destroyed (the module's variable ``name``).
     :param live_clusters: ``refuse`` while Ray clusters live there, or ``ignore`` them.
+    :param allow_drifted: addresses of resources that are known to be gone, with ``*`` for anything. A destroy that does
+        not find all that the state lists is refused unless the cloud says that the rest is gone.
     """
 
     template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "infrastructure", "confirm")
@@ -138,9 +216,11 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         confirm: str,
         infrastructure: Any = None,
         live_clusters: str = "refuse",
+        allow_drifted: Iterable[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self.allow_drifted = allow_drifted
         self.confirm = confirm
         self.infrastructure = infrastructure
         self.live_clusters = live_clusters
@@ -161,39 +241,32 @@ class DeleteRayInfrastructure(InfrastructureOperator):
             raise ConfigurationError(f"live_clusters: it has to be one of {', '.join(_LIVE)}.", field="live_clusters")
         if not isinstance(self.confirm, str) or not self.confirm.strip():
             raise ConfigurationError("confirm: give the name of the cluster that is to be destroyed.", field="confirm")
-        handle = None if self.infrastructure is None else InfrastructureHandle.from_dict(self.infrastructure)
-        with self.new_run(context, handle) as run:
-            if not run.resources():
-                self.log.info("There is nothing in the state: nothing is to be destroyed.")
-                return {"destroyed": 0}
-            outputs = run.outputs()
-            name = (
-                outputs.cluster_name
-                or (handle and handle.outputs.get("cluster_name"))
-                or run.spec.variables.get("name")
-            )
-            if self.confirm != name:
-                raise ConfigurationError(
-                    f"confirm: {self.confirm!r} is not the name of what this state holds, {name!r}."
-                    " Nothing was destroyed.",
-                    field="confirm",
-                )
-            if self.live_clusters == "refuse" and outputs.cloud and outputs.cluster_name:
-                self._refuse_if_used(run, outputs.public())
-            summary = run.plan(destroy=True)
-            for line in summary.lines():
-                self.log.info("%s", run.redactor(line))
-            run.apply()
-            left = run.resources()
-        if left:
-            raise InfrastructureError(f"After the destroy the state still holds {', '.join(left)}.", resources=left)
-        return {"destroyed": summary.counts["delete"]}
+        from ray_provider.infrastructure.removal import Removal, remove
 
-    @staticmethod
-    def _name_in(handle: InfrastructureHandle | None) -> Any:
-        return handle.outputs.get("cluster_name") if handle else None
+        handle = None if self.infrastructure is None else InfrastructureHandle.from_dict(self.infrastructure)
+        if handle is None and not self.module:
+            raise ConfigurationError(
+                "infrastructure: there is no handle: SetupRayInfrastructure was not run, or ended before it knew"
+                " where its"
+                " state lies.",
+                hint="If there is something to delete, give `module`, `backend` and, if it was used, `workspace`.",
+                field="infrastructure",
+            )
+        with self.new_run(context, handle, destroy=True, name=self.confirm) as run:
+            removal = Removal(
+                confirm=self.confirm,
+                cloud=lambda: self.cloud(run),
+                refuse_if_used=lambda outputs: self._refuse_if_used(run, outputs),
+                known=(handle.name if handle else None) or run.spec.variables.get("name"),
+                outputs=handle.outputs if handle else {},
+                place=handle.place if handle else {},
+                allow_drifted=self.allow_drifted,
+            )
+            return {"destroyed": remove(run, removal)}
 
     def _refuse_if_used(self, run: InfrastructureRun, outputs: Mapping[str, Any]) -> None:
+        if self.live_clusters == "ignore":
+            return
         from ray_provider.hooks.cloud import users_of_cluster
         from ray_provider.hooks.cloud_cluster import CloudCluster
         from ray_provider.hooks.peer import run_sync

@@ -41,10 +41,17 @@ class InfrastructureDriftSensor(TerraformTask, BaseSensorOperator):
         :param context: of the task.
         :return: the report, once there is drift.
         """
+        from ray_provider.infrastructure.guards import guard_missing
+        from ray_provider.infrastructure.plan import GUARDED_TYPES
+
         try:
             handle = None if self.infrastructure is None else InfrastructureHandle.from_dict(self.infrastructure)
             with self.new_run(context, handle) as run:
+                before = run.state
                 summary = run.plan(lock=False)
+                guard_missing(
+                    summary.deleted_outside(GUARDED_TYPES), before, lambda: self.cloud(run), doing="The report"
+                )
                 for line in summary.lines():
                     self.log.info("%s", run.redactor(line))
         except RayProviderError as error:

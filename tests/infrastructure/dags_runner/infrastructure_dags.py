@@ -27,8 +27,8 @@ with DAG("infrastructure_life", schedule=None):
         task_id="delete",
         infrastructure=made.output,
         confirm="e2e",
-        terraform_binary=COMMON["terraform_binary"],
-        sensitive_variables=COMMON["sensitive_variables"],
+        variables={"name": "e2e", "number": 2},
+        **COMMON,
     )
 
 with DAG("infrastructure_killed", schedule=None):
