@@ -179,7 +179,7 @@ class Rescue:
         state = Path(self.cwd) / ERRORED
         if not state.is_file():
             if self._said(b"Error releasing the state lock"):
-                return {"unlocked": self._unlock(self._held_by_us(self._run(*_ASK)[1], ended))}
+                return {"unlocked": self._release(ended)}
             return {}
         os.chmod(state, 0o600)  # noqa: PTH101
         self.tell({"rescue": "began", "seconds": self.seconds})
@@ -250,6 +250,22 @@ class Rescue:
             and self.began - 2 <= made <= ended
         )
         return holder["ID"] if ours else None
+
+    def _release(self, ended: float) -> bool:
+        """Release the lock that the apply could not release, with patience; nobody else's."""
+        until, pause = time.monotonic() + self.seconds, _PAUSE_SECONDS[0]
+        while True:
+            text = self._run(*_ASK)[1]
+            ours = self._held_by_us(text, ended)
+            if self._unlock(ours):
+                return True
+            holder = lock_holder(text)
+            taken = ours is None and holder is not None and "ID" in holder
+            left = until - time.monotonic()
+            if taken or left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, _PAUSE_SECONDS[1])
 
     def _unlock(self, lock_id: str | None) -> bool:
         if lock_id is None:

@@ -44,7 +44,7 @@ class StateServer:
             def do_PUT(self) -> None:
                 """What a resource of a test says while it is made: the server goes away, or takes no state."""
                 outer.gone = self.path == "/gone"
-                outer.refuses = {"POST"} if self.path == "/refuse" else set()
+                outer.refuses = {"/refuse": {"POST"}, "/lock": {"UNLOCK"}}.get(self.path, set())
                 self.answer(200)
 
             def log_message(self, *_: object) -> None:
