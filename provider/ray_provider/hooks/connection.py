@@ -23,7 +23,8 @@ _IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersona
 
 ADDRESS_HINT = (
     "Set the connection's field `address` to the dashboard's URL, such as http://127.0.0.1:8265, "
-    "or give the task a cluster: cluster=setup.output."
+    "or give the task a cluster: cluster=setup.output. For a Ray on this machine set `backend` to `local`, and put "
+    "SetupRayCluster before the task."
 )
 
 

@@ -176,7 +176,10 @@ class SubmitRayJob(BaseOperator):
         try:
             return self._execute(context)
         except RayProviderError as error:
-            raise self._for_airflow(error) from error
+            if error.retryable:
+                raise
+            # Burns no retries on what another try can't change. Not raised from the error, which would be told twice.
+            raise AirflowFailException(str(error)) from None
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger fired.
@@ -188,7 +191,10 @@ class SubmitRayJob(BaseOperator):
         try:
             return self._complete(context, event)
         except RayProviderError as error:
-            raise self._for_airflow(error) from error
+            if error.retryable:
+                raise
+            # Burns no retries on what another try can't change. Not raised from the error, which would be told twice.
+            raise AirflowFailException(str(error)) from None
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral. Where the trigger failed or timed out, nobody watches the job any more: stop it."""
@@ -386,11 +392,6 @@ class SubmitRayJob(BaseOperator):
             self.hook, self.log, cancel_on_kill=self.cancel_on_kill, retried=TriggerTask(ti) if again else None
         )
         return self._job_run
-
-    @staticmethod
-    def _for_airflow(error: RayProviderError) -> Exception:
-        """Don't burn retries on what another try can't change."""
-        return error if error.retryable else AirflowFailException(str(error))
 
     def _plan(self, context: Context, run: JobRun, memory: TaskMemory) -> attempts.Plan:
         def is_ours(attempt: int, job: JobDetails) -> bool:

@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import traceback
 from datetime import timedelta
 
 import pytest
@@ -402,6 +403,17 @@ def test_bad_input_is_refused_before_anything_is_sent_and_burns_no_retry(dashboa
     with pytest.raises(AirflowFailException, match=says):
         operator(**arguments).execute(context)
     assert not [method for method, _ in dashboard.api.requests if method == "POST"]
+
+
+def test_a_configuration_error_prints_one_exception(context, connection):
+    """Before: two of them, with 29 frames."""
+    connection.clear()
+    with pytest.raises(AirflowFailException) as raised:
+        operator().execute(context)
+    printed = "".join(traceback.format_exception(raised.value))
+    assert printed.count("Traceback (most recent call last)") == 1
+    assert printed.count("has no Ray address") == 1
+    assert "`backend` to `local`" in printed, "a newcomer's connection is empty"
 
 
 def test_templates_give_text_where_numbers_are_meant(dashboard, context):
