@@ -136,7 +136,7 @@ def invalid_yaml(error: yaml.YAMLError, source: str) -> ConfigurationError:
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     # A name of a tag or an alias may be the beginning of a password that nobody put into quotes.
-    problem = re.sub(r"'[^']{2,}'", "(not shown)", getattr(error, "problem", None) or "it can't be read")
+    problem = re.sub(r"'[^'\s]{2,}'", "(not shown)", getattr(error, "problem", None) or "it can't be read")
     return ConfigurationError(
         f"`{source}` is not valid YAML{where}: {problem}.", hint="Check its indentation, quotes and colons there."
     )

@@ -179,7 +179,7 @@ async def test_an_exec_plugin_is_asked_again_only_when_its_token_expires(tmp_pat
     command = plugin(
         tmp_path,
         f"echo x >>{tmp_path}/calls; n=$(wc -l <{tmp_path}/calls); t={later}; [ $n -gt 1 ] || t={soon}\n"
-        '[ "$1" = "a b" ] && [ "$E" = v ] && [[ "$KUBERNETES_EXEC_INFO" == *ExecCredential* ]] || exit 3\n'
+        '[ "$1" = "a b" ] && [ "$E" = v ] && [[ "$KUBERNETES_EXEC_INFO" == *\\"ExecCredential\\"* ]] || exit 3\n'
         'echo "{\\"status\\": {\\"token\\": \\"t$n\\", \\"expirationTimestamp\\": \\"$t\\"}}"',
     )
     credential = Credential(KubernetesAccess(kubeconfig=exec_config(command)).resolve())

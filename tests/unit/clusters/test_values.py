@@ -107,7 +107,7 @@ def test_values_come_as_mapping_text_path_or_list(tmp_path):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ("a: [1", "not valid YAML in line 1"),
+        ("a: [1", r"not valid YAML in line 1, column 6: expected ',' or ']', but got '<stream end>'\."),
         ("just words", "no mapping of values"),
         ("nowhere.yaml", "is not there"),
         (17, "is of type int"),
@@ -124,6 +124,9 @@ def test_what_can_not_be_read_is_refused_with_its_place(given, message):
 def test_an_error_of_yaml_shows_no_content():
     with pytest.raises(ConfigurationError) as caught:
         read_values("password: hunter2\n  - broken: [")
+    assert "hunter2" not in str(caught.value)
+    with pytest.raises(ConfigurationError, match=r"\(not shown\)") as caught:
+        read_values("password: *hunter2")
     assert "hunter2" not in str(caught.value)
 
 
