@@ -49,6 +49,7 @@ class Operator:
     :param replicas: how many are wanted.
     :param available: how many run.
     :param image: which it is.
+    :param release: the Helm release that holds it; ``None`` where it was installed otherwise.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Operator:
     available: int
     image: str
     current: bool
+    release: str | None = None
 
     @property
     def version(self) -> Version | None:
@@ -79,6 +81,7 @@ class Operator:
             replicas=int(spec.get("replicas", 1)),
             available=int(status.get("availableReplicas") or 0),
             image=str(containers[0].get("image", "")),
+            release=(meta.get("annotations") or {}).get("meta.helm.sh/release-name"),
             current=int(status.get("observedGeneration") or 0) >= int(meta.get("generation") or 0),
         )
 
@@ -166,6 +169,7 @@ async def ensure_operator(kube: Kube, helm: Helm, chart: OperatorChart, mode: Mo
     The definitions come first, applied server-side: Helm installs them only once and never upgrades them, and an
     operator with old definitions loses the new fields without a word.
 
+    :raises ConfigurationError: it can't be upgraded, as it was not installed by Helm; nothing was changed.
     :raises KubernetesAccessError: this needs an administrator's rights.
     :raises ClusterTimeoutError: the operator did not become available.
     """
@@ -181,19 +185,65 @@ async def ensure_operator(kube: Kube, helm: Helm, chart: OperatorChart, mode: Mo
             also = (
                 f'; {resolved.metadata.version} was asked for: kuberay_operator="upgrade" installs it' if older else ""
             )
-            say(f"{what} runs in namespace {operator.namespace}: left as it is{also}.")
+            say(f"{what} is in namespace {operator.namespace}: left as it is{also}.")
+            if operator.replicas > 0 and not operator.is_available:
+                say(f"The KubeRay operator {operator.namespace}/{operator.name} does not run yet: waiting for it.")
+                await wait_operator(kube, operator.namespace, chart.timeout_seconds, say)
             return
-        release, namespace = RELEASE, operator.namespace
-    elif exists and await _someone_reconciles(kube):
+        await _upgrade(kube, helm, operator, resolved, chart, say)
+        return
+    if exists and await _someone_reconciles(kube):
         say("Kubernetes knows RayClusters, and they are looked after: the operator is left as it is.")
         return
-    else:
-        release, namespace = RELEASE, chart.namespace
-    say(f"Installing KubeRay {resolved.metadata.version} into namespace {namespace}.")
+    say(f"Installing KubeRay {resolved.metadata.version} into namespace {chart.namespace}.")
+    await _apply_definitions(kube, helm, resolved, chart)
+    await _install(helm, RELEASE, chart.namespace, resolved, chart.values)
+    await wait_operator(kube, chart.namespace, chart.timeout_seconds, say)
+
+
+async def _upgrade(kube: Kube, helm: Helm, operator: Operator, resolved: Any, chart: OperatorChart, say: Say) -> None:
+    """Give the release that holds the operator a newer chart; the former one again if the new one does not come up."""
+    where = f"{operator.namespace}/{operator.name}"
+    version = resolved.metadata.version
+    if operator.release is None:
+        raise ConfigurationError(
+            f"The KubeRay operator {where} ({operator.image}) was not installed by Helm: it can't be upgraded by it. "
+            "Nothing was changed.",
+            hint="Have it upgraded the way it was installed, e.g. kubectl apply --server-side -k "
+            f'"github.com/ray-project/kuberay/ray-operator/config/default?ref=v{version}"; or leave it as it is: '
+            'kuberay_operator="require".',
+            cause="operator not by Helm",
+        )
+    before = await helm.release(operator.release, operator.namespace)
+    say(
+        f"Upgrading KubeRay in namespace {operator.namespace} to {version} (Helm release {operator.release!r}, now "
+        f"{operator.image})."
+    )
+    await _apply_definitions(kube, helm, resolved, chart)
+    await _install(helm, operator.release, operator.namespace, resolved, chart.values)
+    try:
+        await wait_operator(kube, operator.namespace, chart.timeout_seconds, say)
+    except ClusterTimeoutError as error:
+        if before is None or before.revision < 1:
+            raise
+        say(f"WARNING: KubeRay {version} does not come up: back to {operator.image}. {error.message}")
+        await helm.roll_back(operator.release, operator.namespace, before.revision)
+        back = "The former version runs again."
+        try:
+            await wait_operator(kube, operator.namespace, chart.timeout_seconds, say)
+        except ClusterTimeoutError as again:
+            back = f"The former version was put back, and does not run either: {again.message}"
+        raise ClusterTimeoutError(
+            f"KubeRay {version} did not come up in namespace {operator.namespace}, and was rolled back: "
+            f"{error.message} {back}",
+            hint='Have the cause mended before the next try; kuberay_operator="require" goes on with what runs.',
+            cause="operator not upgraded",
+        ) from error
+
+
+async def _apply_definitions(kube: Kube, helm: Helm, resolved: Any, chart: OperatorChart) -> None:
     for definition in await helm.crds(resolved):
         await _apply_definition(kube, definition, chart.timeout_seconds)
-    await _install(helm, release, namespace, resolved, chart.values)
-    await wait_operator(kube, namespace, chart.timeout_seconds, say)
 
 
 async def _someone_reconciles(kube: Kube) -> bool:
@@ -214,6 +264,15 @@ async def _install(helm: Helm, release: str, namespace: str, chart: Any, values:
             await helm.upgrade(
                 release, namespace, chart, values, description="installed by airflow-ray", create_namespace=True
             )
+        except ConfigurationError as error:
+            if error.data.get("cause") != "exists":
+                raise
+            raise ConfigurationError(
+                f"KubeRay can't be installed into namespace {namespace}: {error.message}",
+                hint="The chart gives its objects fixed names, and another installation has them. It is shared: it is "
+                'left alone. Use it (kuberay_operator="require"), or ask who administers it.',
+                cause="exists",
+            ) from error
         except HelmError as error:
             # Another run installs it at this moment: it is shared.
             if error.data.get("cause") != "pending" or attempt == 5:
