@@ -151,7 +151,7 @@ def test_nor_is_that_of_a_jobs_own_cluster_or_of_a_delete(server, context, made,
         task.execute(context)
     assert PLANTED not in str(wanted[0].manifest.cluster)
     server.pages["/cluster.yaml"] = MANIFEST.replace("name: fetched", 'name: "{{ conn.db.password }}"')
-    with pytest.raises(AirflowFailException, match="can't name a RayCluster") as raised:
+    with pytest.raises(AirflowFailException, match="is not filled in") as raised:
         DeleteRayCluster(task_id="t", ray_cluster_yaml=server.url()).execute(context)
     assert PLANTED not in str(raised.value)
 
