@@ -34,6 +34,7 @@ class RayHead:
     :param num_cpus: what the head offers.
     :param env: more environment variables for Ray.
     :param dashboard_port: keep a port over a restart.
+    :param python: that of an environment with another Ray; entry points get it too.
     """
 
     def __init__(
@@ -43,8 +44,10 @@ class RayHead:
         num_cpus: int = 4,
         env: dict[str, str] | None = None,
         dashboard_port: int | None = None,
+        python: Path | None = None,
     ) -> None:
         self.token = token
+        self.python = python or Path(sys.executable)
         self.num_cpus = num_cpus
         self.extra_env = env or {}
         first, self._autoscaler_metrics, self._dashboard_metrics, *self._ports = free_ports(11)
@@ -115,13 +118,13 @@ class RayHead:
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             # Entry points say "python": that of the tests.
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{environment.get('PATH', '')}",
+            "PATH": f"{self.python.parent}{os.pathsep}{environment.get('PATH', '')}",
             "HOME": str(self.folder),
         }
         if self.token:
             environment["RAY_AUTH_TOKEN"] = self.token
         environment |= self.extra_env
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
         self._log = (self.folder / "start.log").open("wb")
         self._process = subprocess.Popen(

@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import DecoratedOperator
 from ray_provider._compat import AirflowFailException, AirflowSkipException, redact
 from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
 from ray_provider.decorators.storage import ResultStore
+from ray_provider.decorators.xcom import without_nan
 from ray_provider.exceptions import JobError, RayApiError, RayConnectionError, RayProviderError
 from ray_provider.operators.job import SubmitRayJob
 
@@ -33,7 +34,12 @@ if TYPE_CHECKING:
 #: An argument's name where the attribute has another one.
 _ATTRIBUTES = {"resources": "ray_resources"}
 #: The function's own arguments, and their defaults.
-_OWN: dict[str, Any] = {"allow_pickle_results": False, "max_result_bytes": 16 * 1024 * 1024, "result_path": None}
+_OWN: dict[str, Any] = {
+    "allow_pickle_results": False,
+    "max_result_bytes": 16 * 1024 * 1024,
+    "result_path": None,
+    "lenient_results": False,
+}
 #: What a configuration may hold.
 _ARGUMENTS = (frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}) | set(_OWN)
 #: What a result file may have beyond the value itself: its header, or the texts of an exception (bytes).
@@ -53,6 +59,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     :param result_path: object storage that cluster and workers reach (an fsspec URL or an ``ObjectStoragePath``) for
         pandas and Arrow tables, for values of more than 256 KiB, and for arguments of more than 100 MiB; the task then
         returns a reference for :func:`ray_provider.decorators.read_reference`.
+    :param lenient_results: what XCom can't carry of a return value becomes null, with a warning that names the place,
+        instead of an error. ``@ray.task``, the predecessor's form, has it on: there the value was not looked at.
     """
 
     custom_operator_name = "@task.ray"
@@ -66,6 +74,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         allow_pickle_results: bool = False,
         max_result_bytes: int = 16 * 1024 * 1024,
         result_path: Any = None,
+        lenient_results: bool = False,
         **kwargs: Any,
     ) -> None:
         from ray_provider.functions.payload import ENTRYPOINT, check_callable
@@ -74,6 +83,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             "allow_pickle_results": allow_pickle_results,
             "max_result_bytes": max_result_bytes,
             "result_path": result_path,
+            "lenient_results": lenient_results,
         }
         kwargs |= {name: value for name, value in own.items() if value != _OWN[name]}
         self.config = config
@@ -84,6 +94,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         self.allow_pickle_results = arguments.pop("allow_pickle_results")
         self.max_result_bytes = arguments.pop("max_result_bytes")
         self.result_path = _as_text(arguments.pop("result_path"))
+        self.lenient_results = arguments.pop("lenient_results")
         self._packed: PackedCall | None = None
         if arguments["entrypoint"] == ENTRYPOINT:
             check_callable(python_callable)
@@ -115,6 +126,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         store = self._store()
         settings = ResultSettings(
             allow_pickle=self.allow_pickle_results,
+            lenient=self.lenient_results,
             max_result_bytes=self.max_result_bytes,
             result_path=store.url if store else None,
         )
@@ -127,7 +139,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         if self._packed is None:
             return spec
         from ray_provider.functions.results import result_file
+        from ray_provider.jobs.ray_versions import check
 
+        check(run.ray_version, spec, functions=True)
         packed, self._packed = self._packed, None
         run.run(lambda client: _send(client, packed))
         runtime_env = spec.runtime_env
@@ -152,7 +166,14 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             self.log.info("The function asks for its task to be skipped: %s", found.error["message"])
             raise AirflowSkipException(found.error["message"])
         if not found.by_reference:
-            return found.value
+            value, lost = without_nan(found.value) if self.allow_pickle_results else (found.value, [])
+            if lost := [*found.became_null, *lost]:
+                self.log.warning(
+                    "XCom can't carry all of the return value; null in it: %s. With result_path= it goes to object "
+                    "storage whole.",
+                    redact("; ".join(lost)),
+                )
+            return value
         store = self._store()
         if store is None:
             raise RayProviderError(f"Job {outcome.submission_id} gives a reference, but there is no result_path.")

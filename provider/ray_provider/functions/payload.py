@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import io
@@ -41,12 +42,14 @@ class ResultSettings:
     """How a return value travels back.
 
     :param allow_pickle: take a pickle where JSON can't say it. A pickle from the cluster runs code when it is read.
+    :param lenient: what JSON can't say becomes null, with a warning, instead of an error.
     :param max_result_bytes: the largest value (bytes) that goes through XCom.
     :param result_path: object storage (an fsspec URL) for tables and for what is larger than ``max_inline_bytes``.
     :param max_inline_bytes: with ``result_path``, the largest value (bytes) that still goes through XCom.
     """
 
     allow_pickle: bool = False
+    lenient: bool = False
     max_result_bytes: int = 16 * 1024 * 1024
     result_path: str | None = None
     max_inline_bytes: int = 256 * 1024
@@ -102,13 +105,21 @@ def check_callable(function: Callable[..., Any]) -> None:
         )
 
 
+def _module_of(function: Callable[..., Any]) -> ModuleType | None:
+    """Give the module whose function this is at last: behind ``functools.partial`` and decorators."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    module = inspect.getmodule(function) or sys.modules.get(getattr(function, "__module__", ""))
+    return module if isinstance(module, ModuleType) and module.__name__ != "__main__" else None
+
+
 @contextmanager
-def _travelling(function: Callable[..., Any]) -> Iterator[None]:
+def _travelling(module: ModuleType | None) -> Iterator[None]:
     """Have the function's own module pickled by value: the DAG's file does not exist on the cluster."""
     import cloudpickle
 
-    module = inspect.getmodule(inspect.unwrap(function)) or sys.modules.get(getattr(function, "__module__", ""))
-    if not isinstance(module, ModuleType) or module.__name__ == "__main__":
+    if module is None:
         yield
         return
     with _by_value:
@@ -123,11 +134,12 @@ def _travelling(function: Callable[..., Any]) -> Iterator[None]:
 
 
 def _pickle(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    import cloudpickle
+    from ray_provider.functions.pickling import dumps
 
-    with _travelling(function):
+    module = _module_of(function)
+    with _travelling(module):
         try:
-            return bytes(cloudpickle.dumps((function, tuple(args), dict(kwargs))))
+            return dumps((function, tuple(args), dict(kwargs)), module.__name__ if module else None)
         except Exception as error:
             culprit = _culprit(function, args, kwargs)
             raise ConfigurationError(
@@ -168,7 +180,9 @@ def pack(
     check_callable(function)
     settings = settings or ResultSettings()
     call = _pickle(function, args, kwargs or {})
-    content = _package(settings, call)
+    module = _module_of(function)
+    name = module.__name__ if module else None
+    content = _package(settings, call, name)
     if len(content) <= MAX_PACKAGE_BYTES:
         return PackedCall(content)
     if not settings.result_path:
@@ -178,13 +192,14 @@ def pack(
             hint="Give result_path= (they go through that object storage then), or write the data to object storage "
             "yourself and pass its path.",
         )
-    return PackedCall(_package(settings, call, apart=True), apart=call)
+    return PackedCall(_package(settings, call, name, apart=True), apart=call)
 
 
-def _package(settings: ResultSettings, call: bytes, *, apart: bool = False) -> bytes:
+def _package(settings: ResultSettings, call: bytes, module: str | None, *, apart: bool = False) -> bytes:
     """Make the zip, with the pickled call or without it."""
     told = {
         "python": list(sys.version_info[:3]),
+        "module": module,
         "call_sha256": hashlib.sha256(call).hexdigest(),
         **asdict(settings),
     }

@@ -7,10 +7,11 @@ import json
 import linecache
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
+from ray_provider.plain_text import clean
 
 #: One frame of a traceback.
 _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d{1,7}), in .*')
@@ -41,11 +42,13 @@ class FunctionResult:
     :param value: the return value; of one that went to object storage, the reference.
     :param error: what the function raised, as plain data.
     :param by_reference: the value is a reference.
+    :param became_null: what XCom can't carry and is null in the value, by its place.
     """
 
     value: Any = None
     error: Mapping[str, Any] | None = None
     by_reference: bool = False
+    became_null: tuple[str, ...] = ()
 
     @property
     def meaning(self) -> Meaning | None:
@@ -132,7 +135,9 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
         raise RayProviderError(f"The function's result arrived damaged: {len(body):,} of {size:,} bytes, or altered.")
     if kind in ("json", "reference", "error", "version"):
         try:
-            return _plain(kind, json.loads(body))
+            notes = header.get("null")
+            told = tuple(clean(str(note)) for note in notes[:20]) if isinstance(notes, list) else ()
+            return replace(_plain(kind, json.loads(body)), became_null=told)
         except (ValueError, KeyError, TypeError) as error:
             raise RayProviderError(
                 f"The function's result on the cluster can't be read: it is no {kind} of ours.",

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib
+import importlib.machinery
 import importlib.util
+import io
 import json
 import math
 import os
@@ -29,6 +32,8 @@ HERE = Path(__file__).resolve().parent
 KEEP_SECONDS = 24 * 3600
 #: Of an exception's texts so many characters travel, from both ends.
 MAX_MESSAGE, MAX_TRACEBACK = 10_000, 100_000
+#: So many places that became null are named.
+MAX_NOTES = 10
 
 # A function on a DAG's page may know these classes from Airflow, which is not installed on the cluster. They mean what
 # they mean there by their names.
@@ -75,7 +80,7 @@ def write_result(header: dict[str, Any], content: bytes = b"") -> None:
 def tidy() -> None:
     """Remove what earlier calls left in this folder and their tasks have read long ago."""
     oldest = time.time() - KEEP_SECONDS
-    for path in log_folder().glob("airflow-result-*.bin*"):
+    for path in log_folder().glob("airflow-result-*"):
         with contextlib.suppress(OSError):  # another call tidies at the same time
             if path.stat().st_mtime < oldest:
                 path.unlink()
@@ -123,56 +128,175 @@ def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str,
     pretend_airflow()
     import pickle
 
-    function, args, kwargs = pickle.loads(read_call(settings))  # noqa: S301 - packed by the task that sent this job  # nosec B301
+    reader = pickle.Unpickler(io.BytesIO(read_call(settings)))  # noqa: S301 - packed by the task that sent this job  # nosec B301
+    function, args, kwargs = reader.load()
+    offer(settings, reader.load())
     return function, args, kwargs
 
 
+def offer(settings: dict[str, Any], found: dict[str, Any]) -> None:
+    """Offer the functions and classes of the DAG's file under its module's name.
+
+    Processes that the function starts (``multiprocessing``, ``ProcessPoolExecutor``) get them by their names. Ray and
+    others with a cloudpickle of their own go on to send them by value: their processes do not come from this one.
+    """
+    name = settings.get("module")
+    if not name or not found or name in sys.modules:
+        return
+    module = types.ModuleType(name, "Functions and classes of the DAG's file that travelled with the call.")
+    module.__dict__.update(found)
+    sys.modules[name] = module
+    while "." in name:
+        name, _, last = name.rpartition(".")
+        parent = package(name)
+        setattr(parent, last, module)
+        module = parent
+    name = settings["module"]
+    for each in list(sys.modules.values()):
+        by_value(each, name)
+    sys.meta_path.insert(0, ByValue(name))
+
+
+def package(name: str) -> types.ModuleType:
+    """Give a package, an empty one if the cluster has none of that name."""
+    with contextlib.suppress(ImportError):
+        return importlib.import_module(name)
+    made = types.ModuleType(name)
+    made.__path__ = []
+    sys.modules[name] = made
+    return made
+
+
+def by_value(module: Any, name: str) -> None:
+    """Have a copy of cloudpickle send a module's functions by value."""
+    registered = module.__dict__.get("_PICKLE_BY_VALUE_MODULES") if isinstance(module, types.ModuleType) else None
+    if isinstance(registered, set):
+        registered.add(name)
+
+
+class ByValue:
+    """Watches for copies of cloudpickle that are imported later, such as Ray's own."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        """Find nothing but copies of cloudpickle: what they are to know, they are told when they are loaded."""
+        if fullname.rpartition(".")[2] not in {"cloudpickle", "cloudpickle_fast"}:
+            return None
+        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        loader = spec.loader if spec else None
+        if spec is None or loader is None:
+            return None
+        load = loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            load(module)
+            by_value(module, self.name)
+
+        loader.exec_module = exec_module  # type: ignore[method-assign]
+        return spec
+
+
 def all_plain(items: Any) -> bool:
-    """Tell of many values at once, at C's speed, that JSON knows each of them."""
+    """Tell of many values at once, at C's speed, that JSON and XCom know each of them."""
     kinds = set(map(type, items))
     return kinds <= {str, int, bool, type(None)} or (kinds == {float} and all(map(math.isfinite, items)))
 
 
+def key_text(key: Any, where: str) -> str:
+    """Give a dictionary's key as XCom has it: numbers become text, as with a plain ``@task``."""
+    if isinstance(key, str):
+        return key
+    if key is None or isinstance(key, (bool, int, float)) or is_numpy_number(key):
+        return str(key)
+    raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}: XCom's are strings")
+
+
+def is_numpy_number(value: Any) -> bool:
+    """Tell whether it is a single number of NumPy's."""
+    return type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0
+
+
+class Carrier:
+    """Gives a value as JSON and XCom know it.
+
+    :param lenient: leave out what they do not know, as a note, instead of refusing all.
+    :param whole: keep NaN and infinity, which JSON as Python writes it has and XCom has not.
+    """
+
+    def __init__(self, *, lenient: bool = False, whole: bool = False) -> None:
+        self.lenient = lenient
+        self.whole = whole
+        #: What became null, by its place.
+        self.notes: list[str] = []
+
+    def plain(self, value: Any, where: str = "the return value") -> Any:
+        """Give the value, or raise TypeError naming the place that can't be said."""
+        if value is None or isinstance(value, (bool, int, str)):
+            return value
+        if isinstance(value, float):
+            if math.isfinite(value):
+                return value
+            self.notes.append(f"{where} is {float(value)}")
+            return float(value) if self.whole else None
+        if isinstance(value, dict):
+            return self.dictionary(value, where)
+        if isinstance(value, (list, tuple)):
+            if all_plain(value):
+                return value
+            return [self.plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+        if is_numpy_number(value):
+            return self.plain(value.item(), where)
+        told = f"{where} is of type {type(value).__module__}.{type(value).__qualname__}"
+        if not self.lenient:
+            raise TypeError(told)
+        if type(value).__module__ == "numpy" and hasattr(value, "tolist"):
+            return self.plain(value.tolist(), where)
+        self.notes.append(told)
+        return None
+
+    def dictionary(self, value: dict[Any, Any], where: str) -> dict[str, Any]:
+        """Give a dictionary whose keys are text."""
+        if all_plain(value.values()) and all(type(key) is str for key in value):
+            return value
+        given: dict[str, Any] = {}
+        for key, item in value.items():
+            try:
+                text = key_text(key, where)
+                if text in given:
+                    raise TypeError(f"{where} has two keys that are {text!r} as text")
+            except TypeError as error:
+                if not self.lenient:
+                    raise
+                self.notes.append(str(error))
+                continue
+            given[text] = self.plain(item, f"{where}[{key!r}]")
+        return given
+
+
 def plain(value: Any, where: str = "the return value") -> Any:
-    """Give the value as JSON knows it, or raise TypeError naming the place that it does not."""
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise TypeError(f"{where} is {value}, which JSON does not have")
-        return value
-    if isinstance(value, dict):
-        for key in value:
-            if not isinstance(key, str):
-                raise TypeError(f"{where} has the key {key!r} of type {type(key).__name__}: JSON's are strings")
-        if all_plain(value.values()):
-            return value
-        return {key: plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        if all_plain(value):
-            return value
-        return [plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return plain(value.item(), where)
-    raise TypeError(f"{where} is of type {type(value).__module__}.{type(value).__qualname__}")
+    """Give the value as JSON and XCom know it, or raise TypeError naming the place that can't be said."""
+    return Carrier().plain(value, where)
 
 
-def encode(value: Any, settings: dict[str, Any]) -> tuple[str, bytes]:
-    """Give the value's kind and bytes: JSON if it can be, a pickle if that was allowed."""
+def encode(value: Any, settings: dict[str, Any], *, whole: bool = False) -> tuple[str, bytes, list[str]]:
+    """Give the value's kind and bytes: JSON if it can be, a pickle if that was allowed; and what became null in it."""
+    carrier = Carrier(lenient=bool(settings.get("lenient")) and not settings["allow_pickle"], whole=whole)
     try:
-        text = json.dumps(plain(value), ensure_ascii=False, allow_nan=False)
-        return "json", text.encode("utf-8", "surrogatepass")
+        text = json.dumps(carrier.plain(value), ensure_ascii=False)
+        return "json", text.encode("utf-8", "surrogatepass"), carrier.notes
     except TypeError as error:
         if not settings["allow_pickle"]:
             raise UnserializableResult(
-                f"The function's result can't be sent as JSON: {error}. Return numbers, strings, lists and dicts, or "
-                "set allow_pickle_results=True (read the documentation on what that trusts), or give result_path= to "
-                "have it written to object storage."
+                f"The function's result can't be sent as JSON: {error}. Return numbers, strings, lists and dicts; a "
+                "pandas or Arrow table goes by result_path=. What Airflow itself can put into XCom (dates, "
+                "dataclasses) comes back with allow_pickle_results=True (read the documentation on what that trusts)."
             ) from error
     import cloudpickle
 
     try:
-        return "pickle", cloudpickle.dumps(value)
+        return "pickle", cloudpickle.dumps(value), []
     except Exception as error:
         raise UnserializableResult(
             f"The function's result of type {type(value).__qualname__} can't be pickled: {error}"
@@ -215,26 +339,70 @@ def by_reference(value: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
         kind = "pandas" if type(value).__module__.startswith("pandas") else "arrow"
         reference = put(path, ".parquet", lambda file: pyarrow.parquet.write_table(arrow, file))
         return {**reference, "format": "parquet", "type": kind, "rows": arrow.num_rows}
-    kind, content = encode(value, settings)
-    if len(content) <= settings["max_inline_bytes"]:
+    kind, content, notes = encode(value, settings, whole=True)
+    # What XCom can't say goes there whole, however small it is.
+    if len(content) <= settings["max_inline_bytes"] and not notes:
         return None
     reference = put(path, ".json" if kind == "json" else ".pkl", lambda file: file.write(content))
     return {**reference, "format": kind, "sha256": hashlib.sha256(content).hexdigest()}
 
 
 def deliver(value: Any, settings: dict[str, Any]) -> None:
-    """Send the function's return value back."""
+    """Send the function's return value back. One that can't travel is kept, and not computed again."""
+    try:
+        send(value, settings)
+    except Exception as error:
+        why = error if isinstance(error, UnserializableResult) else f"{type(error).__name__}: {text_of(error)}"
+        raise UnserializableResult(f"{why}\n{keep(value, settings)}") from error
+
+
+def send(value: Any, settings: dict[str, Any]) -> None:
+    """Write the return value where the task looks for it."""
     reference = by_reference(value, settings)
     if reference is not None:
         write_result({"kind": "reference"}, json.dumps(reference).encode())
         return
-    kind, content = encode(value, settings)
+    kind, content, notes = encode(value, settings)
     if len(content) > settings["max_result_bytes"]:
         raise UnserializableResult(
             f"The function's result is {len(content):,} bytes ({kind}): more than the {settings['max_result_bytes']:,} "
             "that go through XCom. Return less, or give result_path= to have it written to object storage."
         )
-    write_result({"kind": kind}, content)
+    if notes:
+        more = [f"and {len(notes) - MAX_NOTES:,} more"] if len(notes) > MAX_NOTES else []
+        write_result({"kind": kind, "null": [shortened(note, 500) for note in notes[:MAX_NOTES]] + more}, content)
+    else:
+        write_result({"kind": kind}, content)
+
+
+def keep(value: Any, settings: dict[str, Any]) -> str:
+    """Keep a value that can't travel: it may have taken hours. Says where it is, or why it is nowhere."""
+    import cloudpickle
+
+    try:
+        content = cloudpickle.dumps(value)
+    except Exception as error:  # noqa: BLE001 - whatever a value's own code raises
+        return f"It can't be kept either: {type(error).__name__}: {text_of(error)}"
+    name = os.environ["AIRFLOW_RAY_RESULT_FILE"].rpartition(".")[0] + ".pkl"
+    kept = []
+    with contextlib.suppress(OSError):
+        path = log_folder() / name
+        path.write_bytes(content)
+        kept.append(f"{path} on the node {os.uname().nodename} of the cluster, for a day")
+    if settings.get("result_path"):
+        with contextlib.suppress(Exception):  # it may be the very reason
+            kept.append(str(put(settings["result_path"], ".pkl", lambda file: file.write(content))["path"]))
+    if not kept:
+        return "It could not be kept: nothing could be written."
+    return f"It is kept as a pickle (read it with cloudpickle.load): {'; '.join(kept)}. It is not computed again."
+
+
+def text_of(error: BaseException) -> str:
+    """Give an exception's message, also of one whose own code for that raises."""
+    try:
+        return str(error)
+    except Exception as inner:  # noqa: BLE001 - the user's code
+        return f"<no text: its __str__ raised {type(inner).__name__}>"
 
 
 def describe(error: BaseException) -> dict[str, Any]:
@@ -246,9 +414,10 @@ def describe(error: BaseException) -> dict[str, Any]:
     text = "".join(traceback.format_exception(type(error), error, frames or error.__traceback__))
     told: dict[str, Any] = {
         "type": f"{type(error).__module__}.{type(error).__qualname__}",
-        "message": shortened(str(error), MAX_MESSAGE),
+        "message": shortened(text_of(error), MAX_MESSAGE),
         "traceback": shortened(text, MAX_TRACEBACK),
-        "meaning": "skip" if SKIP in names else "fail" if FAIL in names else "error",
+        # What can't travel can't after another try either.
+        "meaning": "skip" if SKIP in names else "fail" if names & {FAIL, "UnserializableResult"} else "error",
     }
     if isinstance(error, ModuleNotFoundError):
         told["missing_module"] = error.name
@@ -263,9 +432,31 @@ def shortened(text: str, limit: int) -> str:
     return f"{text[:half]}\n... {len(text) - 2 * half:,} characters left out ...\n{text[-half:]}"
 
 
+def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Call the function. One that ends itself as a program that is content does (``sys.exit()``) returns nothing."""
+    try:
+        return function(*args, **kwargs)
+    except SystemExit as error:
+        if error.code:
+            raise
+        return None
+
+
+def exit_status(error: BaseException) -> int:
+    """Give the status of a process that ends with this exception: never 0.
+
+    An operating system keeps the last eight bits only: 256, which ``os.system`` gives for a command that ended with 1,
+    would be a success.
+    """
+    code = error.code if isinstance(error, SystemExit) else None
+    return (code & 0xFF if isinstance(code, int) else 1) or 1
+
+
 def main() -> int:
     """Run the call. Returns the process's exit status."""
     settings = json.loads((HERE / "settings.json").read_text())
+    # Found by our standard output: before the function may close that.
+    os.environ["AIRFLOW_RAY_LOG_FOLDER"] = str(log_folder())
     mine, theirs = list(sys.version_info[:2]), settings["python"][:2]
     if mine != theirs:
         write_result(
@@ -279,18 +470,18 @@ def main() -> int:
         tidy()
         function, args, kwargs = load_call(settings)
         loaded = True
-        value = function(*args, **kwargs)
-        sys.stdout.flush()
+        value = call(function, args, kwargs)
+        with contextlib.suppress(ValueError, AttributeError, OSError):  # the function closed it, or took it away
+            sys.stdout.flush()
         deliver(value, settings)
     except BaseException as error:  # noqa: BLE001 - whatever it is, the task has to hear of it
         told = {**describe(error), "loaded": loaded}
         write_result({"kind": "error"}, json.dumps(told).encode())
         if told["meaning"] == "skip":
             return 0
-        sys.stderr.write(told["traceback"])
-        if isinstance(error, SystemExit) and isinstance(error.code, int) and error.code:
-            return error.code
-        return 1
+        with contextlib.suppress(ValueError, AttributeError, OSError):
+            sys.stderr.write(told["traceback"])
+        return exit_status(error)
     return 0
 
 

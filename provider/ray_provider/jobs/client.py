@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 #: The most that Ray takes as a package.
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
 _NOT_FOUND = "does not exist"
+#: Ray up to 2.43 puts a byte before each piece of a log file unless it is asked not to.
+_AS_IT_IS = {"format": "text"}
+#: What it then says in a 200, where newer ones answer 500.
+_FETCH_ERROR = b"[get_logs] Fetch log error"
 
 
 class JobAlreadyExistsError(RayApiError):
@@ -223,7 +227,7 @@ class RayJobsClient:
         :param filename: below the log folder of the Ray session.
         :param interval: seconds after which Ray looks for more.
         """
-        params = {"node_id": node_id, "filename": filename, "lines": "-1", "interval": str(interval)}
+        params = {"node_id": node_id, "filename": filename, "lines": "-1", "interval": str(interval), **_AS_IT_IS}
         return self.transport.stream("/api/v0/logs/stream", params=params)
 
     async def log_file(
@@ -237,7 +241,8 @@ class RayJobsClient:
         import aiohttp
 
         timeout = timeout or self.transport.timeout
-        params = {"node_id": node_id, "filename": filename, "lines": str(lines), "timeout": str(max(300, int(timeout)))}
+        params = {"node_id": node_id, "filename": filename, "lines": str(lines), **_AS_IT_IS}
+        params["timeout"] = str(max(300, int(timeout)))
         async with self.transport.stream("/api/v0/logs/file", params=params, timeout=timeout) as response:
             try:
                 while piece := await response.readany():
@@ -259,6 +264,8 @@ class RayJobsClient:
         try:
             async for piece in self.log_file(node_id, filename):
                 pieces += piece
+                if pieces.startswith(_FETCH_ERROR):
+                    raise RayApiError(pieces.decode("utf-8", "replace"), status=HTTPStatus.INTERNAL_SERVER_ERROR)
                 if max_bytes is not None and len(pieces) > max_bytes:
                     raise RayApiError(f"{filename} on node {node_id} has more than {max_bytes} bytes.", status=200)
         except RayApiError as error:

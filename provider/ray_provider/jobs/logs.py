@@ -14,6 +14,7 @@ from ray_provider.exceptions import RayApiError, RayProviderError
 from ray_provider.jobs.http_errors import kubernetes_status
 from ray_provider.jobs.incoming import MESSAGE_BYTES
 from ray_provider.jobs.loglines import MAX_BATCH_LINES, LineCutter, LogBatch
+from ray_provider.jobs.ray_versions import log_files_are_plain
 from ray_provider.jobs.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class LogFollower:
         self._room = asyncio.Event()
         self._drain = True
         self._websocket = False
+        #: The State API of an old Ray spoils log files: only the WebSocket gives them as they are.
+        self._only_websocket = False
         self._finished_at = 0.0
         self._last_data = time.monotonic()
         self._last_given = time.monotonic()
@@ -194,6 +197,7 @@ class LogFollower:
         import aiohttp
 
         await self._located.wait()
+        self._only_websocket = self._websocket = not await log_files_are_plain(self.client)
         live = _Live(self._cutter.received)
         failures = 0
         while True:
@@ -222,6 +226,8 @@ class LogFollower:
         404: there is no State API (a Ray without it), or something between answers for a while. 429: the State API
         takes so many requests at a time, log streams included; one that was left counts until its job prints a line.
         """
+        if self._only_websocket:
+            return
         absent = error.status == 404 and not kubernetes_status(str(error.data.get("body", "")))
         if absent or error.status == 429 or self._websocket:
             self._websocket = not self._websocket

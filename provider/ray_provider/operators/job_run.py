@@ -71,6 +71,8 @@ class JobRun:
         self.session_name: str | None = None
         #: Files that may be packed without a warning.
         self.allow_in_package: Sequence[str] = ()
+        #: Ray's version on the cluster, when it was asked.
+        self.ray_version: str | None = None
         #: Seconds that a Ray which does not answer is waited for.
         self.patience = 60.0
         self._retried = retried
@@ -117,7 +119,12 @@ class JobRun:
         """
 
         async def plan(client: RayJobsClient) -> attempts.Plan:
-            self.session_name = (await client.version()).session_name
+            from ray_provider.jobs.ray_versions import token_warning
+
+            version = await client.version()
+            self.session_name, self.ray_version = version.session_name, version.ray_version
+            if client.endpoint.token and (warning := token_warning(self.ray_version)):
+                self.log.warning("%s", warning)
             known = record
             if known is None:
                 found = await attempts.last_known(client, id_for, is_ours)
@@ -150,9 +157,11 @@ class JobRun:
 
         async def submit(client: RayJobsClient) -> JobDetails | None:
             from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
+            from ray_provider.jobs.ray_versions import check
             from ray_provider.jobs.retry import RetryPolicy
             from ray_provider.jobs.submit import check_head, lost_answer, submit_once
 
+            check(self.ray_version, spec)
             if self._unanswered:
                 await check_head(client, self._id, self.session_name)
             ready = spec

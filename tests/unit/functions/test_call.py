@@ -214,7 +214,7 @@ def test_a_result_over_the_limit_says_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", [{1: "key"}, [float("nan")], {"deep": [{"when": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}]}]
+    "bad", [{(1, 2): "key"}, {1: "a", "1": "b"}, {"deep": [{"when": dt.datetime(2026, 1, 1, tzinfo=dt.UTC)}]}]
 )
 def test_what_json_does_not_know_is_named_with_its_place(tmp_path, bad):
     status, _, content = run(tmp_path, lambda: bad)
@@ -320,9 +320,8 @@ def test_a_module_beside_the_dag_is_told_from_the_dags_own_file(tmp_path, monkey
 @pytest.mark.parametrize(
     ("bad", "place"),
     [
-        ([1.5, float("nan")], "[1] is nan"),
-        ({"a": [{"b": [1, "x", float("inf")]}]}, "['a'][0]['b'][2] is inf"),
-        ([{"a": 1}, {2: "b"}], "[1] has the key 2 of type int"),
+        ({"a": [{"b": [1, "x", {1}]}]}, "['a'][0]['b'][2] is of type builtins.set"),
+        ([{"a": 1}, {(2,): "b"}], "[1] has the key (2,) of type tuple"),
         ([1, None, object()], "[2] is of type builtins.object"),
     ],
 )
@@ -421,3 +420,141 @@ def test_the_users_lines_are_in_the_traceback_of_a_cluster_that_lacks_the_file()
     error = FunctionResult(error=told).exception(submission_id="job-1", url="http://ray", source=__file__)
     assert f"line {line}, in divide\n    return 1 / x\n" in str(error)
     assert "in elsewhere\nZeroDivisionError" in str(error), "no file of the cluster's choice is read"
+
+
+@functools.lru_cache(maxsize=7)
+def remembered(n=5):
+    return n if n < 2 else remembered(n - 1) + remembered(n - 2)
+
+
+def squared(x):
+    return x * x
+
+
+def test_a_cached_function_of_the_file_travels(tmp_path):
+    assert value(tmp_path, lambda: [remembered(10), remembered.cache_info().maxsize]) == [55, 7]
+
+
+def test_a_partial_of_the_files_functions_travels(tmp_path):
+    assert value(tmp_path, functools.partial(squared, 3)) == 9
+
+
+def test_processes_get_the_files_functions_by_their_names(tmp_path):
+    def with_processes():
+        import concurrent.futures
+        import multiprocessing
+
+        import cloudpickle
+
+        with multiprocessing.Pool(2) as pool:
+            one = pool.map(squared, [1, 2])
+        with concurrent.futures.ProcessPoolExecutor(2) as pool:
+            two = list(pool.map(squared, [3]))
+        with multiprocessing.Pool(1) as pool:
+            three = pool.apply(dataclasses.asdict, (Point(1, 2),))
+        # Processes that are none of its own, such as Ray's, still get the code itself.
+        by_value = b"squared" in cloudpickle.dumps(squared) and len(cloudpickle.dumps(squared)) > 200
+        return [one, two, three, by_value]
+
+    assert value(tmp_path, with_processes) == [[1, 4], [9], {"x": 1, "y": 2}, True]
+
+
+def test_rays_own_cloudpickle_sends_the_files_functions_by_value(tmp_path):
+    def imported_later():
+        import multiprocessing
+
+        with multiprocessing.Pool(1) as pool:
+            pool.map(squared, [1])
+        from ray import cloudpickle
+
+        return len(cloudpickle.dumps(squared)) > 200
+
+    assert value(tmp_path, imported_later) is True
+
+
+def test_a_function_may_close_its_output(tmp_path):
+    def closes():
+        sys.stdout.close()
+        os.close(2)
+        return 1
+
+    assert value(tmp_path, closes) == 1
+
+
+class BadText(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+def test_an_exception_without_a_text_is_named(tmp_path):
+    def raises():
+        raise BadText
+
+    status, _, content = run(tmp_path, raises)
+    assert status == 1
+    error = decode(content, allow_pickle=False).error
+    assert error["type"].endswith("BadText")
+    assert "__str__ raised RuntimeError" in error["message"]
+
+
+def test_keys_that_are_numbers_become_text_as_in_a_plain_task(tmp_path):
+    given = {1: {2.5: "a", None: "b", True: "c", np.int64(7): "d"}}
+    assert value(tmp_path, lambda: given) == {"1": {"2.5": "a", "None": "b", "True": "c", "7": "d"}}
+
+
+def test_nan_is_null_with_its_place_and_whole_in_object_storage(tmp_path):
+    def metrics():
+        return {"loss": [1.0, float("nan")], 3: float("inf")}
+
+    for allow_pickle in (False, True):  # a pickle would bring what XCom can't take
+        _, _, content = run(tmp_path, metrics, settings=ResultSettings(allow_pickle=allow_pickle))
+        found = decode(content, allow_pickle=allow_pickle)
+        assert found.value == {"loss": [1.0, None], "3": None}
+        assert found.became_null == ("the return value['loss'][1] is nan", "the return value[3] is inf")
+    store = tmp_path / "store"
+    _, _, content = run(tmp_path, metrics, settings=ResultSettings(result_path=f"file://{store}"))
+    found = decode(content, allow_pickle=False)
+    assert found.by_reference
+    whole = read_reference(found.value)
+    assert np.isnan(whole["loss"][1])
+    assert whole["3"] == float("inf")
+
+
+@pytest.mark.parametrize("with_path", [False, True])
+def test_what_cannot_travel_is_kept_and_not_computed_again(tmp_path, with_path):
+    import cloudpickle
+
+    store = tmp_path / "store"
+    settings = ResultSettings(result_path=f"file://{store}" if with_path else None)
+    status, _, content = run(tmp_path, lambda: {1, 2, 3}, settings=settings)
+    assert status == 1
+    found = decode(content, allow_pickle=False)
+    assert found.meaning == "fail", "another try would compute it again, and end alike"
+    kept = [tmp_path / "logs" / "airflow-result-job-1.pkl"] + (
+        [store / "airflow-result-job-1.pkl"] if with_path else []
+    )
+    for path in kept:
+        assert str(path) in found.error["message"]
+        assert cloudpickle.loads(path.read_bytes()) == {1, 2, 3}
+
+
+def test_a_store_that_fails_does_not_lose_the_value(tmp_path):
+    (tmp_path / "a-file").write_text("")
+    settings = ResultSettings(result_path=f"file://{tmp_path}/a-file/below")
+    _, _, content = run(tmp_path, lambda: "x" * 300_000, settings=settings)
+    found = decode(content, allow_pickle=False)
+    assert found.meaning == "fail"
+    assert "airflow-result-job-1.pkl" in found.error["message"]
+
+
+def test_the_predecessors_form_loses_only_what_cannot_be_said(tmp_path):
+    def result():
+        return {"metrics": {"loss": np.float32(0.5), "all": np.arange(3), "best": float("nan")}, "model": Point(1, 2)}
+
+    _, _, content = run(tmp_path, result, settings=ResultSettings(lenient=True))
+    found = decode(content, allow_pickle=False)
+    assert found.value == {"metrics": {"loss": 0.5, "all": [0, 1, 2], "best": None}, "model": None}
+    assert [note.partition(" is ")[0] for note in found.became_null] == [
+        "the return value['metrics']['best']",
+        "the return value['model']",
+    ]

@@ -1,0 +1,50 @@
+"""Pickles a call, with what the functions of one file need to be themselves on the cluster."""
+
+from __future__ import annotations
+
+import functools
+import io
+import types
+from typing import Any
+
+import cloudpickle
+
+
+class _Pickler(cloudpickle.Pickler):
+    """cloudpickle, but caches of functions travel too, and what belongs to the DAG's file is noted."""
+
+    def __init__(self, file: io.BytesIO, module: str | None) -> None:
+        super().__init__(file)
+        self.module = module
+        #: Functions and classes at the top of the module that travelled, by their names.
+        self.found: dict[str, Any] = {}
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Say how an object is pickled, where that is not cloudpickle's own way."""
+        if self.module is not None and getattr(obj, "__module__", None) == self.module:
+            cached = isinstance(obj, functools._lru_cache_wrapper)  # noqa: SLF001 - the type of functools.cache's wrappers
+            if cached or isinstance(obj, types.FunctionType | type):
+                name = getattr(obj, "__qualname__", ".")
+                if "." not in name and name.isidentifier():
+                    self.found.setdefault(name, obj)
+            if cached:
+                # By reference otherwise, to a module that the cluster has not got. It begins empty there.
+                how = obj.cache_parameters()
+                make = functools._lru_cache_wrapper  # noqa: SLF001
+                state = {key: value for key, value in obj.__dict__.items() if key != "cache_parameters"}
+                kind = functools._CacheInfo  # type: ignore[attr-defined]  # noqa: SLF001
+                return make, (obj.__wrapped__, how["maxsize"], how["typed"], kind), state
+        return super().reducer_override(obj)
+
+
+def dumps(call: Any, module: str | None) -> bytes:
+    """Pickle a call, and after it what was found at the top of the module: both are read by one unpickler.
+
+    :param call: whatever travels.
+    :param module: the name of the module whose functions travel by value.
+    """
+    file = io.BytesIO()
+    pickler = _Pickler(file, module)
+    pickler.dump(call)
+    pickler.dump(dict(pickler.found))
+    return file.getvalue()
