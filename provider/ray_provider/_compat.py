@@ -58,11 +58,13 @@ __all__ = [
     "get_xcom",
     "known_dags",
     "mask_secrets",
+    "old_path",
     "redact",
     "run_states",
     "set_xcom",
     "state_store",
     "trigger_has_on_kill",
+    "without_gone",
 ]
 
 
@@ -260,3 +262,32 @@ def _state_in_database(task: TriggerTask) -> str | None:
             .scalar()
         )
     return None if found is None else str(found)
+
+
+def old_path(old: str, new: str) -> None:
+    """Tell that a module's path is an old one: once, when it is imported.
+
+    :param old: the module.
+    :param new: where its names are.
+    """
+    import warnings
+
+    from airflow.exceptions import AirflowProviderDeprecationWarning
+
+    warnings.warn(f"Import from {new} instead of {old}.", AirflowProviderDeprecationWarning, stacklevel=3)
+
+
+def without_gone(operator: str, arguments: dict[str, Any], gone: dict[str, str]) -> None:
+    """Take out arguments that astro-provider-ray had once, and say what is there instead.
+
+    :param operator: whose they are.
+    :param arguments: the operator's keyword arguments; changed.
+    :param gone: by name, what to do instead.
+    """
+    import warnings
+
+    from airflow.exceptions import AirflowProviderDeprecationWarning
+
+    for name in sorted(gone.keys() & arguments.keys()):
+        del arguments[name]
+        warnings.warn(f"{operator} no longer has {name}: {gone[name]}", AirflowProviderDeprecationWarning, stacklevel=4)

@@ -95,6 +95,7 @@ class JobsApi:
         self.files: dict[str, bytes] = {}
         #: None: a Ray that does not tell.
         self.python_version: str | None = None
+        self.ray_version = "2.60.0"
         self.session_name = "session_1"
         self.requests: list[tuple[str, str]] = []
         self.headers: list[dict[str, str]] = []
@@ -196,7 +197,7 @@ class JobsApi:
 
     async def _version(self, _request: web.Request) -> web.Response:
         return web.json_response(
-            {"version": "4", "ray_version": "2.60.0", "ray_commit": "abc", "session_name": self.session_name}
+            {"version": "4", "ray_version": self.ray_version, "ray_commit": "abc", "session_name": self.session_name}
         )
 
     async def _mode(self, _request: web.Request) -> web.Response:

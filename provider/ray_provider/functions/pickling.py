@@ -10,7 +10,7 @@ from typing import Any
 import cloudpickle
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, but caches of functions travel too, and what belongs to the DAG's file is noted."""
 
     def __init__(self, file: io.BytesIO, module: str | None) -> None:
@@ -32,7 +32,7 @@ class _Pickler(cloudpickle.Pickler):
                 how = obj.cache_parameters()
                 make = functools._lru_cache_wrapper  # noqa: SLF001
                 state = {key: value for key, value in obj.__dict__.items() if key != "cache_parameters"}
-                kind = functools._CacheInfo  # type: ignore[attr-defined]  # noqa: SLF001
+                kind = functools._CacheInfo  # noqa: SLF001
                 return make, (obj.__wrapped__, how["maxsize"], how["typed"], kind), state
         return super().reducer_override(obj)
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import enum
 import logging
+import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider.exceptions import ConfigurationError, JobLostError
+from ray_provider.jobs.models import FINAL_STATUSES
 
 if TYPE_CHECKING:
     from ray_provider.hooks.connection import RayConnectionConfig
@@ -55,6 +58,38 @@ async def _known(client: RayJobsClient, job_id: str) -> JobDetails:
     return details
 
 
+class JobStatus(enum.StrEnum):
+    """A job's status, as Ray's own class of this name has it, without importing Ray."""
+
+    PENDING = "PENDING"
+    RUNNING = "RUNNING"
+    STOPPED = "STOPPED"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+
+    @classmethod
+    def _missing_(cls, value: object) -> JobStatus:
+        """Take a status of a newer Ray."""
+        made = str.__new__(cls, value)
+        made._name_ = made._value_ = str(value)
+        return made
+
+    def is_terminal(self) -> bool:
+        """Whether no other status follows."""
+        return self.value in FINAL_STATUSES
+
+
+class GoneError(ConfigurationError, AttributeError):
+    """A name of the predecessor's hook that is not here. An ``AttributeError`` too: ``hasattr`` says so."""
+
+
+#: What the predecessor's hook had of the Kubernetes hook: what it was, so that it can be said what to use.
+_KUBERNETES = re.compile(
+    r"(api_client|core_v1_client|apps_v1_client|batch_v1_client|custom_object_client|get_conn|is_in_cluster"
+    r"|(get|list|create|delete|apply|patch|wait)_\w+|test_connection_\w+)"
+)
+
+
 class PeerMethods:
     """Methods of :class:`~ray_provider.hooks.RayHook` under the names and with the arguments of its predecessor."""
 
@@ -69,6 +104,55 @@ class PeerMethods:
 
         async def client(self, dashboard_url: str | None = None) -> RayJobsClient:
             """Give the hook's."""
+
+    DEFAULT_NAMESPACE = "default"
+    #: The predecessor never read it.
+    create_cluster_if_needed = False
+    #: Ray's client is made by :meth:`ray_client`, each time anew.
+    ray_client_instance = None
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what replaces a name that came from the Kubernetes hook."""
+            if _KUBERNETES.fullmatch(name):
+                raise GoneError(
+                    f"RayHook.{name} is not part of this provider: it is no Kubernetes hook any more.",
+                    hint=f"Use KubernetesHook(conn_id=...).{name} of apache-airflow-providers-cncf-kubernetes. "
+                    "Clusters are made and deleted by SetupRayCluster and DeleteRayCluster.",
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """Cookies that are sent to the dashboard."""
+        return dict(self.config.cookies)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is added to the metadata of each job."""
+        return dict(self.config.metadata)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Headers that are sent to the dashboard."""
+        return dict(self.config.headers)
+
+    @property
+    def verify(self) -> bool | str:
+        """Whether TLS is verified, or the file of the certificates for that."""
+        return self.config.tls.ca_file or self.config.tls.verify
+
+    def get_conn(self) -> Any:
+        """Say what replaces it: it was the client of Kubernetes.
+
+        :raises ConfigurationError: always; it says what replaces it.
+        """
+        raise _replaced("get_conn", "Use KubernetesHook(conn_id=...).get_conn, or ray_client() for Ray's own client.")
+
+    def get_namespace(self) -> str:
+        """Give the Kubernetes namespace."""
+        return self.namespace
 
     @property
     def address(self) -> str | None:
@@ -115,6 +199,8 @@ class PeerMethods:
         from ray_provider.jobs.models import JobSpec
 
         options = {key.removeprefix("entrypoint_"): value for key, value in job_config.items()}
+        if job_id := options.pop("job_id", None):  # Ray's own client takes the old name too
+            options.setdefault("submission_id", job_id)
         known = {"num_cpus", "num_gpus", "memory", "resources", "label_selector", "metadata", "submission_id"}
         if unknown := sorted(set(options) - known):
             raise ConfigurationError(f"submit_ray_job does not know {', '.join(unknown)}.")
@@ -141,12 +227,12 @@ class PeerMethods:
         log.info("Submitted Ray job %s", job_id)
         return job_id
 
-    def get_ray_job_status(self, dashboard_url: str | None, job_id: str) -> str:
-        """Give a job's status, such as ``RUNNING``."""
+    def get_ray_job_status(self, dashboard_url: str | None, job_id: str) -> JobStatus:
+        """Give a job's status: equal to Ray's own ``JobStatus``, and to its text, such as ``RUNNING``."""
 
-        async def get() -> str:
+        async def get() -> JobStatus:
             async with await self.client(dashboard_url) as client:
-                return (await _known(client, job_id)).status
+                return JobStatus((await _known(client, job_id)).status)
 
         return run_sync(get)
 

@@ -127,3 +127,16 @@ class JobOutcome:
             "Clear or retry the task: the job runs anew, under a new id. If the head restarts often, see why it does "
             "(out of memory? a spot node?); with GCS fault tolerance jobs survive the restart of a head."
         )
+
+
+def peer_outcome(event: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Give the outcome that an event of astro-provider-ray's trigger tells of; ``None`` if it tells of none.
+
+    :param event: its ``status``, ``message`` and ``job_id``.
+    """
+    status = str(getattr(event.get("status"), "value", event.get("status")))
+    if status not in {"SUCCEEDED", "FAILED", "STOPPED"}:
+        return None
+    return JobOutcome(
+        submission_id=str(event["job_id"]), kind="final", status=status, message=str(event.get("message") or "")
+    ).to_dict()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 #: The oldest Ray on a cluster for jobs, and for functions (``@task.ray``).
 JOBS_FROM, FUNCTIONS_FROM = (2, 9), (2, 40)
 #: Before it Ray's Jobs API refuses a label selector.
-LABELS_FROM = (2, 49)
+LABELS_FROM = (2, 54)
 #: Before it Ray knows no token authentication: it lets everybody in, with any token or none.
 TOKEN_FROM = (2, 52)
 #: Before it the State API writes its own bytes, and its own errors, between those of a log file.

@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import ConfigurationError
@@ -96,6 +97,28 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
+def runtime_env(value: Any) -> dict[str, Any]:
+    """Give the runtime environment; a text that ends as a YAML file's path does is read from there.
+
+    :raises ConfigurationError: it is none, or the file can't be read.
+    """
+    if isinstance(value, str) and value.strip().endswith((".yaml", ".yml")):
+        from ray_provider.clusters.values import load_yaml
+
+        path = Path(value.strip()).expanduser()
+        try:
+            value = load_yaml(path.read_text(), str(path)) or {}
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigurationError(
+                f"runtime_env names the file {path}, which can't be read: {error}.",
+                hint="The path has to exist on the worker that runs the task.",
+                field="runtime_env",
+            ) from error
+    found = mapping("runtime_env", value)
+    # A template that gave nothing; packed as it is, it would be the folder that the worker happens to run in.
+    return {key: item for key, item in found.items() if key != "working_dir" or item not in ("", None)}
+
+
 def numbers(name: str, value: Any) -> dict[str, float] | None:
     """Give a mapping of names to numbers."""
     found = {key: number(f"{name}[{key!r}]", item) for key, item in mapping(name, value).items()}
@@ -152,7 +175,7 @@ def job_spec(operator: SubmitRayJob) -> JobSpec:
     spec = JobSpec(
         entrypoint=command(operator.entrypoint),
         submission_id=operator.submission_id or None,
-        runtime_env=mapping("runtime_env", operator.runtime_env),
+        runtime_env=runtime_env(operator.runtime_env),
         metadata=texts("metadata", operator.metadata),
         num_cpus=number("num_cpus", operator.num_cpus) or None,
         num_gpus=number("num_gpus", operator.num_gpus) or None,

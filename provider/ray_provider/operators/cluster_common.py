@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider import _compat
-from ray_provider._compat import AirflowFailException, BaseOperator
+from ray_provider._compat import AirflowFailException, BaseOperator, without_gone
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
@@ -44,6 +44,9 @@ _ONLY_KUBERNETES: dict[str, Any] = {
     "wait_for_workers": True,
 }
 
+#: Arguments that astro-provider-ray 0.1 had, and what is there instead.
+_GONE = {"use_gpu": "give gpu_device_plugin_yaml to have a missing device plugin installed, and GPUs to the workers."}
+
 
 class ClusterOperator(BaseOperator):
     """What both have in common."""
@@ -53,6 +56,7 @@ class ClusterOperator(BaseOperator):
     infrastructure: Any
 
     def __init__(self, **kwargs: Any) -> None:
+        without_gone(type(self).__name__, kwargs, _GONE)
         super().__init__(**kwargs)
         self._run: ClusterRun | None = None
 

@@ -303,6 +303,7 @@ class SubmitRayJob(BaseOperator):
             raise
 
     def _complete(self, context: Context, event: Mapping[str, Any]) -> Any:
+        from ray_provider.jobs.outcome import peer_outcome
         from ray_provider.jobs.watcher import JobOutcome
 
         run = self._new_run(context)
@@ -310,9 +311,10 @@ class SubmitRayJob(BaseOperator):
         task_memory.recall(context, run)
         run.job_id = event["job_id"]
         run.patience = arguments.watch_options(self).max_unreachable_seconds
-        if "outcome" in event:
+        told = event.get("outcome") or peer_outcome(event)
+        if told:
             run.ended()
-            return self._finish(context, run, memory, JobOutcome.from_dict(event["outcome"]))
+            return self._finish(context, run, memory, JobOutcome.from_dict(told))
         error = event.get("error") or {"message": str(event.get("message"))}
         if self.cancel_on_kill:
             run.stop()

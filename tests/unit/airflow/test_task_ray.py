@@ -48,11 +48,11 @@ def answer(content: object, kind: str = "json", **header) -> bytes:
     return json.dumps(told).encode() + b"\n" + body
 
 
-def returning(dashboard, value, kind="json", status="SUCCEEDED"):
+def returning(dashboard, value, kind="json", status="SUCCEEDED", **header):
     """Have the job end with this result."""
 
     def end(job):
-        dashboard.api.files[result_file(job.submission_id)] = answer(value, kind)
+        dashboard.api.files[result_file(job.submission_id)] = answer(value, kind, **header)
         job.run(b"")
         job.end(status)
 
@@ -427,3 +427,53 @@ def test_the_namespace_of_the_predecessor_is_the_same_decorator():
         assert type(one(1).operator) is type(two(1).operator) is RayDecoratedOperator
         assert one.override(num_cpus=4)(1).operator.num_cpus == 4
         assert one.partial().expand(x=[1, 2]).operator.operator_class is RayDecoratedOperator
+
+
+def test_the_predecessors_form_warns_of_what_xcom_cannot_carry(dashboard, context, tmp_path, caplog):
+    with DAG("d", schedule=None):
+
+        @ray.task(config={"conn_id": "c"})
+        def one():
+            return 1
+
+        @task.ray(conn_id="c")
+        def two():
+            return 1
+
+    first, second = one().operator, two().operator
+    assert (first.lenient_results, second.lenient_results) == (True, False)
+    job = operator(double, 1)
+    returning(dashboard, {"loss": None}, null=["the return value['loss'] is nan"])
+    assert job.execute(context) == {"loss": None}
+    assert "the return value['loss'] is nan" in caplog.text
+
+
+def test_a_pickle_with_nan_reaches_xcom_with_its_place_named():
+    from ray_provider.decorators.xcom import without_nan
+
+    value = {"a": [1.0, (float("inf"), "x")]}
+    assert without_nan(value) == ({"a": [1.0, (None, "x")]}, ["the return value['a'][1][0] is inf"])
+    same = {"a": [1.0]}
+    assert without_nan(same)[0] is same
+
+
+def test_an_empty_working_dir_is_none_and_a_file_is_read(tmp_path):
+    from ray_provider.exceptions import ConfigurationError
+    from ray_provider.operators.arguments import runtime_env
+
+    assert runtime_env({"working_dir": "", "pip": ["a"]}) == {"pip": ["a"]}
+    (tmp_path / "env.yaml").write_text("pip: [emoji]\nworking_dir: ''\n")
+    assert runtime_env(str(tmp_path / "env.yaml")) == {"pip": ["emoji"]}
+    with pytest.raises(ConfigurationError, match=r"missing\.yml"):
+        runtime_env(str(tmp_path / "missing.yml"))
+
+
+def test_an_older_cluster_is_told_by_name_before_anything_is_sent(dashboard, context):
+    dashboard.api.ray_version = "2.39.0"
+    with pytest.raises(AirflowFailException, match=r"Ray 2\.39\.0: functions .* need Ray 2\.40"):
+        operator(double, 1).execute(context)
+    assert not dashboard.api.packages
+    dashboard.api.ray_version = "2.53.0"
+    with pytest.raises(AirflowFailException, match=r"label_selector needs Ray 2\.54"):
+        operator(double, 1, label_selector={"a": "b"}).execute(context)
+    assert not dashboard.api.packages
