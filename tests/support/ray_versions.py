@@ -10,8 +10,8 @@ from pathlib import Path
 
 from tests.kubernetes.node.cache import locked
 
-#: What an environment needs beside Ray, by Ray's version: 2.9 still imports pkg_resources.
-_BESIDE = {"2.9.3": ["setuptools<70"]}
+#: What these older ones import and do not ask for: pkg_resources.
+_BESIDE = ["virtualenv", "setuptools<70"]
 
 
 def python_with_ray(version: str) -> Path:
@@ -26,7 +26,7 @@ def python_with_ray(version: str) -> Path:
             aside = home.with_name(home.name + ".tmp")
             shutil.rmtree(aside, ignore_errors=True)
             uv = Path(sys.executable).with_name("uv")
-            packages = [f"ray[default]=={version}", "virtualenv", *_BESIDE.get(version, [])]
+            packages = [f"ray[default]=={version}", *_BESIDE]
             subprocess.run([uv, "venv", "-q", "--relocatable", "--python", sys.executable, aside], check=True)
             subprocess.run([uv, "pip", "install", "-q", "--python", aside / "bin" / "python", *packages], check=True)
             aside.rename(home)
