@@ -17,8 +17,8 @@ from ray_provider.jobs.watcher import JobWatcher, WatchOptions
 from tests.support.ray_head import RayHead
 from tests.support.ray_versions import python_with_ray
 
-#: The oldest, and two between it and the newest, with which all other tests run.
-SLOW = [pytest.param(version, marks=pytest.mark.slow) for version in ("2.9.3", "2.46.0", "2.52.1")]
+#: The oldest for jobs, the oldest for functions, and two between them and the newest, with which all other tests run.
+SLOW = [pytest.param(version, marks=pytest.mark.slow) for version in ("2.9.3", "2.40.0", "2.46.0", "2.52.1")]
 
 
 async def watched(client, spec):
@@ -31,7 +31,7 @@ async def watched(client, spec):
         return await watcher.watch(), lines
 
 
-@pytest.mark.parametrize("version", ["2.40.0", *SLOW])
+@pytest.mark.parametrize("version", SLOW)
 async def test_an_older_cluster_runs_jobs_and_functions(version, tmp_path):
     with RayHead(python=python_with_ray(version)) as head:
         async with RayJobsClient(head.endpoint) as client:
