@@ -97,7 +97,7 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def runtime_env(value: Any) -> dict[str, Any]:
+def runtime_environment(value: Any) -> dict[str, Any]:
     """Give the runtime environment; a text that ends as a YAML file's path does is read from there.
 
     :raises ConfigurationError: it is none, or the file can't be read.
@@ -175,7 +175,7 @@ def job_spec(operator: SubmitRayJob) -> JobSpec:
     spec = JobSpec(
         entrypoint=command(operator.entrypoint),
         submission_id=operator.submission_id or None,
-        runtime_env=runtime_env(operator.runtime_env),
+        runtime_env=runtime_environment(operator.runtime_env),
         metadata=texts("metadata", operator.metadata),
         num_cpus=number("num_cpus", operator.num_cpus) or None,
         num_gpus=number("num_gpus", operator.num_gpus) or None,

@@ -461,13 +461,13 @@ def test_a_pickle_with_nan_reaches_xcom_with_its_place_named():
 
 def test_an_empty_working_dir_is_none_and_a_file_is_read(tmp_path):
     from ray_provider.exceptions import ConfigurationError
-    from ray_provider.operators.arguments import runtime_env
+    from ray_provider.operators.arguments import runtime_environment
 
-    assert runtime_env({"working_dir": "", "pip": ["a"]}) == {"pip": ["a"]}
+    assert runtime_environment({"working_dir": "", "pip": ["a"]}) == {"pip": ["a"]}
     (tmp_path / "env.yaml").write_text("pip: [emoji]\nworking_dir: ''\n")
-    assert runtime_env(str(tmp_path / "env.yaml")) == {"pip": ["emoji"]}
+    assert runtime_environment(str(tmp_path / "env.yaml")) == {"pip": ["emoji"]}
     with pytest.raises(ConfigurationError, match=r"missing\.yml"):
-        runtime_env(str(tmp_path / "missing.yml"))
+        runtime_environment(str(tmp_path / "missing.yml"))
 
 
 def test_an_older_cluster_is_told_by_name_before_anything_is_sent(dashboard, context):
