@@ -102,6 +102,15 @@ def test_a_mapped_function_over_five_carriers(run):
     assert run.value("collect") == ["AA", "B6", "DL", "EV", "UA"]
 
 
+def test_a_function_reduces_what_a_mapped_one_returned(run):
+    assert run.value("total") == {
+        "total": 14,
+        "nested": 14,
+        "tripled": [3, 12, 27],
+        "zipped": [[1, 1], [4, 4], [9, 9]],
+    }
+
+
 def test_an_argument_larger_than_xcom_goes_through_object_storage(run, stack):
     assert run.value("measure") == {"count": 700_000, "sum": 699_999 * 350_000.0}
     stored = [path for path in (stack.home / "xcom").rglob("*") if path.is_file() and path.stat().st_size > 5_000_000]
@@ -144,6 +153,16 @@ def test_an_error_shows_the_users_own_lines(run):
     assert "airflow_ray_call" not in log.partition("Traceback")[2].partition("RuntimeError")[0], (
         "the user's frames only"
     )
+    assert "The cluster has no module" not in log, "an exception of the user's own gets no advice about modules"
+    assert "can't be unpickled" not in log
+
+
+def test_what_cannot_be_unpickled_is_told_from_what_the_function_raised(run):
+    assert run.state("cannot_be_unpickled") == "failed"
+    log = run.log("cannot_be_unpickled")
+    assert "The function could not be loaded on the cluster: ValueError" in log
+    assert "can't be unpickled there" in log
+    assert "The cluster has no module" not in log
 
 
 def test_an_error_of_a_ray_task_shows_where_it_was(run):
@@ -177,6 +196,9 @@ def test_prints_and_a_large_value(run):
 def test_a_process_that_dies_and_a_value_that_cannot_travel(run):
     assert run.state("exits") == "failed"
     assert "exit code 3" in run.log("exits")
+    assert run.state("exits_with_256") == "failed", "the operating system sees 0 here"
+    assert "SystemExit: 256" in run.log("exits_with_256")
+    assert run.state("exits_content") == "success"
     assert run.state("is_killed") == "failed"
     assert "exit code 137" in run.log("is_killed")
     assert "The entrypoint was killed" in run.log("is_killed")

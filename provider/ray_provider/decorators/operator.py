@@ -17,6 +17,7 @@ from airflow.providers.common.compat.sdk import DecoratedOperator
 from ray_provider._compat import AirflowFailException, AirflowSkipException, redact
 from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
 from ray_provider.decorators.storage import ResultStore
+from ray_provider.decorators.values import materialize
 from ray_provider.decorators.xcom import without_nan
 from ray_provider.exceptions import JobError, RayApiError, RayConnectionError, RayProviderError
 from ray_provider.operators.job import SubmitRayJob
@@ -130,7 +131,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             max_result_bytes=self.max_result_bytes,
             result_path=store.url if store else None,
         )
-        args, kwargs = tuple(self.op_args), dict(self.op_kwargs)
+        args, kwargs = materialize((tuple(self.op_args), dict(self.op_kwargs)))
         kwargs |= context_arguments(self.python_callable, args, kwargs, context)
         self._packed = pack(self.python_callable, args, kwargs, settings=settings)
 
@@ -162,6 +163,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         if not self.runs_function:
             return super().result(context, run, outcome)
         found = self._fetch(run, outcome)
+        if found.error is not None and found.meaning != "skip":
+            raise self._raised(run, outcome, found)
         if found.error is not None:  # the one error with which a job succeeds: the function wants to be skipped
             self.log.info("The function asks for its task to be skipped: %s", found.error["message"])
             raise AirflowSkipException(found.error["message"])
@@ -192,16 +195,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return error
         if found.error is None:
             return error
-        where = run.endpoint.display_url if run.endpoint else "the cluster"
-        code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
-        raised = found.exception(
-            submission_id=outcome.submission_id, url=where, source=code.co_filename if code else ""
-        )
-        if found.meaning == "fail":
-            failed = AirflowFailException(str(raised))
-            failed.__cause__ = raised
-            return failed
-        return raised
+        return self._raised(run, outcome, found)
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
@@ -213,6 +207,19 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         for name, value in checked_config(made, _ARGUMENTS).items():
             if name not in self._given:
                 setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)
+
+    def _raised(self, run: JobRun, outcome: JobOutcome, found: FunctionResult) -> Exception:
+        """Make the error to raise of what the function raised."""
+        where = run.endpoint.display_url if run.endpoint else "the cluster"
+        code = getattr(inspect.unwrap(self.python_callable), "__code__", None)
+        raised = found.exception(
+            submission_id=outcome.submission_id, url=where, source=code.co_filename if code else ""
+        )
+        if found.meaning == "fail":
+            failed = AirflowFailException(str(raised))
+            failed.__cause__ = raised
+            return failed
+        return raised
 
     def _store(self) -> ResultStore | None:
         return ResultStore.parse(self.result_path) if self.result_path else None
@@ -227,7 +234,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         if found.error is None:
             return found
         # An exception may quote the arguments, which came from a connection.
-        return replace(found, error={name: redact(text) for name, text in found.error.items()})
+        # Only texts are hidden in: what else the error says (None, False) has to stay what it is.
+        hidden = {name: redact(value) if isinstance(value, str) else value for name, value in found.error.items()}
+        return replace(found, error=hidden)
 
 
 def _as_text(path: Any) -> Any:

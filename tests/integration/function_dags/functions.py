@@ -40,6 +40,13 @@ class Point:
     y: int
 
 
+class NotForTheCluster:
+    """Can be pickled here, and not be unpickled anywhere."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
 def make_config(context) -> dict:
     return {**CONFIG, "runtime_env": {"env_vars": {"WHO": context["ti"].task_id}}}
 
@@ -130,6 +137,21 @@ def functions():
     def an_entrypoint():
         raise AssertionError
 
+    # -- map and reduce ------------------------------------------------------------------------------------------------
+
+    @task.ray(**CONFIG)
+    def squared(x: int) -> int:
+        return x * x
+
+    @task.ray(**CONFIG)
+    def total(values: list, nested: dict, tripled: list, zipped: list) -> dict:
+        return {
+            "total": sum(values),
+            "nested": sum(nested["v"][0]),
+            "tripled": list(tripled),
+            "zipped": [list(pair) for pair in zipped],
+        }
+
     # -- code of one's own ---------------------------------------------------------------------------------------------
 
     @task.ray(**CONFIG, runtime_env=RUNTIME_ENV)
@@ -181,6 +203,10 @@ def functions():
         ray.get(beside_the_driver.remote())
 
     @task.ray(**CONFIG)
+    def cannot_be_unpickled(argument):
+        return argument
+
+    @task.ray(**CONFIG)
     def lacks_a_module():
         import a_module_that_is_nowhere  # noqa: F401
 
@@ -201,6 +227,18 @@ def functions():
     @task.ray(**CONFIG)
     def exits():
         os._exit(3)
+
+    @task.ray(**CONFIG)
+    def exits_with_256():
+        import sys
+
+        sys.exit(os.system("exit 1"))  # noqa: S605, S607
+
+    @task.ray(**CONFIG)
+    def exits_content():
+        import sys
+
+        sys.exit()
 
     @task.ray(**CONFIG)
     def is_killed():
@@ -244,15 +282,20 @@ def functions():
     peers_form(21)
     configured()
     an_entrypoint()
+    squares = squared.expand(x=[1, 2, 3])
+    total(squares, {"v": [squares]}, squares.map(lambda n: 3 * n), squares.zip(squares))
     own_code() >> untouched()
     use_pickled(pickled())
     use_table(table())
     raises(0)
     raises_far_away()
+    cannot_be_unpickled(NotForTheCluster())
     lacks_a_module()
     skips()
     fails()
     chatty()
+    exits_with_256()
+    exits_content()
     exits()
     is_killed()
     unserialisable()

@@ -177,13 +177,34 @@ def test_a_process_that_exits_leaves_no_result(tmp_path):
     assert content is None
 
 
-def test_sys_exit_is_an_error_with_its_status(tmp_path):
+@pytest.mark.parametrize(
+    ("code", "status"), [(7, 7), (256, 1), (-1, 255), (512, 1), (True, 1), ("no data today", 1), (3.5, 1)]
+)
+def test_sys_exit_is_an_error_and_never_looks_like_a_success(tmp_path, code, status):
     def leave():
-        sys.exit(7)
+        sys.exit(code)
 
-    status, _, content = run(tmp_path, leave)
-    assert status == 7
-    assert decode(content, allow_pickle=False).error["type"] == "builtins.SystemExit"
+    ended, _, content = run(tmp_path, leave)
+    assert ended == status
+    found = decode(content, allow_pickle=False)
+    assert found.error["type"] == "builtins.SystemExit"
+    assert found.meaning == "error"
+
+
+@pytest.mark.parametrize("code", [None, 0])
+def test_a_function_that_ends_itself_content_returns_nothing(tmp_path, code):
+    def leave():
+        sys.exit(code)
+
+    assert value(tmp_path, leave) is None
+
+
+def test_a_closed_output_does_not_fail_a_function(tmp_path):
+    def closes():
+        sys.stdout.close()
+        return 1
+
+    assert value(tmp_path, closes) == 1
 
 
 def test_a_table_goes_to_object_storage_and_comes_back(tmp_path):
