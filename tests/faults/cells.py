@@ -113,6 +113,15 @@ class Case:
 
         return self.until(f"{count} job(s), one of them running", look)
 
+    def pending(self, count: int = 1) -> list[dict]:
+        """Wait until the job waits for resources: one, of so many that were ever submitted."""
+
+        def look() -> list[dict] | None:
+            jobs = self.jobs()
+            return jobs if [job["status"] for job in jobs].count("PENDING") == 1 and len(jobs) == count else None
+
+        return self.until(f"{count} job(s), one of them pending", look)
+
     def told(self, text: str, try_number: int = 1, timeout: float = 60.0) -> None:
         """Wait until the task's log holds a text: its last lines may come after the task's state."""
         self._logged(f"{text!r}", lambda: text in self.log(try_number), try_number, timeout)
@@ -219,7 +228,7 @@ class Ground:
 
         :param gate: between it and Ray.
         :param head: another Ray.
-        :param conf: of the run: ``timeout``, ``entrypoint``, ``extra`` (of the connection).
+        :param conf: of the run: ``timeout``, ``entrypoint``, ``resources``, ``extra`` (of the connection).
         """
         number = next(self._numbers)
         flag, marker = self.folder / f"end-{number}", self.folder / f"resuming-{number}"

@@ -20,13 +20,14 @@ OUTAGE = 210 if os.environ.get("AIRFLOW_RAY_TESTS") == "all" else 120
 
 STATES = ("submitting", "waiting", "deferred", "resuming")
 EVENTS = {
-    "mark failed": ("submitting", "waiting", "deferred", "resuming"),
+    "mark failed": ("submitting", "waiting", "deferred", "resuming", "PENDING"),
     "mark success": ("waiting", "deferred"),
-    "clear": STATES,
+    "clear": (*STATES, "PENDING"),
     "worker SIGKILL": ("submitting", "waiting", "resuming"),
     "triggerer SIGKILL": ("deferred",),
     "triggerer SIGSTOP": ("deferred",),
-    "time-out": ("waiting", "deferred"),
+    "time-out": ("waiting", "deferred", "PENDING"),
+    "retry with durable=False": ("PENDING",),
     "503": ("submitting", "waiting", "deferred"),
     "head killed": ("submitting", "waiting", "deferred"),
 }
@@ -311,6 +312,74 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         lines = later.lines()
         assert lines.count("started") <= 1, later.log()
         assert lines.count("ended") == 1, later.log()
+
+
+# ---------------------------------------------------------------- PENDING: the job waits for resources
+
+
+def pending(ground: Ground, dag: str, **conf):
+    case = ground.start(dag, resources={"nowhere": 1}, **conf)
+    case.pending()
+    return case
+
+
+def ended_waiting(case, count: int = 1) -> None:
+    """Wait until so many jobs have ended that never ran: Ray calls them FAILED, and forgets their demand."""
+    case.until(
+        f"{count} job(s) ended",
+        lambda: [job["error_type"] for job in case.jobs()].count("JOB_SUPERVISOR_ACTOR_DIED") == count,
+        timeout=60,
+    )
+
+
+@row(("PENDING", "mark failed"))
+def pending_mark_failed(ground: Ground) -> None:
+    cases = [pending(ground, "worker"), pending(ground, "deferred")]
+    cases[1].wait("deferred")
+    for case in cases:
+        case.mark("failed")
+    for case in cases:
+        ended_waiting(case)
+        case.settled("FAILED")
+        case.wait("failed")
+        assert "started" not in case.lines()
+
+
+@row(("PENDING", "clear"))
+def pending_clear(ground: Ground) -> None:
+    case = pending(ground, "deferred")
+    case.wait("deferred")
+    case.clear()
+    case.pending(2)
+    ended_waiting(case)
+    case.wait("deferred")
+    case.mark("failed")
+    ended_waiting(case, 2)
+    case.settled("FAILED", "FAILED")
+
+
+@row(("PENDING", "time-out"))
+def pending_timeout(ground: Ground) -> None:
+    cases = [ground.start(dag, resources={"nowhere": 1}, timeout=20) for dag in ("worker", "deferred")]
+    for case in cases:
+        case.wait("failed")
+        case.settled("FAILED")
+        case.told("waited for resources until its deadline")
+        assert "may still run" not in case.log()
+        assert "memory" not in case.log(), "no advice about a process that died"
+
+
+@row(("PENDING", "retry with durable=False"))
+def pending_retry_anew(ground: Ground) -> None:
+    case = pending(ground, "worker_anew")
+    case.kill_worker()
+    case.wait("running", try_number=2)
+    case.pending(2)
+    ended_waiting(case)
+    assert "could not be stopped" not in case.log(2)
+    case.mark("failed")
+    ended_waiting(case, 2)
+    case.settled("FAILED", "FAILED")
 
 
 # ---------------------------------------------------------------- resuming after the event

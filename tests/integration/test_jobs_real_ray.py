@@ -332,3 +332,50 @@ async def test_a_head_that_dies_and_one_that_restarts():
     assert "head restarted" in outcome.message
     assert any("can't be asked" in line for line in progress)
     assert any("answers again" in line for line in progress)
+
+
+async def supervisor_state(client, submission_id):
+    """The state of the actor whose demand an autoscaler sees while a job waits."""
+    answer = await client.transport.json("GET", "/api/v0/actors", params={"detail": "1"})
+    actors = {actor["name"]: actor["state"] for actor in answer["data"]["result"]["result"]}
+    return actors[f"_ray_internal_job_actor_{submission_id}"]
+
+
+async def wait_pending(client, submission_id):
+    """Wait until its supervisor waits for resources: before, it is PENDING as every job is."""
+    async with asyncio.timeout(60):
+        while (await client.get(submission_id)).status != "PENDING":
+            await asyncio.sleep(0.1)
+        while await supervisor_state(client, submission_id) != "PENDING_CREATION":
+            await asyncio.sleep(0.1)
+
+
+async def test_a_job_that_waits_for_resources_is_ended_for_good(either_client, tmp_path):
+    client = either_client
+    holder, waiting, ran = new_id(), new_id(), tmp_path / "ran"
+    await submit_once(client, JobSpec("sleep 300", holder, num_cpus=4))
+    await until_running(client, holder)
+    await submit_once(client, JobSpec(f"touch {ran}", waiting, num_cpus=4))
+    await wait_pending(client, waiting)
+    ended = await client.stop_and_wait(waiting, 45)
+    assert ended.status == "STOPPED"
+    assert "never ran" in ended.message
+    assert await supervisor_state(client, waiting) == "DEAD", "its demand is gone"
+    # The resources come: whoever was only told to stop would start now.
+    assert (await client.stop_and_wait(holder)).status == "STOPPED"
+    after = new_id()
+    await submit_once(client, JobSpec("true", after, num_cpus=4))
+    async with asyncio.timeout(60):
+        while not (await client.get(after)).is_final:
+            await asyncio.sleep(0.2)
+    assert not ran.exists()
+
+
+async def test_a_head_without_cpus_ends_waiting_jobs_too():
+    with RayHead(num_cpus=0) as head:
+        async with RayJobsClient(head.endpoint) as client:
+            waiting = new_id()
+            await submit_once(client, JobSpec("true", waiting, num_cpus=1))
+            await wait_pending(client, waiting)
+            assert (await client.stop_and_wait(waiting, 60)).status == "STOPPED"
+            assert await supervisor_state(client, waiting) == "DEAD"

@@ -17,6 +17,7 @@ from typing import Any, Self
 from aiohttp import web
 
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
+from ray_provider.jobs.pending import ENDS_KEY
 
 NODE = "47e1e5523374263f9b44b1c4e190b313c9d03e317778f4de6a3cc9f2"
 
@@ -38,6 +39,8 @@ class FakeJob:
     end_time: int | None = None
     #: How long a stop takes.
     stop_seconds: float = 0.05
+    #: PENDING until resources come: Ray says that it stops such a job, and does not.
+    lacks_resources: bool = False
 
     def run(self, log: bytes = b"") -> None:
         self.status, self.message, self.node_id = "RUNNING", "Job is currently running.", NODE
@@ -106,6 +109,8 @@ class JobsApi:
         self.fail_next: list[int] = []
         self.no_agent = 0
         self.lose_answers = 0
+        #: Helpers that are to end a waiting job, and can't.
+        self.helpers_that_fail = 0
         self.redirect_to: str | None = None
         self.delay = 0.0
         self.state_api = True
@@ -221,10 +226,22 @@ class JobsApi:
             )
             return web.Response(status=500, text=text)
         self.add(name, body["entrypoint"], request=body)
+        if ended := body.get("metadata", {}).get(ENDS_KEY):
+            self._end_supervisor(self.jobs[name], self.jobs.get(ended))
         if self.lose_answers:
             self.lose_answers -= 1
             request.transport.close()
         return web.json_response({"job_id": name, "submission_id": name})
+
+    def _end_supervisor(self, helper: FakeJob, job: FakeJob | None) -> None:
+        """Do what the entrypoint of such a helper does on a cluster."""
+        if self.helpers_that_fail:
+            self.helpers_that_fail -= 1
+            helper.end("FAILED", message="Job entrypoint command failed\nsh: python: not found")
+            return
+        helper.end()
+        if job is not None and job.status == "PENDING":
+            job.end("FAILED", message="Job supervisor actor died", error_type="JOB_SUPERVISOR_ACTOR_DIED")
 
     def _job(self, request: web.Request) -> FakeJob:
         job = self.jobs.get(request.match_info["id"])
@@ -246,7 +263,7 @@ class JobsApi:
     async def _stop(self, request: web.Request) -> web.Response:
         job = self._job(request)
         running = job.status in {"PENDING", "RUNNING"}
-        if running:
+        if running and not (job.status == "PENDING" and job.lacks_resources):
             asyncio.get_running_loop().call_later(
                 job.stop_seconds, lambda: job.end("STOPPED", message="Job was intentionally stopped.")
             )

@@ -6,6 +6,7 @@ import asyncio
 import glob
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
@@ -33,6 +34,9 @@ _NOT_FOUND = "does not exist"
 _AS_IT_IS = {"format": "text"}
 #: What it then says in a 200, where newer ones answer 500.
 _FETCH_ERROR = b"[get_logs] Fetch log error"
+#: While a job is being stopped: seconds until it is asked for again, and until one that is PENDING is ended otherwise.
+_ASK_AGAIN_SECONDS = 5.0
+_PENDING_SECONDS = 1.0
 
 
 class JobAlreadyExistsError(RayApiError):
@@ -147,26 +151,41 @@ class RayJobsClient:
     ) -> JobDetails | None:
         """Stop a job and wait until Ray says that it has ended. None: Ray does not know the job.
 
+        A job that still waits for resources is ended by :mod:`ray_provider.jobs.pending`: Ray's own stop does not. It
+        is STOPPED for us, though Ray calls it FAILED: it never ran.
+
         :param timeout_seconds: for all of it, failing requests included.
         :raises JobError: the job had not ended in time.
         """
+        from ray_provider.jobs.pending import PendingJobEnder
+
+        ender = PendingJobEnder(self, submission_id)
+        loop = asyncio.get_running_loop()
+        details: JobDetails | None = None
         try:
             async with asyncio.timeout(timeout_seconds):
                 policy = RetryPolicy(deadline_seconds=timeout_seconds, max_delay=2.0)
-                asked = 0.0
+                began = loop.time()
+                asked = helped = 0.0
                 while True:
                     # Asked again now and then: a job that was still being prepared may have missed the first time.
-                    now = asyncio.get_running_loop().time()
-                    if not asked or now - asked > 5.0:
+                    if not asked or loop.time() - asked > _ASK_AGAIN_SECONDS:
                         await self.stop(submission_id, retry=policy)
-                        asked = now
+                        asked = loop.time()
                     details = await self.get(submission_id, retry=policy)
                     if details is None or details.is_final:
-                        return details
+                        return _stopped_by_us(details) if ender.began else details
+                    # A job that was just submitted is PENDING for a moment, and stops by itself when it starts.
+                    waits = details.status == "PENDING" and loop.time() - began > _PENDING_SECONDS
+                    if waits and (not helped or loop.time() - helped > _ASK_AGAIN_SECONDS):
+                        await ender.step(retry=policy)
+                        helped = loop.time()
                     await asyncio.sleep(poll_interval)
         except TimeoutError:
+            status = f" Ray says that it is {details.status}." if details else ""
             raise JobError(
-                f"Job {submission_id} was told to stop, but had not ended after {timeout_seconds:.0f} s.",
+                f"Job {submission_id} was told to stop, but had not ended after {timeout_seconds:.0f} s.{status} "
+                f"{ender.failure()}".rstrip(),
                 hint=f"See {self.job_url(submission_id)}, and stop it there: it may still run.",
                 submission_id=submission_id,
             ) from None
@@ -296,6 +315,18 @@ class RayJobsClient:
         """Follow a job's log by WebSocket, from its first line: for clusters without the State API."""
         async with self.transport.websocket(f"/api/jobs/{quote(submission_id, safe='')}/logs/tail") as websocket:
             yield websocket
+
+
+def _stopped_by_us(details: JobDetails | None) -> JobDetails | None:
+    """Tell a job whose supervisor we ended from one that failed."""
+    if details is None or details.error_type != "JOB_SUPERVISOR_ACTOR_DIED":
+        return details
+    return replace(
+        details,
+        status="STOPPED",
+        error_type=None,
+        message="The job was ended while it waited for resources: it never ran.",
+    )
 
 
 def _found_or_missing(status: int, text: str) -> bool:

@@ -258,6 +258,8 @@ class JobWatcher:
                     f"{error.message} It may still run."
                 ),
             )
+        waited = self._seen is not None and self._seen.status == "PENDING"
+        waited = waited and (details is None or details.driver_node_id is None)
         if details is not None:
             self._tell_status(details)
             if details.status in {"SUCCEEDED", "FAILED"}:
@@ -265,7 +267,9 @@ class JobWatcher:
         return self._outcome(
             "deadline",
             details,
-            message=f"Job {self.submission_id} did not end before its deadline and was stopped.",
+            message=f"Job {self.submission_id} waited for resources until its deadline and was ended: it never ran."
+            if waited
+            else f"Job {self.submission_id} did not end before its deadline and was stopped.",
         )
 
     def _outcome(

@@ -32,10 +32,11 @@ class SlowResume(SubmitRayJob):
 COMMON = {
     "conn_id": "{{ params.conn }}",
     "job_timeout_seconds": "{{ params.timeout }}",
+    "resources": "{{ params.resources }}",
     "max_unreachable_seconds": 240,
     "retry_delay": timedelta(seconds=1),
 }
-PARAMS = {"conn": "ray_faults", "entrypoint": "true", "timeout": 600, "marker": ""}
+PARAMS = {"conn": "ray_faults", "entrypoint": "true", "timeout": 600, "marker": "", "resources": {}}
 
 
 def dag(name: str) -> DAG:

@@ -22,6 +22,7 @@ from ray_provider.exceptions import (
 )
 from ray_provider.jobs.client import JobAlreadyExistsError, RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
+from ray_provider.jobs.identity import JobOwner
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.retry import RetryPolicy
 from tests.support.certificates import make_certificates
@@ -279,6 +280,44 @@ async def test_a_job_that_does_not_stop_in_time(api, client):
     api.add("a", stop_seconds=60).run()
     with pytest.raises(JobError, match="had not ended after"):
         await client.stop_and_wait("a", 0.3)
+
+
+async def test_a_job_that_waits_for_resources_is_ended_by_other_means_than_a_stop(api, client):
+    api.add("a", lacks_resources=True)
+    ended = await client.stop_and_wait("a", 20)
+    assert (ended.status, ended.error_type) == ("STOPPED", None)
+    assert "never ran" in ended.message
+    [helper] = [job for job in api.jobs.values() if job.submission_id != "a"]
+    assert "_ray_internal_job_actor_a" in helper.entrypoint
+    assert JobOwner.from_metadata(helper.request["metadata"]) is None, "nobody takes it for a task's job"
+    assert set(helper.request) == {"entrypoint", "submission_id", "metadata"}, "it asks for no resources"
+
+
+async def test_a_helper_that_fails_is_followed_by_another_and_then_told(api, client, monkeypatch):
+    monkeypatch.setattr("ray_provider.jobs.client._ASK_AGAIN_SECONDS", 0.1)
+    api.helpers_that_fail = 1
+    api.add("a", lacks_resources=True)
+    assert (await client.stop_and_wait("a", 20)).status == "STOPPED"
+    api.helpers_that_fail = 99
+    api.add("b", lacks_resources=True)
+    with pytest.raises(JobError) as raised:
+        await client.stop_and_wait("b", 3)
+    assert "Ray says that it is PENDING" in raised.value.message
+    assert "sh: python: not found" in raised.value.message, "why it could not be ended"
+    assert sum("_job_actor_b" in job.entrypoint for job in api.jobs.values()) == 3
+
+
+async def test_two_who_end_a_waiting_job_at_once_send_one_helper(api, client):
+    api.add("a", lacks_resources=True)
+    ends = await asyncio.gather(client.stop_and_wait("a", 20), client.stop_and_wait("a", 20))
+    assert {each.status for each in ends} == {"STOPPED"}
+    assert len(api.jobs) == 2
+
+
+async def test_a_job_that_is_only_just_starting_gets_its_time_to_stop(api, client):
+    api.add("a", stop_seconds=0.5)
+    assert (await client.stop_and_wait("a", 20)).message == "Job was intentionally stopped."
+    assert len(api.jobs) == 1
 
 
 async def test_delete(api, client):

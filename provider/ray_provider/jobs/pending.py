@@ -1,0 +1,103 @@
+"""End a job that waits for resources. Ray's own stop does not, and the job would run as soon as they come.
+
+``POST …/stop`` only leaves a message for the job's supervisor, an actor that waits for the entrypoint's resources.
+Until it gets them, its demand stays (an autoscaler goes on buying); then the entrypoint starts before the message is
+read (Ray 2.60). What ends it at once is to kill that actor, which only a driver in the cluster can do: a small job does
+it. It asks for no resources, so that a head with ``num-cpus: 0`` takes it, and works on by itself once it is accepted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from typing import TYPE_CHECKING
+
+from ray_provider.jobs.models import JobSpec
+
+if TYPE_CHECKING:
+    from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.models import JobDetails
+    from ray_provider.jobs.retry import RetryPolicy
+
+#: Job metadata: which job this one ends. It has no owner of its own: nobody adopts it, and no reaper counts it.
+ENDS_KEY = "airflow_ray_ends_job"
+
+#: Ray's names of the supervisor and its namespace (ray.dashboard.modules.job.common, the same from Ray 2.9 to 2.60).
+_ACTOR = "_ray_internal_job_actor_"
+_NAMESPACE = "SUPERVISOR_ACTOR_RAY_NAMESPACE"
+
+#: A helper that failed is followed by another one, under the next number: Ray gives each id only once.
+_MOST_HELPERS = 3
+
+_PROGRAM = """\
+import sys, ray
+ray.init(address="auto", namespace=sys.argv[2], log_to_driver=False)
+try:
+    supervisor = ray.get_actor(sys.argv[1], namespace=sys.argv[2])
+except ValueError:
+    print("It has no supervisor any more: nothing to end.")
+else:
+    ray.kill(supervisor, no_restart=True)
+    print("Its supervisor was ended.")
+"""
+
+
+class PendingJobEnder:
+    """Ends one job that Ray keeps waiting, by helpers that are submitted when :meth:`step` is called.
+
+    :param client: an open client.
+    :param submission_id: of the job.
+    """
+
+    def __init__(self, client: RayJobsClient, submission_id: str) -> None:
+        self._client = client
+        self._submission_id = submission_id
+        self._number = 0
+        self._helper: JobDetails | None = None
+
+    @property
+    def began(self) -> bool:
+        """Whether a helper was sent: the job's end is our doing."""
+        return self._number > 0
+
+    async def step(self, *, retry: RetryPolicy) -> None:
+        """Send a helper, unless one is at work already. One that another process sent counts too.
+
+        :param retry: how long to go on with each request.
+        """
+        from ray_provider.jobs.client import JobAlreadyExistsError
+
+        if self._number:
+            self._helper = await self._client.get(self._id, retry=retry)
+            if self._helper is None or not self._helper.is_final or self._number == _MOST_HELPERS:
+                return
+        self._number += 1
+        try:
+            await self._client.submit_request(self._spec(), retry=retry)
+        except JobAlreadyExistsError:
+            return  # looked at with the next step
+
+    def failure(self) -> str:
+        """Say in a sentence why the job still waits."""
+        from ray_provider.jobs.explain import last_lines
+
+        if not self._number:
+            return ""
+        helper = self._helper
+        told = f"it is {helper.status}" if helper else "Ray does not say how that one is"
+        said = last_lines(helper.message) if helper and helper.is_final else ""
+        return f"A job that was to end it ({self._id}) did not: {told}" + (f". Ray says: {said}" if said else ".")
+
+    @property
+    def _id(self) -> str:
+        digest = hashlib.sha256(self._submission_id.encode()).hexdigest()[:16]
+        return f"airflow-ray-ends-{digest}-{self._number}"
+
+    def _spec(self) -> JobSpec:
+        command = shlex.join(["-c", _PROGRAM, _ACTOR + self._submission_id, _NAMESPACE])
+        return JobSpec(
+            # Some images have but one of the two names.
+            entrypoint=f'"$(command -v python || command -v python3)" {command}',
+            submission_id=self._id,
+            metadata={ENDS_KEY: self._submission_id},
+        )
