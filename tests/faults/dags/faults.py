@@ -32,7 +32,6 @@ class SlowResume(SubmitRayJob):
 COMMON = {
     "conn_id": "{{ params.conn }}",
     "job_timeout_seconds": "{{ params.timeout }}",
-    "resources": "{{ params.resources }}",
     "max_unreachable_seconds": 240,
     "retry_delay": timedelta(seconds=1),
 }
@@ -54,7 +53,9 @@ def dag(name: str) -> DAG:
 
 def make(name: str, *, retries: int = 0, operator=SubmitRayJob, **arguments) -> DAG:
     with dag(name) as made:
-        operator(task_id="job", entrypoint="{{ params.entrypoint }}", retries=retries, **COMMON, **arguments)
+        # Not for a mapped task: Airflow's ``partial`` keeps ``resources`` for itself.
+        asked = {"entrypoint": "{{ params.entrypoint }}", "resources": "{{ params.resources }}"}
+        operator(task_id="job", retries=retries, **asked, **COMMON, **arguments)
     return made
 
 
