@@ -216,8 +216,9 @@ class Helm:
         options: Json = {}
         if self.version >= (4, 0, 0):
             # Helm 4 applies server-side: fields that others own (the autoscaler's replicas) would be conflicts. What
-            # is to stay as it is, the chart has read from the cluster.
-            options["force_conflicts"] = True
+            # is to stay as it is, the chart has read from the cluster. By itself it goes on in the way in which a
+            # release was installed, and for one of Helm 3 it would refuse: no conflicts without a server-side apply.
+            options |= {"server_side": "true", "force_conflicts": True}
         await self._client.install_or_upgrade_release(
             name,
             chart,
