@@ -11,7 +11,7 @@ import yaml
 from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.kube import open_kube
 from ray_provider.clusters.removal import Leaving
-from ray_provider.exceptions import ClusterError, ConfigurationError
+from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, Scene, values
 
 
@@ -99,3 +99,21 @@ async def test_helm_4_updates_what_helm_3_has_installed(kubernetes, namespace):
     assert after.cluster(name)["metadata"]["annotations"]["helm"] == "4"
     history = json.loads(kubernetes.helm("history", name, "-n", namespace, "-o", "json"))
     assert [entry["status"] for entry in history] == ["superseded", "deployed"]
+
+
+async def test_what_a_helm_that_fails_has_made_is_taken_back(kubernetes, namespace, tmp_path):
+    """It may have made the cluster, and its GPUs, before it failed."""
+    failing = tmp_path / "helm"
+    failing.write_text(
+        f"""#!/bin/sh
+{kubernetes.helm4} "$@" || exit $?
+for word in "$@"; do
+  case "$word" in install | --install) echo "Error: the connection broke" >&2; exit 1 ;; esac
+done
+"""
+    )
+    failing.chmod(0o755)
+    scene = Scene(kubernetes, namespace, helm=failing)
+    with pytest.raises(HelmError, match="the connection broke"):
+        await scene.apply(scene.spec(HEAD_ONLY, name="broken"))
+    assert scene.left("broken") == []
