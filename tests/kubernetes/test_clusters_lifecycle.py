@@ -190,8 +190,8 @@ async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes
     assert scene.cluster("from-manifest")["metadata"]["labels"]["team"] == "data"
     assert "hello" in await scene.job(handle, "printenv greeting")
     assert kubernetes.exists("configmap", "settings", "-n", namespace)
-    # By its name alone, as a DAG does that has no handle.
-    assert await scene.delete(handle, who=Leaving()) is True
+    # By its name alone, as a DAG does that has no handle: the run made it.
+    assert await scene.delete(handle, who=Leaving(run=handle.owner)) is True
     assert scene.left("from-manifest") == []
     assert not kubernetes.exists("configmap", "settings", "-n", namespace)
 
