@@ -27,6 +27,8 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
             "simple_auth_manager_all_admins": "True",
             "execution_api_server_url": f"{url}/execution/",
             "test_connection": "Enabled",
+            # Past 30 s, the default, a task whose file imports pandas on a busy machine is put back and tried again.
+            "dagbag_import_timeout": "120",
         },
         "database": {"sql_alchemy_conn": sql_alchemy_conn, "load_default_connections": "False"},
         "logging": {"base_log_folder": str(logs)},
@@ -37,7 +39,12 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
         "workers": {"min_heartbeat_interval": "1"},
         "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_tracemalloc": "False"},
         # New and changed files are found at once; reading all of them again and again would keep a core busy.
-        "dag_processor": {"refresh_interval": "2", "min_file_process_interval": "60", "parsing_processes": "1"},
+        "dag_processor": {
+            "refresh_interval": "2",
+            "min_file_process_interval": "300",
+            "parsing_processes": "1",
+            "dag_file_processor_timeout": "240",
+        },
         "triggerer": {"job_heartbeat_sec": "2"},
         "usage_data_collection": {"enabled": "False"},
     }
