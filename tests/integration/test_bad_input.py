@@ -297,7 +297,7 @@ def test_a_connection_that_is_not_there():
     [
         ({"backend": "docker"}, {}, ("`backend`", "is 'docker'", "one of: local, kubernetes")),
         ({}, {"backend": "docker"}, ("`backend`", "'docker'", "local", "kubernetes")),
-        ({}, {"name": "No Name!"}, ("'No Name!'", "lower-case letters")),
+        ({}, {"name": "No Name!"}, ("'No Name!'", "lower case letters")),
         ({}, {"local": {"num_cpus": -1}}, ("num_cpus", "-1", "at least 0")),
         ({}, {"local": {"num_cpu": 1}}, ("num_cpu", "does not know", "num_cpus")),
         ({}, {"local": {"dashboard_port": 70000}}, ("dashboard_port", "70000", "1 to 65535")),
