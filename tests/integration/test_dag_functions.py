@@ -160,7 +160,7 @@ def test_an_error_shows_the_users_own_lines(run):
 def test_what_cannot_be_unpickled_is_told_from_what_the_function_raised(run):
     assert run.state("cannot_be_unpickled") == "failed"
     log = run.log("cannot_be_unpickled")
-    assert "The function could not be loaded on the cluster: ValueError" in log
+    assert "The function could not be loaded on the cluster: builtins.ValueError" in log
     assert "can't be unpickled there" in log
     assert "The cluster has no module" not in log
 
