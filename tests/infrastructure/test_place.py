@@ -138,6 +138,7 @@ def test_a_delete_on_a_worker_of_another_region_finds_what_was_made(
     assert deleting(arguments, infrastructure=handle).execute(context) == {"destroyed": 0}
 
 
+@pytest.mark.slow
 def test_a_handle_of_the_release_before_and_none_at_all(
     aws: AwsServer, tmp_path: Path, context: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,6 +156,7 @@ def test_a_handle_of_the_release_before_and_none_at_all(
     assert clusters(aws, THERE) == []
 
 
+@pytest.mark.slow
 def test_settings_of_another_region_are_refused_by_name(
     aws: AwsServer, tmp_path: Path, context: dict[str, Any]
 ) -> None:
@@ -174,6 +176,7 @@ def test_settings_of_another_region_are_refused_by_name(
     deleting(arguments).execute(context)
 
 
+@pytest.mark.slow
 def test_what_the_refresh_does_not_find_is_not_taken_for_gone(
     aws: AwsServer, tmp_path: Path, context: dict[str, Any]
 ) -> None:
@@ -192,6 +195,7 @@ def test_what_the_refresh_does_not_find_is_not_taken_for_gone(
     assert deleting(arguments).execute(context) == {"destroyed": 2}
 
 
+@pytest.mark.slow
 def test_what_the_cloud_calls_gone_is_gone(aws: AwsServer, tmp_path: Path, context: dict[str, Any]) -> None:
     arguments = given(tmp_path, "byhand")
     SetupRayInfrastructure(**arguments).execute(context)
@@ -203,6 +207,7 @@ def test_what_the_cloud_calls_gone_is_gone(aws: AwsServer, tmp_path: Path, conte
     assert deleting(arguments).execute(context) == {"destroyed": 1}
 
 
+@pytest.mark.slow
 def test_after_a_delete_the_cloud_is_asked(aws: AwsServer, tmp_path: Path, context: dict[str, Any]) -> None:
     """An empty state does not make a cluster go: it was thrown away, say."""
     arguments = given(tmp_path, "alive")
@@ -212,6 +217,7 @@ def test_after_a_delete_the_cloud_is_asked(aws: AwsServer, tmp_path: Path, conte
         deleting(arguments, infrastructure=handle).execute(context)
 
 
+@pytest.mark.slow
 def test_the_bundled_module_in_two_regions_and_a_delete_that_gets_nothing_but_the_handle(
     aws: AwsServer, context: dict[str, Any]
 ) -> None:
