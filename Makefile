@@ -142,7 +142,7 @@ test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
 	@echo "== infrastructure tests"
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
-	@scripts/isolated $(BIN)/python -m tests.infrastructure
+	@scripts/isolated $(BIN)/python -m tests.infrastructure $(SHORT)
 
 .PHONY: test-opentofu
 test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on OpenTofu, built from its Go module
