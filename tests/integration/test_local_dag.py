@@ -79,8 +79,8 @@ def test_a_name_that_can_not_work_is_told_and_not_retried(stack):
     run_id = client.trigger_run(DAG, conf={"name": "No Name!"})
     client.wait_run(DAG, run_id, state="failed", timeout=90)
     log = client.log_text(DAG, run_id, "setup")
-    assert "'No Name!' can't be the name of a Ray cluster" in log
-    assert "lower-case letters" in log
+    assert "'No Name!' can't name a RayCluster" in log
+    assert "lower case letters" in log
     assert clusters(stack) == []
 
 
