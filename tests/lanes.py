@@ -74,7 +74,7 @@ STAGES = (
     Stage("test-faults", 1000),
     Stage("test-unit", 450),
     Stage("test-apiserver", 600, _BUILT),
-    Stage("test-infrastructure", 900, _TOOLS),
+    Stage("test-infrastructure", 1200, _TOOLS),
     Stage("test-security", 500, _TOOLS),
     Stage("test-helm", 120, _TOOLS),
 )
