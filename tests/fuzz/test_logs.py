@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from ray_provider.exceptions import RayApiError, RayConnectionError
 from ray_provider.jobs import logs
+from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.loglines import LineCutter, clean
 from ray_provider.jobs.logs import LogFollower
+from ray_provider.jobs.models import ClusterVersion
 from ray_provider.jobs.retry import RetryPolicy
 from tests.fuzz.harness import fuzz
 
@@ -76,6 +78,11 @@ class Content:
 class Client:
     """A dashboard whose log grows, and whose streams break as the example says."""
 
+    endpoint = RayEndpoint("http://dashboard.invalid")
+
+    async def version(self):
+        return ClusterVersion("2.60.0", "4", "session_1")
+
     def __init__(self, data, faults, sizes):
         self.data = data
         self.faults = faults
@@ -96,10 +103,7 @@ class Client:
         fault = self.faults.pop(0) if self.faults else None
         if fault is not None and fault < 0:
             raise RayConnectionError("refused")
-        response = type("Response", (), {})()
-        broken = [*self.pieces(fault), OSError("reset")] if fault is not None else self.pieces()
-        response.content = Content(broken)
-        yield response
+        yield Content([*self.pieces(fault), OSError("reset")] if fault is not None else self.pieces())
 
     async def log_file(self, node_id, filename, lines=-1, *, timeout=None):
         fault = self.faults.pop(0) if self.faults else None
