@@ -329,7 +329,7 @@ def ended_waiting(case, count: int = 1) -> None:
     case.until(
         f"{count} job(s) ended",
         lambda: [job["error_type"] for job in case.jobs()].count("JOB_SUPERVISOR_ACTOR_DIED") == count,
-        timeout=60,
+        timeout=200,
     )
 
 
@@ -361,7 +361,7 @@ def pending_clear(ground: Ground) -> None:
 def pending_timeout(ground: Ground) -> None:
     cases = [ground.start(dag, resources={"nowhere": 1}, timeout=20) for dag in ("worker", "deferred")]
     for case in cases:
-        case.wait("failed")
+        case.wait("failed", timeout=240)
         case.settled("FAILED")
         case.told("waited for resources until its deadline")
         assert "may still run" not in case.log()
@@ -373,8 +373,8 @@ def pending_retry_anew(ground: Ground) -> None:
     case = pending(ground, "worker_anew")
     case.kill_worker()
     case.wait("running", try_number=2)
-    case.pending(2)
     ended_waiting(case)
+    case.pending(2)
     assert "could not be stopped" not in case.log(2)
     case.mark("failed")
     ended_waiting(case, 2)

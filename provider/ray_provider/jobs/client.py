@@ -37,6 +37,8 @@ _FETCH_ERROR = b"[get_logs] Fetch log error"
 #: While a job is being stopped: seconds until it is asked for again, and until one that is PENDING is ended otherwise.
 _ASK_AGAIN_SECONDS = 5.0
 _PENDING_SECONDS = 1.0
+#: Who gives a stop so long, gives so long to the job that ends a waiting one: on a busy head its Python starts slowly.
+_PATIENT_SECONDS, _ENDING_SECONDS = 60.0, 180.0
 
 
 class JobAlreadyExistsError(RayApiError):
@@ -154,18 +156,19 @@ class RayJobsClient:
         A job that still waits for resources is ended by :mod:`ray_provider.jobs.pending`: Ray's own stop does not. It
         is STOPPED for us, though Ray calls it FAILED: it never ran.
 
-        :param timeout_seconds: for all of it, failing requests included.
+        :param timeout_seconds: for all of it, failing requests included. From 60 s on, a job that waits for resources
+            gets up to 180 s.
         :raises JobError: the job had not ended in time.
         """
         from ray_provider.jobs.pending import PendingJobEnder
 
         ender = PendingJobEnder(self, submission_id)
         loop = asyncio.get_running_loop()
+        since = loop.time()
         details: JobDetails | None = None
         try:
-            async with asyncio.timeout(timeout_seconds):
+            async with asyncio.timeout(timeout_seconds) as limit:
                 policy = RetryPolicy(deadline_seconds=timeout_seconds, max_delay=2.0)
-                began = loop.time()
                 asked = helped = 0.0
                 while True:
                     # Asked again now and then: a job that was still being prepared may have missed the first time.
@@ -176,15 +179,17 @@ class RayJobsClient:
                     if details is None or details.is_final:
                         return _stopped_by_us(details) if ender.began else details
                     # A job that was just submitted is PENDING for a moment, and stops by itself when it starts.
-                    waits = details.status == "PENDING" and loop.time() - began > _PENDING_SECONDS
+                    waits = details.status == "PENDING" and loop.time() - since > _PENDING_SECONDS
                     if waits and (not helped or loop.time() - helped > _ASK_AGAIN_SECONDS):
                         await ender.step(retry=policy)
+                        if not helped and timeout_seconds >= _PATIENT_SECONDS:
+                            limit.reschedule(loop.time() + _ENDING_SECONDS)
                         helped = loop.time()
                     await asyncio.sleep(poll_interval)
         except TimeoutError:
             status = f" Ray says that it is {details.status}." if details else ""
             raise JobError(
-                f"Job {submission_id} was told to stop, but had not ended after {timeout_seconds:.0f} s.{status} "
+                f"Job {submission_id} was told to stop, but had not ended after {loop.time() - since:.0f} s.{status} "
                 f"{ender.failure()}".rstrip(),
                 hint=f"See {self.job_url(submission_id)}, and stop it there: it may still run.",
                 submission_id=submission_id,
