@@ -93,6 +93,7 @@ class LogFollower:
         self._websocket = False
         #: The State API of an old Ray spoils log files: only the WebSocket gives them as they are.
         self._only_websocket = False
+        self._too_long: str | None = None
         self._finished_at = 0.0
         self._last_data = time.monotonic()
         self._last_given = time.monotonic()
@@ -250,7 +251,8 @@ class LogFollower:
                 message = await websocket.receive(timeout=_FILE_SECONDS if self._finished else None)
                 if message.type is not aiohttp.WSMsgType.TEXT:
                     if websocket.close_code == aiohttp.WSCloseCode.MESSAGE_TOO_BIG:
-                        raise RayApiError(f"A message of the log has more than {MESSAGE_BYTES // 1024**2} MiB.")
+                        self._too_long = f"A message of the log has more than {MESSAGE_BYTES // 1024**2} MiB."
+                        raise RayApiError(self._too_long)
                     return
                 yield message.data.encode("utf-8", "replace")
 
@@ -292,7 +294,8 @@ class LogFollower:
                 reason = str(error)
             failures += 1
             if time.monotonic() + _BACKOFF.delay(failures) > patience:
-                self.incomplete = reason
+                # Of two ways that both fail, the one that found a log tells more than the one that found nothing.
+                self.incomplete = self._too_long or reason
                 return
             await asyncio.sleep(_BACKOFF.delay(failures))
 
