@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from ray_provider import _compat
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError
@@ -265,8 +266,10 @@ def test_another_run_uses_a_cluster_of_that_name_and_its_handle_deletes_nothing(
     assert not used["created"]
     assert DeleteRayCluster(task_id="d", conn_id="c", cluster=used, helm_path=helm_path).execute(other) is False
     assert place.clusters() == ["shared"]
-    # Somebody who names it means it.
-    assert DeleteRayCluster(task_id="d", conn_id="c", name="shared", helm_path=helm_path).execute(other) is True
+    # The first run still uses it: who names it leaves it, unless by force.
+    assert DeleteRayCluster(task_id="d", conn_id="c", name="shared", helm_path=helm_path).execute(other) is False
+    named = DeleteRayCluster(task_id="d", conn_id="c", name="shared", helm_path=helm_path, force=True)
+    assert named.execute(other) is True
     assert place.clusters() == place.releases() == []
 
 
@@ -354,6 +357,10 @@ async def test_a_kill_leaves_what_is_to_be_kept_and_what_the_task_found(set_up, 
         trigger.keep = True
     else:
         trigger.cluster["created"] = False
+        (name,) = place.clusters()
+        place.kubernetes.kubectl(
+            "annotate", "raycluster", name, "-n", place.namespace, "airflow-ray/user.other=another"
+        )
     await trigger.on_kill()
     assert place.clusters()
 
@@ -426,7 +433,7 @@ async def test_a_sensor_waits_in_the_triggerer_and_deletes_nothing(context, ti, 
 async def test_a_sensor_says_why_it_waited_in_vain(context, ti, place, theirs, airflow):
     deferred = defer(sensor(deferrable=True, timeout=2), context)
     event = await fire(trigger_of(deferred, ti))
-    with pytest.raises(ClusterTimeoutError, match=f"{place.namespace}/theirs was not ready after"):
+    with pytest.raises(AirflowSensorTimeout, match=f"{place.namespace}/theirs was not ready after"):
         sensor().execute_complete(context, event)
     assert place.clusters() == ["theirs"]
 
