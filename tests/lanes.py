@@ -1,6 +1,6 @@
 """Runs the stages of ``make test`` beside each other, and tells of them in one report.
 
-Most stages wait more than they work, each in a network of its own: so several run at once (``LANES``, 2 unless given),
+Most stages wait more than they work, each in a network of its own: so several run at once (``LANES``),
 in the order of the table, and the CPUs have work all the time. A stage's output is printed when it ends, and lies in
 ``.lanes/``. What it started is ended with it; CPU time is that of all its processes, servers included.
 
@@ -27,8 +27,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".lanes"
-#: Stages at once: two keep two CPUs at work. With three, tasks of Airflow and heads of Ray ran into their time-outs.
-LANES = 2
+#: Stages at once, unless ``LANES`` says otherwise. With more, tasks of Airflow and heads of Ray ran into their time-outs.
+LANES = 1
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.

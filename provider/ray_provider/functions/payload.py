@@ -133,10 +133,11 @@ def _travelling(module: ModuleType | None) -> Iterator[None]:
                 cloudpickle.unregister_pickle_by_value(module)
 
 
-def _pickle(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+def _pickle(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], module: ModuleType | None
+) -> bytes:
     from ray_provider.functions.pickling import dumps
 
-    module = _module_of(function)
     with _travelling(module):
         try:
             return dumps((function, tuple(args), dict(kwargs)), module.__name__ if module else None)
@@ -179,8 +180,8 @@ def pack(
     """
     check_callable(function)
     settings = settings or ResultSettings()
-    call = _pickle(function, args, kwargs or {})
     module = _module_of(function)
+    call = _pickle(function, args, kwargs or {}, module)
     name = module.__name__ if module else None
     content = _package(settings, call, name)
     if len(content) <= MAX_PACKAGE_BYTES:

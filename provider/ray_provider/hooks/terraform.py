@@ -184,14 +184,13 @@ class TerraformTask:
             return handle.module, handle.variables
         if not self.module:
             raise ConfigurationError(
-                f"module: the handle names {handle.module!r}, which is not one of the bundled modules. A handle does"
-                f" not"
-                " decide which code runs with this worker's credentials. Nothing was changed.",
+                f"module: the handle names {handle.module!r}, which is not one of the bundled modules. A handle does "
+                "not decide which code runs with this worker's credentials. Nothing was changed.",
                 hint="Give `module` and `variables` to this task too, as SetupRayInfrastructure has them.",
                 field="module",
             )
         own = ModuleSource.parse(self.module).public
-        # Another commit of it may be the way back: see made_by.way_back.
+        # Another commit of it is let pass: it may be the one that made the infrastructure.
         if own.partition("?")[0] != handle.module.partition("?")[0]:
             raise ConfigurationError(
                 f"module: the infrastructure was made by {handle.module!r}, and this task says {own!r}.",

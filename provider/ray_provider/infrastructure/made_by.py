@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -37,22 +36,3 @@ def own_version() -> str:
         return version("airflow-ray")
     except PackageNotFoundError:
         return "unknown"
-
-
-def way_back(module: str, made: Mapping[str, Any]) -> str:
-    """Say how the module can be had as it was when the infrastructure was made; empty if nobody knows.
-
-    :param module: the module, as the handle says it.
-    :param made: as :func:`made_by` gave it.
-    """
-    if made.get("commit"):
-        base = module.partition("?")[0]
-        commit = made["commit"]
-        return f'The infrastructure was made by commit {commit} of the module: give `module="{base}?ref={commit}"`.'
-    own = made.get("airflow-ray")
-    if re.fullmatch(r"[a-z][a-z0-9_-]*", module) and own and own not in {own_version(), "unknown"}:
-        return (
-            f"The infrastructure was made by the module {module} of airflow-ray {own}, and this is {own_version()}:"
-            f" delete it with `pip install airflow-ray=={own}` on a worker."
-        )
-    return ""
