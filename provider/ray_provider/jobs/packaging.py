@@ -16,15 +16,13 @@ from urllib.parse import urlsplit
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.jobs import requirements
+from ray_provider.jobs.runtime_env import ARCHIVES, SCHEMES
 
 if TYPE_CHECKING:
     from ray_provider.jobs.archive import Package
     from ray_provider.jobs.client import RayJobsClient
 
 log = logging.getLogger(__name__)
-
-_REMOTE = frozenset({"gcs", "http", "https", "s3", "gs", "azure", "abfss", "file", "local"})
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 
 
 def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
@@ -147,14 +145,14 @@ def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
     if path.is_dir():
         package = pack_folder(path, field, [*default_excludes(), *excludes], with_parent=False)
         return _Upload(package.uri, package=package)
-    extension = next((each for each in _ARCHIVES if path.name.endswith(each)), None)
+    extension = next((each for each in ARCHIVES if path.name.endswith(each)), None)
     if path.is_file() and extension:
         kept = ".tar.gz" if extension == ".tgz" else extension
         return _Upload(f"gcs://_ray_pkg_{hash_file(path)}{kept}", file=path)
     what = "is a file" if path.is_file() else "does not exist"
     raise ConfigurationError(
         f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",
-        hint=f"Give a folder there, an archive ({', '.join(_ARCHIVES)}), or a URI such as s3://bucket/code.zip. "
+        hint=f"Give a folder there, an archive ({', '.join(ARCHIVES)}), or a URI such as s3://bucket/code.zip. "
         "A relative path counts from the task's working directory: an absolute one is safer.",
         field="runtime_env.working_dir",
     )
@@ -220,7 +218,7 @@ def _excludes(runtime_env: Mapping[str, Any]) -> list[str]:
 def _is_local(value: Any) -> bool:
     if value is None:
         return False
-    return not (isinstance(value, str) and "://" in value and urlsplit(value).scheme.lower() in _REMOTE)
+    return not (isinstance(value, str) and "://" in value and urlsplit(value).scheme.lower() in SCHEMES)
 
 
 def _names_packages_file(value: Any) -> bool:

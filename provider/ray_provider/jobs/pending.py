@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 ENDS_KEY = "airflow_ray_ends_job"
 
 #: Ray's names of the supervisor and its namespace (ray.dashboard.modules.job.common, the same from Ray 2.9 to 2.60).
-_ACTOR = "_ray_internal_job_actor_"
+SUPERVISOR = "_ray_internal_job_actor_"
 _NAMESPACE = "SUPERVISOR_ACTOR_RAY_NAMESPACE"
 
 #: A helper that failed is followed by another one, under the next number: Ray gives each id only once.
@@ -94,7 +94,7 @@ class PendingJobEnder:
         return f"airflow-ray-ends-{digest}-{self._number}"
 
     def _spec(self) -> JobSpec:
-        command = shlex.join(["-c", _PROGRAM, _ACTOR + self._submission_id, _NAMESPACE])
+        command = shlex.join(["-c", _PROGRAM, SUPERVISOR + self._submission_id, _NAMESPACE])
         return JobSpec(
             # Some images have but one of the two names.
             entrypoint=f'"$(command -v python || command -v python3)" {command}',

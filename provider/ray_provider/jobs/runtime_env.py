@@ -17,7 +17,7 @@ KEYS = frozenset({
 })  # fmt: skip
 #: Where Ray's agents fetch code from.
 SCHEMES = ("http", "https", "s3", "gs", "azure", "abfss", "file", "gcs", "local")
-_ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
+ARCHIVES = (".zip", ".tar.gz", ".tgz", ".tar.xz")
 _ONE_OF = (("pip", "conda"), ("pip", "uv"), ("uv", "conda"))
 
 
@@ -50,10 +50,10 @@ def check(runtime_env: Mapping[str, Any]) -> list[str]:
                 else "Keep one of the two.",
                 field=f"runtime_env.{other}",
             )
-    _check_address('runtime_env["working_dir"]', runtime_env.get("working_dir"), _ARCHIVES)
+    _check_address('runtime_env["working_dir"]', runtime_env.get("working_dir"), ARCHIVES)
     modules = runtime_env.get("py_modules")
     for number, module in enumerate(modules if isinstance(modules, list | tuple) else ()):
-        _check_address(f'runtime_env["py_modules"][{number}]', module, (*_ARCHIVES, ".whl"))
+        _check_address(f'runtime_env["py_modules"][{number}]', module, (*ARCHIVES, ".whl"))
     if not unknown:
         return []
     line = f"runtime_env has what Ray does not know by itself: {', '.join(unknown)}. "

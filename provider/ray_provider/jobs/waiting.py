@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import RayProviderError
 from ray_provider.jobs.explain import last_lines
+from ray_provider.jobs.pending import SUPERVISOR
 from ray_provider.jobs.retry import RetryPolicy
 
 if TYPE_CHECKING:
     from ray_provider.jobs.client import RayJobsClient
 
-#: Ray's name of the actor that starts a job's entrypoint.
-_SUPERVISOR = "_ray_internal_job_actor_"
 _GIB = 1024**3
 #: Resources that Ray makes up for its own use.
 _OWN = ("node:", "object_store_memory", "accelerator_type:")
@@ -52,7 +51,7 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
 async def _wants(client: RayJobsClient, submission_id: str) -> dict[str, float]:
     query = {"filter_keys": "class_name", "filter_predicates": "=", "filter_values": "JobSupervisor"}
     for actor in await _rows(client, "actors", **query):
-        if actor.get("name") == _SUPERVISOR + submission_id:
+        if actor.get("name") == SUPERVISOR + submission_id:
             return _amounts(actor.get("required_resources"))
     return {}
 
