@@ -326,12 +326,10 @@ def _stopped_by_us(details: JobDetails | None) -> JobDetails | None:
     """Tell a job whose supervisor we ended from one that failed."""
     if details is None or details.error_type != "JOB_SUPERVISOR_ACTOR_DIED":
         return details
-    return replace(
-        details,
-        status="STOPPED",
-        error_type=None,
-        message="The job was ended while it waited for resources: it never ran.",
-    )
+    # Its resources may have come while the helper was on its way.
+    ran = details.driver_node_id is not None
+    when = "just as it began to run" if ran else "while it waited for resources: it never ran"
+    return replace(details, status="STOPPED", error_type=None, message=f"The job was ended {when}.")
 
 
 def _found_or_missing(status: int, text: str) -> bool:

@@ -293,6 +293,14 @@ async def test_a_job_that_waits_for_resources_is_ended_by_other_means_than_a_sto
     assert set(helper.request) == {"entrypoint", "submission_id", "metadata"}, "it asks for no resources"
 
 
+async def test_a_job_that_began_to_run_meanwhile_is_not_said_never_to_have_run(api, client):
+    job = api.add("a", lacks_resources=True)
+    job.node_id = "its resources came just before the helper did"
+    ended = await client.stop_and_wait("a", 20)
+    assert ended.status == "STOPPED"
+    assert ended.message == "The job was ended just as it began to run."
+
+
 async def test_a_helper_that_fails_is_followed_by_another_and_then_told(api, client, monkeypatch):
     monkeypatch.setattr("ray_provider.jobs.client._ASK_AGAIN_SECONDS", 0.1)
     api.helpers_that_fail = 1
