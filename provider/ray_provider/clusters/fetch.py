@@ -67,16 +67,22 @@ def fetch_text(url: str) -> str:
     return text
 
 
+def _split(url: str) -> SplitResult | None:
+    """Give the parts of a URL; ``None`` if it is not one of http or https that can be asked."""
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None
+
+
 def _checked(url: str) -> tuple[str, str | None]:
     """Give the URL without its hash, and the hash, if the URL may be asked at all."""
     shown = display_url(url)
     address, fragment = urldefrag(url)
-    try:
-        parts = urlsplit(address)
-        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = _split(address)
+    if parts is None:
         raise ConfigurationError(f"{shown} is no http or https URL.")
     found = _HASH.fullmatch(fragment)
     if fragment.startswith("sha256=") and not found:
@@ -144,12 +150,8 @@ def _next(url: str, location: str, first: SplitResult) -> str:
     """Give where a redirect leads, if it may be followed."""
     target = urldefrag(urljoin(url, location))[0]
     shown, whither = display_url(url), display_url(target)
-    try:
-        parts = urlsplit(target)
-        usable = parts.scheme in _PORTS and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable:
+    parts = _split(target)
+    if parts is None:
         raise ConfigurationError(f"{shown} redirects to {whither}, which is no http or https URL.")
     if _origin(parts) == _origin(first):
         return target
