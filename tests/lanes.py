@@ -57,7 +57,8 @@ class Stage:
 
     def argv(self) -> tuple[str, ...]:
         """Give what is run."""
-        return self.command or ("make", "-s", "--no-print-directory", self.target)
+        low = ("nice", "-n", "19") if self.builds else ()
+        return self.command or (*low, "make", "-s", "--no-print-directory", self.target)
 
 
 _BUILT = ("kubernetes-build",)
@@ -227,9 +228,13 @@ class Lanes:
                 why = "not run: " + ("told to end" if self.told else f"{', '.join(broken)} failed")
                 self.results[stage.target] = Result(stage, faults=[why], ran=False)
                 self.waiting.remove(stage)
-            elif len(self.running) < self.lanes and all(need in self.results for need in needs):
+            elif (stage.builds or self._busy() < self.lanes) and all(need in self.results for need in needs):
                 self.waiting.remove(stage)
                 self._start_stage(stage)
+
+    def _busy(self) -> int:
+        """Count the lanes that are taken. What builds takes none: it goes on beside the tests, at low priority."""
+        return sum(not stage.builds for stage, _, _ in self.running.values())
 
     def _start_stage(self, stage: Stage) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
