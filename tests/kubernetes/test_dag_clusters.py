@@ -180,7 +180,7 @@ def test_what_was_ended_before_anything_watched_it_is_found_and_deleted(kubernet
     told = reap(stack, "--conn-id", "kube")
     assert "1 of 2 would be deleted. Nothing was: --delete does it." in told
     assert "delete  its run has ended" in told
-    assert "keep    its run is running" in told
+    assert f"keep    it is used by dag {dag}, run {kept}" in told
     assert len(names()) == 2
     assert "1 of 1 deleted." in reap(stack, "--conn-id", "kube", "--delete")
     assert len(names()) == 1

@@ -202,6 +202,14 @@ class JobDetails:
         return self.status in FINAL_STATUSES
 
     @property
+    def is_deleted(self) -> bool:
+        """Whether the job was deleted, and Ray wrote of its end afterwards (Ray 2.60).
+
+        Ray looks after a job until it finds it ended; when it finds no record, it makes a new one as FAILED.
+        """
+        return self.is_final and self.entrypoint == _NO_ENTRYPOINT
+
+    @property
     def is_success(self) -> bool:
         """Whether the job did what it was to do. A stopped job did not."""
         return self.status == "SUCCEEDED"
@@ -250,6 +258,8 @@ def _text(value: Any) -> str | None:
     return clean(value)
 
 
+#: The entrypoint that Ray writes into a record that it makes anew.
+_NO_ENTRYPOINT = "Entrypoint not found."
 _DETAIL_FIELDS = frozenset(f.name for f in fields(JobDetails)) - {"extra"}
 
 

@@ -137,6 +137,9 @@ class JobWatcher:
             if seen.error is not None:
                 if outcome := self._on_silence(seen.error):
                     return outcome
+            elif seen.details is not None and seen.details.is_deleted:
+                self._on_answer()
+                return self._gone()
             elif seen.details is not None:
                 self._on_answer()
                 self._missing = 0
@@ -203,8 +206,9 @@ class JobWatcher:
                     f"{self._session} and is {session} now), and a head without fault tolerance forgets its jobs."
                 ),
             )
-        if self._missing < _TIMES_MISSING:
-            return None
+        return None if self._missing < _TIMES_MISSING else self._gone()
+
+    def _gone(self) -> JobOutcome:
         last = f" It was {self._seen.status} when last seen." if self._seen else ""
         return self._outcome(
             "lost",

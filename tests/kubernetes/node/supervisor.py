@@ -52,6 +52,8 @@ class Supervisor:
         self.parts: dict[str, asyncio.subprocess.Process] = {}
         self.commands: dict[str, list[str]] = {}
         self.expected_to_end: set[str] = set()
+        #: Controllers that are started again with the API server.
+        self.paused: set[str] = set()
         self.servers: list[asyncio.Server] = []
         self.forwards: dict[tuple[str, int], int] = {}
         self.network: NodeNetwork | None = None
@@ -272,13 +274,19 @@ class Supervisor:
 
     async def restart_api_server(self, further: list[str]) -> None:
         """Restart it, and the controllers with it: those that find nobody there for 15 s look again 45 s later."""
-        running = [name for name in _CONTROLLERS if name in self.parts and self.parts[name].returncode is None]
-        await self.stop("kube-apiserver")
-        await asyncio.gather(*(self.stop(name) for name in running))
+        await self.stop_api_server()
         await self.start("kube-apiserver", *self.api_server_command(further))
         await self.until("API server ready again", 60, self.api_ready, part="kube-apiserver")
-        for name in running:
+        for name in sorted(self.paused):
             await self.start(name, *self.commands[name])
+        self.paused.clear()
+
+    async def stop_api_server(self) -> None:
+        """End it, and the controllers before it: one that is starting ends by itself when it finds nobody there."""
+        running = [name for name in _CONTROLLERS if name in self.parts and self.parts[name].returncode is None]
+        await asyncio.gather(*(self.stop(name) for name in running))
+        self.paused.update(running)
+        await self.stop("kube-apiserver")
 
     async def api_ready(self) -> bool:
         return (await self.request("/readyz"))[0] == 200
@@ -419,7 +427,8 @@ class Supervisor:
         if do == "down":
             self.end("asked to end")
         elif do == "stop":
-            await self.stop(arguments["part"])
+            stop = self.stop_api_server() if arguments["part"] == "kube-apiserver" else self.stop(arguments["part"])
+            await stop
         elif do == "start":
             part = arguments["part"]
             if part in self.parts and self.parts[part].returncode is None:

@@ -235,6 +235,15 @@ async def test_a_job_that_vanished(api, client):
     assert "RUNNING when last seen" in outcome.message
 
 
+async def test_a_job_that_was_deleted_and_of_which_ray_writes_a_new_record_did_not_fail(api, client):
+    job = api.add("a")
+    job.entrypoint = "Entrypoint not found."
+    job.end("FAILED", message="Unexpected error occurred: failed to get job supervisor.")
+    outcome = await Watch(client).outcome()
+    assert outcome.kind == "lost"
+    assert "Somebody deleted it" in outcome.message
+
+
 async def test_a_proxy_that_answers_404_for_a_while_loses_nothing(api, client):
     job = api.add("a")
     job.run()
