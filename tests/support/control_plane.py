@@ -14,7 +14,6 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -26,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ray_provider.clusters.local_head import free_ports
 from tests.kubernetes.node import parts
 from tests.kubernetes.node.cache import digest_of
 from tests.kubernetes.node.supervisor import HERE as NODE
@@ -121,7 +121,7 @@ class ControlPlane:
             shutil.copytree(data(self.kuberay_version).ensure() / "etcd", self.state / "etcd")
         for program in parts.KUBERNETES_PROGRAMS:
             (self.state / "bin" / program).symlink_to(parts.kubernetes().ensure() / "k8snode")
-        self.etcd_port, peer_port, self.api_port = _free_ports(3)
+        self.etcd_port, peer_port, self.api_port = free_ports(3)
         client, peer = f"http://127.0.0.1:{self.etcd_port}", f"http://127.0.0.1:{peer_port}"
         self.start(
             "etcd",
@@ -331,15 +331,6 @@ def control_plane(state: Path, *, api_server_args: Sequence[str] = ()) -> Iterat
         yield plane
     finally:
         plane.down()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Give ports of loopback that nobody listens on. In a network namespace of one's own it stays so."""
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in found:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in found]
 
 
 def _debian_program(root: Path, program: str) -> list[str | Path]:

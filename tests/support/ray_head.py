@@ -24,6 +24,8 @@ from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.testing.parent import dying_with_parent
 
 _START_SECONDS = 240
+#: How often a head that ends while it starts is started.
+_STARTS = 3
 _STOP_SECONDS = 5
 
 
@@ -78,6 +80,18 @@ class RayHead:
         self.stop()
 
     def start(self) -> None:
+        for attempt in range(_STARTS):
+            try:
+                self._start()
+            except RuntimeError as error:
+                # Ray gives a raylet 30 s, which is not to be changed; two busy cores may need more.
+                print(f"Ray head, start {attempt + 1} of {_STARTS}: {error}", flush=True)
+                if attempt + 1 == _STARTS:
+                    raise
+            else:
+                return
+
+    def _start(self) -> None:
         # Ray makes Unix sockets in it, whose paths may have 107 characters.
         self._killed = False
         self.folder = Path(tempfile.mkdtemp(prefix="rh-", dir="/tmp"))
@@ -139,6 +153,7 @@ class RayHead:
         try:
             self._wait_until_ready()
         except BaseException:
+            self._killed = True  # why it ended is told already
             self.stop()
             raise
 
@@ -173,8 +188,12 @@ class RayHead:
         return self._get(f"/api/jobs/{submission_id}")
 
     def output(self) -> str:
-        """What ``ray start`` printed."""
-        return (self.folder / "start.log").read_text(errors="replace")[-3000:]
+        """What ``ray start`` printed, and the last lines of those that end with it."""
+        parts = [(self.folder / "start.log").read_text(errors="replace")[-3000:]]
+        for name in ("raylet.out", "raylet.err", "gcs_server.out", "dashboard_agent.log", "dashboard.log"):
+            for path in self.folder.glob(f"session_latest/logs/{name}"):
+                parts.append(f"--- {name}:\n{path.read_text(errors='replace')[-1500:]}")
+        return "\n".join(parts)
 
     def processes(self) -> list[psutil.Process]:
         """All that belongs to this head: remembered, since orphans can't be found by their parent any more."""

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,8 @@ from ray_provider.exceptions import ClusterError, ConfigurationError
 #: All processes of a local Ray, its jobs' included, carry the cluster's folder in this variable.
 MARK = "AIRFLOW_RAY_LOCAL_CLUSTER"
 HOST = "127.0.0.1"
+#: That may be chosen for a head.
+_PORTS = range(10000, 65536)
 
 #: The first Ray with token authentication.
 _OLDEST_RAY = (2, 52)
@@ -63,15 +67,35 @@ def installed_ray() -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """Give ports that nobody listens on now. They can be taken until Ray does: then the start is tried again."""
-    listeners = [socket.socket() for _ in range(count)]
+    """Give ports that nobody listens on now. They can be taken until Ray does: then the start is tried again.
+
+    They lie outside the range that the kernel gives ports from to whoever asks for any: so no connection and no worker
+    of another Ray takes them meanwhile, nor while a head that keeps its ports is started again.
+    """
+    given = _given_by_the_kernel()
+    asked_for = [port for port in _PORTS if port not in given]
+    candidates = iter(random.sample(asked_for if len(asked_for) > 100 * count else _PORTS, 100 * count))
+    with ExitStack() as listeners:
+        found: list[int] = []
+        while len(found) < count:
+            listener = listeners.enter_context(socket.socket())
+            port = next(candidates, 0)
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                if not port:
+                    raise
+            else:
+                found.append(listener.getsockname()[1])
+        return found
+
+
+def _given_by_the_kernel() -> range:
     try:
-        for listener in listeners:
-            listener.bind((HOST, 0))
-        return [listener.getsockname()[1] for listener in listeners]
-    finally:
-        for listener in listeners:
-            listener.close()
+        first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text(encoding="ascii").split()
+    except OSError:  # not Linux
+        return range(0)
+    return range(int(first), int(last) + 1)
 
 
 def spawn(
