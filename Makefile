@@ -16,6 +16,8 @@ SHORT = $(if $(filter all,$(AIRFLOW_RAY_TESTS)),,-m "not slow")
 export AIRFLOW_RAY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airflow-ray
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 unexport RAY_ADDRESS RAY_AUTH_TOKEN RAY_AUTH_MODE
+# Where it is set, each process compiles Airflow and Ray anew: most of the CPU time of all tests.
+unexport PYTHONDONTWRITEBYTECODE
 
 include $(wildcard mk/*.mk)
 
