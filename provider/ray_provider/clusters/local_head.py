@@ -31,8 +31,8 @@ from ray_provider.exceptions import ClusterError, ConfigurationError
 #: All processes of a local Ray, its jobs' included, carry the cluster's folder in this variable.
 MARK = "AIRFLOW_RAY_LOCAL_CLUSTER"
 HOST = "127.0.0.1"
-#: That may be chosen for a head.
-_PORTS = range(10000, 65536)
+#: That may be chosen for a head: above those that Ray itself takes for workers (10002 to 19999).
+_PORTS = range(20000, 65536)
 
 #: The first Ray with token authentication.
 _OLDEST_RAY = (2, 52)

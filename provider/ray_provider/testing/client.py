@@ -14,7 +14,9 @@ from urllib.parse import quote, urlencode
 #: The states in which a run or a task instance stays.
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
+#: Between two looks, at first and at last.
 _POLL_SECONDS = 0.2
+_LONGEST_PAUSE = 1.0
 _PAGE = 100
 _TRIES = 3
 _HEALTH = "/api/v2/monitor/health"
@@ -141,15 +143,17 @@ class AirflowClient:
         :raises TimeoutError: it did not, in time.
         :raises Exception: what ``check`` raises.
         """
-        deadline = time.monotonic() + timeout
+        began = time.monotonic()
         while True:
             found = look()
             if found:
                 return found
             self._check()
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - began
+            if waited > timeout:
                 raise TimeoutError(f"not within {timeout:.0f} s: {what}")
-            time.sleep(_POLL_SECONDS)
+            # A look costs the API server what it could do for the tasks: what takes long is looked for less often.
+            time.sleep(min(max(_POLL_SECONDS, waited / 10), _LONGEST_PAUSE))
 
     # -- the stack -----------------------------------------------------------------------------------------------
 
