@@ -131,6 +131,11 @@ test-faults: $(VENV)/.installed system ## every fault in every state of a task
 	@echo "== fault matrix"
 	@$(RUN) tests/faults $(SHORT)
 
+.PHONY: test-celery
+test-celery: $(VENV)/.installed system ## Celery workers that end while their tasks wait for jobs
+	@echo "== Celery"
+	@$(RUN) tests/celery
+
 .PHONY: test-compat
 test-compat: $(VENV)/.installed .venv-peer/.installed .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## astro-provider-ray's DAGs, and the oldest Airflows that are supported
 	@echo "== a drop-in for astro-provider-ray"

@@ -37,6 +37,7 @@ class RayHead:
     :param env: more environment variables for Ray.
     :param dashboard_port: keep a port over a restart.
     :param python: that of an environment with another Ray; entry points get it too.
+    :param options: more options of ``ray start``.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class RayHead:
         env: dict[str, str] | None = None,
         dashboard_port: int | None = None,
         python: Path | None = None,
+        options: dict[str, object] | None = None,
     ) -> None:
         self.token = token
+        self.extra_options = options or {}
         self.python = python or Path(sys.executable)
         self.num_cpus = num_cpus
         self.extra_env = env or {}
@@ -115,6 +118,7 @@ class RayHead:
             "object-store-memory": 100_000_000,
             "temp-dir": self.folder,
             "include-dashboard": "true",
+            **self.extra_options,
         }
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         environment |= {
