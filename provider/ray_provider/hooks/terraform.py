@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import AirflowFailException, conf, mask_secrets
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider._compat import conf, mask_secrets
+from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.process import PATIENCE_SECONDS
 
@@ -254,11 +254,6 @@ class TerraformTask:
             env |= found.env
             files |= found.files
         return env, files
-
-    @staticmethod
-    def for_airflow(error: RayProviderError) -> Exception:
-        """Don't burn retries on what another try can't change."""
-        return error if error.retryable else AirflowFailException(str(error))
 
 
 def _mapping(name: str, value: Any) -> Mapping[str, Any]:

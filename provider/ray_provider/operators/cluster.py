@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider import exceptions
 from ray_provider._compat import conf
+from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
@@ -190,7 +191,7 @@ class SetupRayCluster(ClusterOperator):
         :param context: of the task.
         :return: its handle, as data.
         """
-        try:
+        with errors_for_airflow():
             run = self.new_run()
             if self.backend_of(run) == "local":
                 if self.infrastructure is not None:
@@ -207,8 +208,6 @@ class SetupRayCluster(ClusterOperator):
             if not self.deferrable:
                 return self._done(context, run.set_up(spec, self._readiness(), keep_on_failure=self.keep_on_failure))
             return self._defer(context, run, spec)
-        except RayProviderError as error:
-            raise self.for_airflow(error) from error
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Go on after the trigger fired.
@@ -224,7 +223,7 @@ class SetupRayCluster(ClusterOperator):
         kind = getattr(exceptions, told.get("kind", ""), ClusterError)
         error: RayProviderError = kind(told["message"], hint=told.get("hint"))
         self._take_back(handle, error)
-        raise self.for_airflow(error)
+        raise for_airflow(error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral. Where the trigger failed or timed out, nobody watches the cluster: take it back."""

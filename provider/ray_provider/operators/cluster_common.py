@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider import _compat
-from ray_provider._compat import AirflowFailException, BaseOperator, without_gone
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider._compat import BaseOperator, without_gone
+from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators.cluster_run import ClusterRun
@@ -101,11 +101,6 @@ class ClusterOperator(BaseOperator):
                 "has" if len(given) == 1 else "have",
             )
 
-    @staticmethod
-    def for_airflow(error: RayProviderError) -> Exception:
-        """Don't burn retries on what another try can't change."""
-        return error if error.retryable else AirflowFailException(with_notes(error))
-
 
 def where_is(infrastructure: Any) -> dict[str, str] | None:
     """Tell which Kubernetes ``SetupRayInfrastructure`` made, as handles of Ray clusters say it.
@@ -153,8 +148,3 @@ def folders_of(context: Context) -> tuple[Path, ...]:
     """Give the folder of the DAG's file: relative paths begin there."""
     location = getattr(context.get("dag"), "fileloc", None)
     return (Path(location).parent,) if location else ()
-
-
-def with_notes(error: BaseException) -> str:
-    """Give an error's text with what was added to it later."""
-    return "\n".join([str(error), *getattr(error, "__notes__", [])])

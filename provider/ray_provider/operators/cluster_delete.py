@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
 from ray_provider.operators.cluster_run import ClusterRun
@@ -87,12 +88,10 @@ class DeleteRayCluster(ClusterOperator):
         :param context: of the task.
         :return: whether there was one, and it was deleted.
         """
-        try:
+        with errors_for_airflow():
             if self.gpu_device_plugin_yaml:
                 self.log.info("The GPU device plugin stays: others may use it.")
             return self._delete(context)
-        except RayProviderError as error:
-            raise self.for_airflow(error) from error
 
     def _delete(self, context: Context) -> bool:
         if self.cluster:

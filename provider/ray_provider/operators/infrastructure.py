@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider._compat import AirflowFailException, BaseOperator
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, RayProviderError
 from ray_provider.hooks.terraform import TerraformTask
 from ray_provider.infrastructure.errors import TerraformInterruptedError
@@ -91,7 +92,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
         """
         if self.on_failure not in _ON_FAILURE:
             raise AirflowFailException(f"on_failure: it has to be one of {', '.join(_ON_FAILURE)}.")
-        try:
+        with errors_for_airflow():
             prices = check_prices(self.hourly_prices)
             run = self.new_run(context)
             self._hand_on(context, run.first_handle())
@@ -105,8 +106,6 @@ class SetupRayInfrastructure(InfrastructureOperator):
                 else:
                     self._apply(run)
                 return self._handle(run, complete=not self.plan_only).to_dict()
-        except RayProviderError as error:
-            raise self.for_airflow(error) from error
 
     def _checked_plan(self, context: Context, run: InfrastructureRun, prices: Mapping[str, float]) -> PlanSummary:
         from ray_provider.infrastructure.guards import guard_missing, guard_new_cluster
@@ -231,10 +230,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         :param context: of the task.
         :return: how many resources were destroyed.
         """
-        try:
+        with errors_for_airflow():
             return self._delete(context)
-        except RayProviderError as error:
-            raise self.for_airflow(error) from error
 
     def _delete(self, context: Context) -> dict[str, Any]:
         if self.live_clusters not in _LIVE:

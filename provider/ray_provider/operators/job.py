@@ -8,7 +8,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import AirflowFailException, BaseOperator, TaskDeferred, TriggerTask, conf, redact
+from ray_provider._compat import BaseOperator, TaskDeferred, TriggerTask, conf, redact
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.own_cluster import OwnCluster
@@ -173,13 +174,8 @@ class SubmitRayJob(BaseOperator):
         :param context: of the task.
         :return: the submission id.
         """
-        try:
+        with errors_for_airflow():
             return self._execute(context)
-        except RayProviderError as error:
-            if error.retryable:
-                raise
-            # Burns no retries on what another try can't change. Not raised from the error, which would be told twice.
-            raise AirflowFailException(str(error)) from None
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger fired.
@@ -188,13 +184,8 @@ class SubmitRayJob(BaseOperator):
         :param event: the trigger's.
         :return: the submission id.
         """
-        try:
+        with errors_for_airflow():
             return self._complete(context, event)
-        except RayProviderError as error:
-            if error.retryable:
-                raise
-            # Burns no retries on what another try can't change. Not raised from the error, which would be told twice.
-            raise AirflowFailException(str(error)) from None
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral. Where the trigger failed or timed out, nobody watches the job any more: stop it."""

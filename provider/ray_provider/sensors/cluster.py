@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider import exceptions
 from ray_provider._compat import BaseSensorOperator, PokeReturnValue, conf
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import (
     ClusterError,
@@ -88,10 +89,8 @@ class RayClusterSensor(BaseSensorOperator):
         self._deadline = time.time() + float(self.timeout)
         if not self.deferrable:
             return super().execute(context)
-        try:
+        with errors_for_airflow(self._told):
             handle = self._handle()
-        except RayProviderError as error:
-            raise self._told(error) from error
         now = time.time()
         return self.defer(
             trigger=RayClusterTrigger(
@@ -113,16 +112,15 @@ class RayClusterSensor(BaseSensorOperator):
         :param context: of the task.
         :return: the cluster's handle, as data, once it is ready.
         """
-        try:
-            handle = self._handle()
-            ready = run_sync(lambda: self._wait(handle))
-        except ClusterTimeoutError as error:
-            if not self.reschedule:
-                raise self._told(error) from error
-            self.log.info("%s", error.message)
-            return False
-        except RayProviderError as error:
-            raise self._told(error) from error
+        with errors_for_airflow(self._told):
+            try:
+                handle = self._handle()
+                ready = run_sync(lambda: self._wait(handle))
+            except ClusterTimeoutError as error:
+                if not self.reschedule:
+                    raise
+                self.log.info("%s", error.message)
+                return False
         return PokeReturnValue(is_done=True, xcom_value=ready.to_dict())
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG002

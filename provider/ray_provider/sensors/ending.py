@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from ray_provider._compat import AirflowFailException, AirflowSensorTimeout, AirflowSkipException, BaseSensorOperator
+from ray_provider._compat import AirflowSensorTimeout, AirflowSkipException, BaseSensorOperator
+from ray_provider.airflow_errors import for_airflow
 from ray_provider.exceptions import RayProviderError
 
 
@@ -23,4 +24,4 @@ def told(
         return AirflowSkipException(f"Skipped instead of failed (soft_fail, never_fail): {error}")
     if timed_out:
         return AirflowSensorTimeout(str(error))
-    return error if error.retryable else AirflowFailException(str(error))
+    return for_airflow(error)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import BaseSensorOperator, PokeReturnValue
-from ray_provider.exceptions import RayProviderError
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.hooks.terraform import TerraformTask
 from ray_provider.infrastructure.handle import InfrastructureHandle
 
@@ -44,7 +44,7 @@ class InfrastructureDriftSensor(TerraformTask, BaseSensorOperator):
         from ray_provider.infrastructure.guards import guard_missing
         from ray_provider.infrastructure.plan import GUARDED_TYPES
 
-        try:
+        with errors_for_airflow():
             handle = None if self.infrastructure is None else InfrastructureHandle.from_dict(self.infrastructure)
             with self.new_run(context, handle) as run:
                 before = run.state
@@ -54,6 +54,4 @@ class InfrastructureDriftSensor(TerraformTask, BaseSensorOperator):
                 )
                 for line in summary.lines():
                     self.log.info("%s", run.redactor(line))
-        except RayProviderError as error:
-            raise self.for_airflow(error) from error
         return PokeReturnValue(is_done=not summary.is_empty, xcom_value=summary.to_dict())

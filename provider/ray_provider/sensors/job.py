@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import AirflowFailException, BaseSensorOperator, PokeReturnValue, conf
+from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, JobError, JobLostError, JobUnreachableError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
@@ -86,7 +87,7 @@ class RayJobSensor(BaseSensorOperator):
         :param context: of the task.
         :raises JobError: the job did not succeed.
         """
-        try:
+        with errors_for_airflow(self._told):
             details = run_sync(self._look)
             if details is None:
                 raise JobLostError(
@@ -107,8 +108,6 @@ class RayJobSensor(BaseSensorOperator):
                     driver_exit_code=details.driver_exit_code,
                 ).raise_for_status()
             return PokeReturnValue(details.is_success, self.submission_id)
-        except RayProviderError as error:
-            raise self._told(error) from error
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> str:  # noqa: ARG002
         """Go on after the trigger fired.
