@@ -343,7 +343,9 @@ def main(arguments: Sequence[str]) -> int:
     if arguments[:1] == ["--hold"]:
         return hold(arguments[1], float(arguments[2]), arguments[3:])
     parser = argparse.ArgumentParser(prog="python -m tests.lanes")
-    parser.add_argument("--all", action="store_true", help="the slow tests, test-celery and test-compat, too; no budgets")
+    parser.add_argument(
+        "--all", action="store_true", help="the slow tests, test-celery and test-compat, too; no budgets"
+    )
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="targets of the Makefile, without: all of them")
     asked = parser.parse_args(arguments)
     known = STAGES + MORE

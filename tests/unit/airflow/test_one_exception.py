@@ -55,7 +55,8 @@ def test_what_may_be_tried_again_keeps_what_caused_it_and_notes_are_told():
     assert isinstance(kept.value.__cause__, OSError)
     error = ConfigurationError("it can't work", hint="change it")
     error.add_note("and what was made stays")
-    with pytest.raises(AirflowFailException, match=r"it can't work\nWhat to do: change it\nand what was made stays"), (
-        errors_for_airflow()
+    with (
+        pytest.raises(AirflowFailException, match=r"it can't work\nWhat to do: change it\nand what was made stays"),
+        errors_for_airflow(),
     ):
         fail(error)
