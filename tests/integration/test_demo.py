@@ -71,7 +71,8 @@ def test_it_shows_the_states_the_log_and_the_result(tmp_path):
     assert_nothing_left(temporary, [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_stops_everything(number, tmp_path):
     demo = start(tmp_path)
     seen: list[psutil.Process] = []

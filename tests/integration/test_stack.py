@@ -20,7 +20,7 @@ from tests.support.postgres import PostgresServer
 DAGS = Path(__file__).parent / "dags_stack"
 
 
-@pytest.fixture(params=[pytest.param("sqlite", marks=pytest.mark.slow), "postgresql"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def database(request) -> Iterator[str | None]:
     if request.param == "sqlite":
         yield None
@@ -38,6 +38,7 @@ def listening(stack: AirflowStack) -> set[tuple[str, int]]:
     return found
 
 
+@pytest.mark.slow  # all stages run on one
 def test_a_stack_from_its_start_to_its_end(database, tmp_path, monkeypatch):
     monkeypatch.setenv("AIRFLOW__CORE__FERNET_KEY", "the-callers-own")
     monkeypatch.setenv("AIRFLOW_CONN_OF_THE_TEST", "generic://the-callers-own")
@@ -104,6 +105,7 @@ def test_a_stack_from_its_start_to_its_end(database, tmp_path, monkeypatch):
     assert not [process for process in processes if process.is_running()]
 
 
+@pytest.mark.slow
 def test_runs_that_are_triggered_at_once_do_not_stop_the_api_server(tmp_path):
     """On SQLite two such requests can wait for each other's turn to write: until one gives up."""
 
