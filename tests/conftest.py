@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import traceback
@@ -23,3 +24,9 @@ def pytest_configure() -> None:
         pytest.exit("SIGTERM", returncode=143)
 
     signal.signal(signal.SIGTERM, end)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def kept_states(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What runs of Terraform keep beyond their end is no test's to find again."""
+    os.environ.setdefault("RAY_PROVIDER_KEPT_STATES", str(tmp_path_factory.mktemp("kept-states")))

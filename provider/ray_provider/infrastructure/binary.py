@@ -32,6 +32,8 @@ class TerraformBinary:
     path: str
     flavour: Literal["terraform", "tofu"]
     version: tuple[int, int, int]
+    #: As it says it, e.g. ``linux_amd64``.
+    platform: str = ""
 
     @property
     def label(self) -> str:
@@ -77,13 +79,15 @@ def _ask(path: str, _mtime: int, _size: int) -> TerraformBinary:
         data = json.loads(done.stdout)
         numbers = str(data["terraform_version"]).partition("-")[0].split(".")
         version = (int(numbers[0]), int(numbers[1]), int(numbers[2]))
+        platform = str(data.get("platform", ""))
     except (OSError, subprocess.TimeoutExpired, ValueError, KeyError, IndexError, TypeError) as error:
         raise TerraformNotFoundError(
             f"{path} does not answer to `version -json` as Terraform does ({type(error).__name__}: {error}).",
             hint=_HOW,
             path=path,
         ) from error
-    return TerraformBinary(path=path, flavour="tofu" if _is_tofu(path, env) else "terraform", version=version)
+    flavour: Literal["terraform", "tofu"] = "tofu" if _is_tofu(path, env) else "terraform"
+    return TerraformBinary(path=path, flavour=flavour, version=version, platform=platform)
 
 
 def _is_tofu(path: str, env: Mapping[str, str]) -> bool:

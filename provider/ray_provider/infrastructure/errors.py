@@ -74,5 +74,11 @@ class TerraformInterruptedError(InfrastructureError):
     """We stopped it (the task was killed). ``data`` holds ``killed``: true if it had to be killed at the end."""
 
 
+class ProviderChangedError(InfrastructureError):
+    """A provider is not the one that the lock file names under its version."""
+
+    retryable = False
+
+
 class ProviderCrashError(InfrastructureError):
     """A provider plugin (or Terraform itself) crashed."""

@@ -16,6 +16,7 @@ from ray_provider.infrastructure.errors import (
     CapacityError,
     ExpiredCredentialsError,
     ModuleError,
+    ProviderChangedError,
     ProviderCrashError,
     StalePlanError,
     StateLockedError,
@@ -52,6 +53,14 @@ def _any(*texts: str, flags: re.RegexFlag = re.NOFLAG) -> re.Pattern[str]:
 
 
 CAUSES: tuple[Cause, ...] = (
+    Cause(
+        "a provider that is not what it was",
+        _any(r"does(?:n't| not) match any of the\s+checksums\s+(?:previously\s+)?recorded in the\s+dependency lock"),
+        ProviderChangedError,
+        "Find out why it changed before you trust it: it gets the cloud's credentials. A version that was published"
+        " keeps its content.",
+        "A provider is not what the lock file says that it is; it was not started. ",
+    ),
     Cause(
         "credentials that ended",
         _any(
@@ -298,6 +307,8 @@ DAMAGED = _any(
     r"doesn't match any of the checksums",
     r"does not match any of the checksums",
     r"fork/exec \S*terraform-provider",
+    # OpenTofu, of its cache.
+    r"does not match the content of the downloaded package",
 )
 _VARIABLE_SUMMARY = _any(
     r"Invalid value for (?:input )?variable",

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from ray_provider.infrastructure.lock_file import LOCK_FILE, versions
 from ray_provider.infrastructure.source import COMMIT
-
-_LOCKED = re.compile(r'provider "([^"]+)" \{[^}]*?version\s*=\s*"([^"]+)"', re.DOTALL)
 
 
 def made_by(root: Path, terraform: str) -> dict[str, Any]:
@@ -19,9 +17,9 @@ def made_by(root: Path, terraform: str) -> dict[str, Any]:
     :param terraform: name and version of the program.
     """
     found: dict[str, Any] = {"airflow-ray": own_version(), "terraform": terraform}
-    lock = root / ".terraform.lock.hcl"
+    lock = root / LOCK_FILE
     if lock.is_file():
-        found["providers"] = dict(_LOCKED.findall(lock.read_text(encoding="utf-8")))
+        found["providers"] = versions(lock.read_text(encoding="utf-8"))
     for folder in (root, *root.parents):
         commit = folder / COMMIT
         if commit.is_file():

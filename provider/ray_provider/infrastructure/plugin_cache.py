@@ -42,8 +42,8 @@ def drop_damaged(cache: Path, module: Path, said: str) -> list[str]:
         name = entry.relative_to(cache)
         if "/".join(name.parts[1:3]) not in said or (used and name not in used):
             continue
-        if entry.is_symlink():
-            # It leads to a mirror, which is not ours.
+        if entry.is_symlink() or not entry.is_dir():
+            # It leads to a mirror, which is not ours; or it is a lock of OpenTofu's.
             continue
         shutil.rmtree(entry)
         dropped.append("/".join(name.parts[1:]))

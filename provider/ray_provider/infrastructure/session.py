@@ -24,11 +24,17 @@ from ray_provider.infrastructure.declared import (
     read_declared,
 )
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
-from ray_provider.infrastructure.errors import ProviderCrashError, TerraformInterruptedError, VariableError
+from ray_provider.infrastructure.errors import (
+    ProviderChangedError,
+    ProviderCrashError,
+    TerraformInterruptedError,
+    VariableError,
+)
 from ray_provider.infrastructure.failures import DAMAGED
 from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
+from ray_provider.infrastructure.lock_file import OUTDATED, LockFile
 from ray_provider.infrastructure.outputs import InfrastructureOutputs, check_planned
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 from ray_provider.infrastructure.plugin_cache import drop_damaged, one_at_a_time
@@ -48,7 +54,6 @@ _WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,89}")
 _LOCK_TIMEOUT = re.compile(r"\d+(?:ms|s|m|h)")
 _PLAN = "run.tfplan"
 _VARIABLES = "run.tfvars.json"
-_LOCK_FILE = ".terraform.lock.hcl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,7 @@ class InfrastructureRun:
         self._interrupted = False
         self._cache: Path | None = None
         self._repaired = False
-        self._lock_file: bytes | None = None
+        self._lock_file: LockFile | None = None
         self._declared: dict[str, DeclaredVariable] = {}
         self._backend: Backend | None = None
         self._root = Path()
@@ -255,7 +260,7 @@ class InfrastructureRun:
 
         try:
             make()
-        except ProviderCrashError as error:
+        except (ProviderCrashError, ProviderChangedError) as error:
             if not self._dropped_damaged(error):
                 raise
             self._init()
@@ -275,6 +280,8 @@ class InfrastructureRun:
         :raises InfrastructureError: it failed; what was made is in the state.
         """
         self.runner.apply(str(self._file(_PLAN)), var=self._ephemeral(), raise_on_error=True)
+        if self._lock_file is not None:
+            self._lock_file.keep(self.write)
 
     def outputs(self) -> InfrastructureOutputs:
         """Give the outputs in the state."""
@@ -311,8 +318,6 @@ class InfrastructureRun:
         )
         env = build_environment(given)
         root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
-        lock = root / _LOCK_FILE
-        self._lock_file = lock.read_bytes() if lock.is_file() else None
         self._root = root
         self._declared = read_declared(root)
         variables = {**spec.variables, **spec.sensitive_variables}
@@ -336,10 +341,16 @@ class InfrastructureRun:
         self._write_providers(root)
         identity = identity_of(backend, spec.workspace, source.public)
         write_identity(folder, identity)
+        lock_file = self._lock_file = LockFile.of(root, identity, binary)
+        if lock_file.is_kept:
+            self.write(lock_file.tell())
         cache = default_plugin_cache(env)
         extra = given
         if cache is not None:
-            extra |= {"TF_PLUGIN_CACHE_DIR": str(cache), "TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
+            extra |= {"TF_PLUGIN_CACHE_DIR": str(cache)}
+            if not lock_file.begin:
+                # Without a hash to compare with, Terraform would fetch what the cache has.
+                extra |= {"TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
         self._runner = TerraformRunner(
             root,
             terraform_bin_path=binary.path,
@@ -384,11 +395,26 @@ class InfrastructureRun:
     def _init(self) -> None:
         with one_at_a_time(self._cache):
             try:
+                self._init_mended()
+            except ProviderChangedError as error:
+                if self._lock_file is not None:
+                    error.hint = f"{error.hint} {self._lock_file.advice(self.runner.binary)}"
+                raise
+
+    def _init_mended(self) -> None:
+        from python_terraform import IsFlagged
+
+        try:
+            self.runner.init(raise_on_error=True)
+        except InfrastructureError as error:
+            if self._lock_file is not None and self._lock_file.is_kept and OUTDATED.search(str(error)):
+                self.write("The module does not take these versions any more, or they are gone: others are chosen.")
+                # Of a provider that keeps its version, the hash is still compared.
+                self.runner.init(upgrade=IsFlagged, raise_on_error=True)
+            elif self._dropped_damaged(error):
                 self.runner.init(raise_on_error=True)
-            except InfrastructureError as error:
-                if not self._dropped_damaged(error):
-                    raise
-                self.runner.init(raise_on_error=True)
+            else:
+                raise
 
     def _dropped_damaged(self, error: InfrastructureError) -> bool:
         """Drop what is damaged in the cache of providers, once in a run; say whether another try makes sense."""
@@ -398,12 +424,9 @@ class InfrastructureRun:
         if not dropped:
             return False
         self._repaired = True
-        # The first `init` recorded the damaged one's checksum.
-        lock = Path(str(self.runner.working_dir)) / _LOCK_FILE
-        if self._lock_file is None:
-            lock.unlink(missing_ok=True)
-        else:
-            lock.write_bytes(self._lock_file)
+        if self._lock_file is not None:
+            # The first `init` recorded the damaged one's hash.
+            self._lock_file.restore()
         self.write(f"The cached provider {', '.join(dropped)} is damaged: it is removed, and fetched once more.")
         return True
 
