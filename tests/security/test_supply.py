@@ -19,7 +19,9 @@ from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.charts import find_chart
 from ray_provider.clusters.helm import HelmOptions, open_helm
 from ray_provider.exceptions import ConfigurationError
+from tests.support.certificates import make_certificates
 from tests.support.helm import tool
+from tests.support.tls_front import TlsFront
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -63,11 +65,28 @@ def archive(marker: str) -> bytes:
     return packed.getvalue()
 
 
+#: An archive somewhere else, by plain http.
+PLAIN = "http://charts.example.org/theirs-1.0.0.tgz"
+
+
+def index(folder: Path, archive_url: str) -> None:
+    entry = {"apiVersion": "v2", "name": "theirs", "version": "1.0.0", "urls": [archive_url]}
+    (folder / "index.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "entries": {"theirs": [entry]}}))
+
+
 @pytest.fixture
 def repository(tmp_path) -> Iterator[tuple[Path, str]]:
     """A repository of one chart on loopback: its folder, and its URL."""
 
     class Handler(http.server.SimpleHTTPRequestHandler):
+        def do_GET(self) -> None:
+            if self.path == "/moved.tgz":
+                self.send_response(302)
+                self.send_header("Location", PLAIN)
+                self.end_headers()
+            else:
+                super().do_GET()
+
         def log_message(self, *_: object) -> None:
             pass
 
@@ -76,11 +95,53 @@ def repository(tmp_path) -> Iterator[tuple[Path, str]]:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder)))
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     url = f"http://127.0.0.1:{server.server_address[1]}"
-    entry = {"apiVersion": "v2", "name": "theirs", "version": "1.0.0", "urls": [f"{url}/theirs-1.0.0.tgz"]}
-    (folder / "index.yaml").write_text(yaml.safe_dump({"apiVersion": "v1", "entries": {"theirs": [entry]}}))
+    index(folder, f"{url}/theirs-1.0.0.tgz")
     yield folder, url
     server.shutdown()
     server.server_close()
+
+
+#: No Kubernetes: these tests only fetch.
+NOBODY = KubernetesAccess(
+    kubeconfig={
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        "current-context": "c",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {}}],
+    }
+)
+
+
+@pytest.mark.parametrize("program", ["helm3", "helm4"])
+@pytest.mark.parametrize("no_proxy", ["", "charts.example.org"])
+async def test_an_https_repository_that_leads_to_plain_http_is_refused(
+    program, no_proxy, repository, tmp_path, monkeypatch
+):
+    folder, url = repository
+    # Whoever is on the way: what Helm asks for by plain http comes to the same server.
+    evil = folder / PLAIN.replace("//", "/")
+    evil.parent.mkdir(parents=True)
+    evil.write_bytes(archive("evil"))
+    certificates = make_certificates(tmp_path)
+    for kind in ("CACHE", "CONFIG", "DATA"):
+        monkeypatch.setenv(f"HELM_{kind}_HOME", str(tmp_path / kind))
+    for name, value in {"SSL_CERT_FILE": certificates.ca_file, "http_proxy": url, "NO_PROXY": no_proxy}.items():
+        monkeypatch.setenv(name, str(value))
+    wanted = f"1.0.0@sha256:{hashlib.sha256(evil.read_bytes()).hexdigest()}"
+    with TlsFront(int(url.rpartition(":")[2]), certificates.server_context("127.0.0.1")) as front:
+        secure = f"https://127.0.0.1:{front.port}"
+        async with open_helm(NOBODY, HelmOptions(path=str(tool(program)))) as helm:
+            for leads_to in (PLAIN, f"{secure}/moved.tgz"):
+                index(folder, leads_to)
+                with pytest.raises(ConfigurationError, match=rf"(?s)plain http .{PLAIN}.*@sha256:"):
+                    await helm.chart(find_chart("theirs", repo=secure, version="1.0.0"))
+                if not no_proxy:
+                    pinned = await helm.chart(find_chart("theirs", repo=secure, version=wanted))
+                    assert await helm.defaults(pinned) == {"marker": "evil"}
+            index(folder, f"{secure}/theirs-1.0.0.tgz")
+            (folder / "theirs-1.0.0.tgz").write_bytes(archive("good"))
+            good = await helm.chart(find_chart("theirs", repo=secure, version="1.0.0"))
+            assert await helm.defaults(good) == {"marker": "good"}
 
 
 @pytest.mark.parametrize("program", ["helm3", "helm4"])
@@ -91,13 +152,7 @@ async def test_a_chart_that_was_changed_in_its_repository_is_not_used(program, r
     good = archive("good")
     (folder / "theirs-1.0.0.tgz").write_bytes(good)
     wanted = f"1.0.0@sha256:{hashlib.sha256(good).hexdigest()}"
-    config = {
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
-        "current-context": "c",
-        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    async with open_helm(KubernetesAccess(kubeconfig=config), HelmOptions(path=str(tool(program)))) as helm:
+    async with open_helm(NOBODY, HelmOptions(path=str(tool(program)))) as helm:
         for chart, repo in (("theirs", url), (f"{url}/theirs-1.0.0.tgz", None)):
             found = await helm.chart(find_chart(chart, repo=repo, version=wanted))
             assert await helm.defaults(found) == {"marker": "good"}

@@ -44,6 +44,11 @@ class ChartSource:
         path = Path(self.ref)
         return path if path.is_dir() else None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether it has to be fetched."""
+        return self.repo is not None or "://" in self.ref
+
     def digest(self, resolved_version: str) -> str:
         """Give what changes when the chart does: of a folder its content, else its name and version."""
         seen = hashlib.sha256(f"{self.repo or ''}\0{'' if self.folder else self.ref}\0{resolved_version}".encode())
@@ -81,7 +86,8 @@ def find_chart(
     """Find out what chart is meant.
 
     :param chart: ``ray-cluster`` (the provider's own), a path, a name in ``repo``, an ``oci://`` or ``https://`` URL.
-    :param repo: URL of a chart repository. Plain ``http`` other than on this machine needs a digest.
+    :param repo: URL of a chart repository. Plain ``http`` other than on this machine needs a digest, also of an archive
+        to which an ``https`` repository leads.
     :param version: of the chart. With ``@sha256:`` and the hash of its archive behind, it has to be that one: for a
         URL without a version, ``@sha256:...`` alone.
     :param folders: where relative paths are looked for, beside the working directory.

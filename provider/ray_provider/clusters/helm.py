@@ -94,28 +94,29 @@ class Helm:
         """
         import pydantic
 
-        if source.pin is not None:
-            source = await self._pinned(source)
+        wanted = source.ref
+        if source.is_remote:
+            source = await self._fetched(source)
         try:
             return await self._client.get_chart(source.ref, repo=source.repo, version=source.version)
         except pydantic.ValidationError as error:
             first = error.errors()[0]
             raise ConfigurationError(
-                f"{source.ref} is no chart that can be used: {'.'.join(map(str, first['loc']))}: {first['msg']}."
+                f"{wanted} is no chart that can be used: {'.'.join(map(str, first['loc']))}: {first['msg']}."
             ) from error
 
     def close(self) -> None:
         """Remove the charts that were fetched."""
         self._kept.close()
 
-    async def _pinned(self, source: ChartSource) -> ChartSource:
+    async def _fetched(self, source: ChartSource) -> ChartSource:
         """Fetch a chart's archive, and give it if it is the one that is meant: what was looked at is installed."""
         folder = self._kept.enter_context(tempfile.TemporaryDirectory(prefix="airflow-ray-chart-"))
         options = [f"--{key}={value}" for key, value in (("repo", source.repo), ("version", source.version)) if value]
-        await self._command.run(["pull", source.ref, "--destination", folder, *options])
+        await self._command.pull([source.ref, "--destination", folder, *options], plain_http=source.pin is not None)
         (archive,) = Path(folder).glob("*.tgz")
         found = hashlib.sha256(await asyncio.to_thread(archive.read_bytes)).hexdigest()
-        if found != source.pin:
+        if source.pin not in (None, found):
             raise ConfigurationError(
                 f"The chart {source.ref} has the sha256 {found}, and `chart_version` says {source.pin}: it is not "
                 "used.",

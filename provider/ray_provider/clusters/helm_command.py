@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_provider.child_environment import inherited
-from ray_provider.clusters.helm_errors import explain
+from ray_provider.clusters.helm_errors import NOWHERE, explain
 from ray_provider.exceptions import ConfigurationError, HelmError
 
 log = logging.getLogger(__name__)
@@ -122,6 +122,22 @@ def helm_environment(
         env[name] = value
     env.update(extra or {})
     return env
+
+
+def without_plain_http(env: Mapping[str, str]) -> dict[str, str]:
+    """Give an environment in which Helm reaches nothing by plain ``http`` but this machine.
+
+    An index behind ``https`` may name archives behind ``http``, and a server may redirect there: only Helm itself sees
+    all of that. Programs in Go ask ``HTTP_PROXY`` for plain ``http`` alone, and never for this machine (`httpproxy`_).
+    ``NO_PROXY`` would make exceptions; where there is a proxy for ``https`` it has to stay.
+
+    .. _httpproxy: https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
+    """
+    dropped = {"HTTP_PROXY"}
+    if not any(env.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
+        dropped.add("NO_PROXY")
+    kept = {name: value for name, value in env.items() if name.upper() not in dropped}
+    return kept | {"HTTP_PROXY": f"http://{NOWHERE}"}
 
 
 async def run_helm(
@@ -258,7 +274,18 @@ def make_command(
                 # The RayCluster stays, as one that is being deleted, until its pods are gone. Deleted at once, the
                 # operator may not know it yet when it sees the first pod go, and make another one.
                 argv += ["--cascade", "foreground"]
-            code, out, err = await run_helm(argv, stdin=input, env=env, redact=redact)
+            return await self._run(argv, input, env)
+
+        async def pull(self, arguments: Sequence[str], *, plain_http: bool) -> None:
+            """Fetch a chart's archive.
+
+            :param plain_http: whether it may come by plain ``http``.
+            """
+            argv = [executable, "pull", *arguments]
+            await self._run(argv, None, env if plain_http else without_plain_http(env))
+
+        async def _run(self, argv: Sequence[str], stdin: bytes | None, env: Mapping[str, str]) -> bytes:
+            code, out, err = await run_helm(argv, stdin=stdin, env=env, redact=redact)
             if code == 0:
                 return out
             said = redact(err.decode(errors="replace").strip())

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ray_provider.clusters.fetch import display_url
 from ray_provider.clusters.kube import forbidden
 from ray_provider.exceptions import (
     ConfigurationError,
@@ -22,6 +23,9 @@ _FAIL = re.compile(r"execution error at \((?P<where>[^)]*)\):\s*(?P<say>.*)", re
 _OWNED = re.compile(
     r'(?P<kind>\w+) "(?P<name>[^"]+)" in namespace "(?P<namespace>[^"]*)" exists and cannot be imported', re.DOTALL
 )
+#: The proxy for plain http of a Helm that may not use it. Nothing can listen there.
+NOWHERE = "127.0.0.1:0"
+_PLAIN_HTTP = re.compile(rf'"(?P<url>http://[^"]+)": proxyconnect tcp: dial tcp {re.escape(NOWHERE)}')
 _IMMUTABLE = re.compile(r"field is immutable|may not change once set|updates to \S+ .*are forbidden", re.IGNORECASE)
 
 
@@ -34,7 +38,7 @@ def explain(said: str, *, code: int, argv: Sequence[str]) -> RayProviderError:
     """
     data: dict[str, Any] = {"stderr": said[-2000:], "exit_status": code, "command": " ".join(argv[:3])}
     lower = said.lower()
-    for matches, make in _CAUSES:
+    for matches, make in _FETCHING if argv[:1] == ["pull"] else _CAUSES:
         if matches(lower):
             return make(said, data)
     if code < 0:
@@ -91,6 +95,19 @@ def _chart_unreachable(said: str, data: dict[str, Any]) -> RayProviderError:
         f"The chart can't be fetched, as its repository can't be reached: {last_line(said)}.",
         hint='Can this worker reach the repository (proxy, firewall)? `chart="ray-cluster"` comes with the '
         "provider and needs no network.",
+        cause="chart",
+        **data,
+    )
+
+
+def _plain_http(said: str, data: dict[str, Any]) -> RayProviderError:
+    found = _PLAIN_HTTP.search(said)
+    whither = display_url(found["url"]) if found else last_line(said)
+    return ConfigurationError(
+        f"The chart's repository leads to plain http ({whither}): whoever is on the way can put another chart in its"
+        " place. It was not fetched.",
+        hint="Use a repository whose index names https addresses, or say which archive it has to be:"
+        " chart_version='1.2.3@sha256:...'.",
         cause="chart",
         **data,
     )
@@ -185,6 +202,21 @@ def _namespace(said: str, data: dict[str, Any]) -> RayProviderError:
 
 _Cause = tuple[Callable[[str], bool], Callable[[str, dict[str, Any]], RayProviderError]]
 
+#: Of a fetch, which does not ask Kubernetes.
+_FETCHING: tuple[_Cause, ...] = (
+    (lambda text: bool(_PLAIN_HTTP.search(text)), _plain_http),
+    (
+        lambda text: bool(
+            re.search(
+                r"no such host|timeout|deadline exceeded|network is unreachable|proxyconnect|\beof\b|connection re\w+|"
+                r"tls handshake|no route to host|server misbehaving|\b(?:429|50[0234])\b",
+                text,
+            )
+        ),
+        _chart_unreachable,
+    ),
+    (lambda _: True, _chart_missing),
+)
 _CAUSES: tuple[_Cause, ...] = (
     (_any("another operation (install/upgrade/rollback) is in progress"), _pending),
     (_any("release: already exists", "cannot re-use a name that is still in use", "cannot reuse a name"), _exists),

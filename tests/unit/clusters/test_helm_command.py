@@ -149,6 +149,24 @@ async def test_a_helm_that_is_missing_or_too_old_is_explained(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ('chart "ray" version "9" not found in https://x repository', ConfigurationError),
+        ("failed to fetch https://h/ray-1.tgz : 401 Unauthorized", ConfigurationError),
+        ("failed to fetch https://h/ray-1.tgz : 503 Service Unavailable", HelmError),
+        ('Get "https://h/index.yaml": dial tcp 10.0.0.1:443: connect: connection refused', HelmError),
+        ('Get "https://h/index.yaml": net/http: TLS handshake timeout', HelmError),
+        ('Get "https://h/index.yaml": tls: failed to verify certificate', ConfigurationError),
+    ],
+)
+def test_errors_of_a_fetch_speak_of_the_chart_not_of_kubernetes(said, kind):
+    error = explain(f"Error: {said}", code=1, argv=["pull", "ray"])
+    assert type(error) is kind
+    assert "The chart can't be fetched" in str(error)
+    assert said in str(error)
+
+
+@pytest.mark.parametrize(
     ("said", "kind", "text"),
     [
         (
@@ -156,7 +174,6 @@ async def test_a_helm_that_is_missing_or_too_old_is_explained(tmp_path):
             HelmError,
             "A retry mends",
         ),
-        ('Error: chart "ray" version "9" not found in https://x repository', ConfigurationError, "can't be fetched"),
         ("Error: Kubernetes cluster unreachable: Get x: connect: connection refused", KubernetesError, "can't reach"),
         (
             'Error: secrets is forbidden: User "u" cannot list resource "secrets" in API group "" in the namespace "n"',
