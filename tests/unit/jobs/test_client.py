@@ -162,6 +162,8 @@ async def test_5xx_is_tried_again_and_4xx_is_not(api, client):
             await client.version()
         assert raised.value.status == status
         assert len(api.requests) == 1
+    assert "413" in str(raised.value)
+    assert "raise its limit" in str(raised.value.hint)
 
 
 async def test_tries_end_at_the_deadline(api):
