@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sys
 import uuid
+from types import SimpleNamespace
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 
+from ray_provider.decorators.operator import RayDecoratedOperator
 from ray_provider.functions.payload import ENTRYPOINT, pack
 from ray_provider.functions.results import decode, result_file
+from ray_provider.hooks import RayHook
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.ray_versions import FUNCTIONS_FROM, parse
 from ray_provider.jobs.submit import submit_once
 from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from tests.support.airflow_task import FakeTask, context_of
+from tests.support.pythons import other_python
 from tests.support.ray_head import RayHead
 from tests.support.ray_versions import python_with_ray
 
@@ -60,3 +68,54 @@ async def runs_a_function(client, tmp_path):
     content = await client.read_log_file(node, name)
     assert decode(content, allow_pickle=False).value == {"text": "1" * 200_000, "numbers": list(range(200_000))}
     assert await client.read_log_file(node, "there-is-no-such-file.bin") is None
+
+
+def square(x):
+    return x * x
+
+
+def squares(numbers):
+    import sys
+
+    import ray
+
+    @ray.remote
+    def one(x):
+        return square(x)
+
+    ray.init()
+    return {"python": list(sys.version_info[:2]), "squares": ray.get([one.remote(number) for number in numbers])}
+
+
+@pytest.mark.slow
+def test_a_cluster_with_another_python_runs_the_function_as_source(monkeypatch):
+    """By the operator's own default; what Ray's tasks get there is pickled by the cluster's Python."""
+    import ray
+
+    python = other_python()
+    with RayHead(python=python_with_ray(ray.__version__, python)) as head:
+        monkeypatch.setattr(RayHook, "get_connection", staticmethod(lambda _: connection_to(head)))
+        task = RayDecoratedOperator(
+            task_id="squares", python_callable=squares, op_args=[[1, 2, 3]], op_kwargs={}, conn_id="other_python"
+        )
+        value = task.execute(context_of(FakeTask()))
+        assert value["squares"] == [1, 4, 9]
+        assert value["python"] != list(sys.version_info[:2])
+        pickled = RayDecoratedOperator(
+            task_id="squares",
+            python_callable=squares,
+            op_args=[[1]],
+            op_kwargs={},
+            conn_id="other_python",
+            send="pickle",
+        )
+        with pytest.raises(AirflowFailException, match="a pickled function does not survive"):
+            pickled.execute(context_of(FakeTask("another")))
+        assert len(head.jobs()) == 1, "nothing was sent"
+
+
+def connection_to(head):
+    extra = {"address": head.url}
+    return SimpleNamespace(
+        extra=json.dumps(extra), extra_dejson=extra, host=None, port=None, schema=None, password=None, login=None
+    )

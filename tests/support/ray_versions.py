@@ -14,20 +14,25 @@ from tests.kubernetes.node.cache import locked
 _BESIDE = ["virtualenv", "setuptools<70"]
 
 
-def python_with_ray(version: str) -> Path:
-    """Give the Python of an environment with that Ray, and of our own minor version; build it if there is none."""
+def python_with_ray(version: str, python: Path = Path(sys.executable)) -> Path:
+    """Give the Python of an environment with that Ray; build it if there is none.
+
+    :param version: of Ray.
+    :param python: the interpreter: unless given, that of the tests.
+    """
     base = Path(
         os.environ.get("AIRFLOW_RAY_CACHE") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "airflow-ray"
     )
-    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
-    home = base.expanduser().resolve() / "ray-heads" / f"{version}-py{ours.replace('.', '')}"
-    with locked(home.with_suffix(".lock"), f"the environment with Ray {version}"):
+    asked = [python, "-c", "import sys; print('%d%d' % sys.version_info[:2])"]
+    short = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+    home = base.expanduser().resolve() / "ray-heads" / f"{version}-py{short}"
+    with locked(home.with_name(home.name + ".lock"), f"the environment with Ray {version}"):
         if not home.exists():
             aside = home.with_name(home.name + ".tmp")
             shutil.rmtree(aside, ignore_errors=True)
             uv = Path(sys.executable).with_name("uv")
             packages = [f"ray[default]=={version}", *_BESIDE]
-            subprocess.run([uv, "venv", "-q", "--relocatable", "--python", sys.executable, aside], check=True)
+            subprocess.run([uv, "venv", "-q", "--relocatable", "--python", python, aside], check=True)
             subprocess.run([uv, "pip", "install", "-q", "--python", aside / "bin" / "python", *packages], check=True)
             aside.rename(home)
     return home / "bin" / "python"

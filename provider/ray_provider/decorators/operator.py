@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from ray_provider.decorators.arguments import checked_config, context_arguments,
 from ray_provider.decorators.storage import ResultStore
 from ray_provider.decorators.values import materialize
 from ray_provider.decorators.xcom import without_nan
-from ray_provider.exceptions import JobError, RayApiError, RayConnectionError, RayProviderError
+from ray_provider.exceptions import ConfigurationError, JobError, RayApiError, RayConnectionError, RayProviderError
 from ray_provider.operators.job import SubmitRayJob
 
 if TYPE_CHECKING:
@@ -40,7 +41,10 @@ _OWN: dict[str, Any] = {
     "max_result_bytes": 16 * 1024 * 1024,
     "result_path": None,
     "lenient_results": False,
+    "send": "auto",
 }
+#: How a function may travel.
+_SENDS = ("auto", "pickle", "source")
 #: What a configuration may hold.
 _ARGUMENTS = (frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}) | set(_OWN)
 #: What a result file may have beyond the value itself: its header, or the texts of an exception (bytes).
@@ -62,6 +66,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         returns a reference for :func:`ray_provider.decorators.read_reference`.
     :param lenient_results: what XCom can't carry of a return value becomes null, with a warning that names the place,
         instead of an error. ``@ray.task``, the predecessor's form, has it on: there the value was not looked at.
+    :param send: how the function travels. ``"pickle"``: as bytecode, which takes all that cloudpickle takes, to the
+        same minor version of Python only. ``"source"``: as its source, and that of the functions and classes of its
+        file that it uses, to any. ``"auto"``: as a pickle, but as source where the versions differ.
     """
 
     custom_operator_name = "@task.ray"
@@ -76,6 +83,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         max_result_bytes: int = 16 * 1024 * 1024,
         result_path: Any = None,
         lenient_results: bool = False,
+        send: str = "auto",
         **kwargs: Any,
     ) -> None:
         from ray_provider.functions.payload import ENTRYPOINT, check_callable
@@ -85,6 +93,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             "max_result_bytes": max_result_bytes,
             "result_path": result_path,
             "lenient_results": lenient_results,
+            "send": send,
         }
         kwargs |= {name: value for name, value in own.items() if value != _OWN[name]}
         self.config = config
@@ -96,6 +105,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         self.max_result_bytes = arguments.pop("max_result_bytes")
         self.result_path = _as_text(arguments.pop("result_path"))
         self.lenient_results = arguments.pop("lenient_results")
+        self.send = arguments.pop("send")
+        #: Packs the call; told to, as source.
+        self._pack: Callable[..., PackedCall] | None = None
         self._packed: PackedCall | None = None
         if arguments["entrypoint"] == ENTRYPOINT:
             check_callable(python_callable)
@@ -124,6 +136,10 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         self._configure(context)
         if not self.runs_function:
             return
+        if self.send not in _SENDS:
+            raise ConfigurationError(
+                f"send is {self.send!r}.", hint=f"It is one of {', '.join(map(repr, _SENDS))}.", field="send"
+            )
         store = self._store()
         settings = ResultSettings(
             allow_pickle=self.allow_pickle_results,
@@ -133,7 +149,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         )
         args, kwargs = materialize((tuple(self.op_args), dict(self.op_kwargs)))
         kwargs |= context_arguments(self.python_callable, args, kwargs, context)
-        self._packed = pack(self.python_callable, args, kwargs, settings=settings)
+        self._pack = partial(pack, self.python_callable, args, kwargs, settings=settings)
+        self._packed = self._pack(as_source=self.send == "source")
 
     def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:
         """Upload the function, and have the job run it."""
@@ -144,6 +161,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
 
         check(run.ray_version, spec, functions=True)
         packed, self._packed = self._packed, None
+        if self.send != "source" and (theirs := run.run(_other_python)):
+            packed = self._packed_for(theirs)
+        self._pack = None
         run.run(lambda client: _send(client, packed))
         runtime_env = spec.runtime_env
         variables = {
@@ -207,6 +227,23 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         for name, value in checked_config(made, _ARGUMENTS).items():
             if name not in self._given:
                 setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)
+
+    def _packed_for(self, theirs: str) -> PackedCall:
+        """Pack the function as source for another version of Python, or say that and why it can't be."""
+        from ray_provider.functions.results import python_mismatch
+
+        ours = sys.version_info[:2]
+        if self.send != "auto" or self._pack is None:
+            raise python_mismatch(theirs.split("."), ours)
+        try:
+            packed = self._pack(as_source=True)
+        except ConfigurationError as error:
+            why = str(error.data.get("reason") or error.message)
+            raise python_mismatch(theirs.split("."), ours, not_as_source=why) from error
+        self.log.info(
+            "The Ray cluster runs Python %s, this worker %s: the function is sent as source.", theirs, _text(ours)
+        )
+        return packed
 
     def _raised(self, run: JobRun, outcome: JobOutcome, found: FunctionResult) -> Exception:
         """Make the error to raise of what the function raised."""
@@ -275,8 +312,7 @@ async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int
 
 
 async def _send(client: RayJobsClient, packed: PackedCall) -> None:
-    """Upload a call, unless the cluster has it, or can't run it."""
-    await _compare_pythons(client)
+    """Upload a call, unless the cluster has it."""
     if await client.package_exists(packed.uri):
         return
     with tempfile.TemporaryDirectory(prefix="ray_") as folder:
@@ -285,24 +321,24 @@ async def _send(client: RayJobsClient, packed: PackedCall) -> None:
         await client.upload_package(packed.uri, path)
 
 
-async def _compare_pythons(client: RayJobsClient) -> None:
-    """Refuse a cluster with another minor version of Python: a pickled function does not survive it.
+async def _other_python(client: RayJobsClient) -> str | None:
+    """Give the minor version of the cluster's Python, where it is not this one's: no pickled function survives that.
 
     A cluster that does not say (its version of Ray is too old) is asked by the function's own runner, a little later.
     """
-    from ray_provider.functions.results import python_mismatch
-
     try:
         answer = await client.transport.json("GET", "/api/v0/cluster_metadata")
     except RayApiError as error:
         if error.status != HTTPStatus.NOT_FOUND:
             raise
-        return
+        return None
     version = str((answer.get("data") or {}).get("pythonVersion") or "") if isinstance(answer, dict) else ""
-    theirs = version.split(".")[:2]
-    ours = [str(part) for part in sys.version_info[:2]]
-    if version and theirs != ours:
-        raise python_mismatch(theirs, ours)
+    theirs = _text(version.split(".")[:2])
+    return theirs if version and theirs != _text(sys.version_info[:2]) else None
+
+
+def _text(version: Sequence[Any]) -> str:
+    return ".".join(map(str, version))
 
 
 def _context_variables(context: Context) -> dict[str, str]:

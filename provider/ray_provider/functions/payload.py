@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.functions import runner
+from ray_provider.functions import from_source, runner
 
 #: The package's name on the cluster, and so the job's entrypoint.
 PACKAGE = "airflow_ray_call"
@@ -134,13 +134,26 @@ def _travelling(module: ModuleType | None) -> Iterator[None]:
 
 
 def _pickle(
-    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], module: ModuleType | None
+    function: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+    module: ModuleType | None,
+    *,
+    as_source: bool,
 ) -> bytes:
     from ray_provider.functions.pickling import dumps
+    from ray_provider.functions.source import NoSourceError
 
     with _travelling(module):
         try:
-            return dumps((function, tuple(args), dict(kwargs)), module.__name__ if module else None)
+            call = (function, tuple(args), dict(kwargs))
+            return dumps(call, module.__name__ if module else None, as_source=as_source)
+        except NoSourceError as error:
+            raise ConfigurationError(
+                f"{_name(function)} can't be sent to the cluster as source: {error}.",
+                hint="Use plain functions of the DAG's file, or a cluster with this worker's version of Python.",
+                reason=str(error),
+            ) from error
         except Exception as error:
             culprit = _culprit(function, args, kwargs)
             raise ConfigurationError(
@@ -169,6 +182,7 @@ def pack(
     kwargs: Mapping[str, Any] | None = None,
     *,
     settings: ResultSettings | None = None,
+    as_source: bool = False,
 ) -> PackedCall:
     """Pack a call. The same call gives the same bytes as far as cloudpickle does.
 
@@ -176,14 +190,16 @@ def pack(
     :param args: positional arguments.
     :param kwargs: keyword arguments.
     :param settings: how the result travels back.
+    :param as_source: for a cluster with another minor version of Python: functions and classes of the function's file
+        travel as source, not as bytecode.
     :raises ConfigurationError: the function can't be sent, an argument can't be pickled, or all is too large.
     """
     check_callable(function)
     settings = settings or ResultSettings()
     module = _module_of(function)
-    call = _pickle(function, args, kwargs or {}, module)
-    name = module.__name__ if module else None
-    content = _package(settings, call, name)
+    call = _pickle(function, args, kwargs or {}, module, as_source=as_source)
+    package = functools.partial(_package, settings, call, module.__name__ if module else None, as_source=as_source)
+    content = package()
     if len(content) <= MAX_PACKAGE_BYTES:
         return PackedCall(content)
     if not settings.result_path:
@@ -193,14 +209,17 @@ def pack(
             hint="Give result_path= (they go through that object storage then), or write the data to object storage "
             "yourself and pass its path.",
         )
-    return PackedCall(_package(settings, call, name, apart=True), apart=call)
+    return PackedCall(package(apart=True), apart=call)
 
 
-def _package(settings: ResultSettings, call: bytes, module: str | None, *, apart: bool = False) -> bytes:
+def _package(
+    settings: ResultSettings, call: bytes, module: str | None, *, as_source: bool, apart: bool = False
+) -> bytes:
     """Make the zip, with the pickled call or without it."""
     told = {
         "python": list(sys.version_info[:3]),
         "module": module,
+        "send": "source" if as_source else "pickle",
         "call_sha256": hashlib.sha256(call).hexdigest(),
         **asdict(settings),
     }
@@ -210,6 +229,8 @@ def _package(settings: ResultSettings, call: bytes, module: str | None, *, apart
         f"{PACKAGE}/settings.json": json.dumps(told).encode(),
         **_vendored_cloudpickle(),
     }
+    if as_source:
+        content[f"{PACKAGE}/from_source.py"] = Path(from_source.__file__).read_bytes()
     if not apart:
         content[f"{PACKAGE}/call.pkl"] = call
     buffer = io.BytesIO()

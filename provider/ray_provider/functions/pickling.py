@@ -9,12 +9,17 @@ from typing import Any
 
 import cloudpickle
 
+from ray_provider.functions import source
+
+#: Known to every Python that a cluster may have.
+_PROTOCOL = 5
+
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """cloudpickle, but caches of functions travel too, and what belongs to the DAG's file is noted."""
 
     def __init__(self, file: io.BytesIO, module: str | None) -> None:
-        super().__init__(file)
+        super().__init__(file, protocol=_PROTOCOL)
         self.module = module
         #: Functions and classes at the top of the module that travelled, by their names.
         self.found: dict[str, Any] = {}
@@ -37,14 +42,29 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return super().reducer_override(obj)
 
 
-def dumps(call: Any, module: str | None) -> bytes:
+class _SourcePickler(_Pickler):
+    """Sends functions and classes as source: another minor version of Python can't read bytecode."""
+
+    def persistent_id(self, obj: Any) -> Any:
+        """Say what is found by its name on the cluster."""
+        return source.named(obj)
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Say how an object is pickled, where that is not cloudpickle's own way."""
+        how = super().reducer_override(obj)  # notes what belongs to the DAG's file
+        return source.reduce(obj) or how
+
+
+def dumps(call: Any, module: str | None, *, as_source: bool = False) -> bytes:
     """Pickle a call, and after it what was found at the top of the module: both are read by one unpickler.
 
     :param call: whatever travels.
     :param module: the name of the module whose functions travel by value.
+    :param as_source: functions and classes that travel by value do so as source, not as bytecode.
+    :raises NoSourceError: one of them has no source.
     """
     file = io.BytesIO()
-    pickler = _Pickler(file, module)
+    pickler = (_SourcePickler if as_source else _Pickler)(file, module)
     pickler.dump(call)
     pickler.dump(dict(pickler.found))
     return file.getvalue()

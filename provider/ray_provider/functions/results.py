@@ -167,14 +167,21 @@ def _plain(kind: str, value: Any) -> FunctionResult:
     return FunctionResult(value=value, by_reference=kind == "reference")
 
 
-def python_mismatch(cluster: Any, worker: Any) -> ConfigurationError:
-    """Make the error for two Pythons that can't exchange functions."""
+def python_mismatch(cluster: Any, worker: Any, *, not_as_source: str | None = None) -> ConfigurationError:
+    """Make the error for two Pythons that can't exchange functions.
+
+    :param cluster: its version, as numbers.
+    :param worker: the worker's.
+    :param not_as_source: why the function can't be sent as source; ``None`` if that was not tried.
+    """
     theirs, ours = ".".join(map(str, cluster[:2])), ".".join(map(str, worker[:2]))
+    image = f"a Ray image with Python {ours} (tags such as -py{ours.replace('.', '')})"
+    why = f", and this one can't be sent as source: {not_as_source}." if not_as_source else "."
     return ConfigurationError(
         f"The Ray cluster runs Python {theirs}, this Airflow worker runs {ours}: a pickled function does not survive "
-        "a change of the minor version.",
-        hint=f"Use a Ray image with Python {ours} (tags such as -py{ours.replace('.', '')}), run the task in a worker "
-        f"with Python {theirs}, or submit a script with SubmitRayJob.",
+        f"a change of the minor version{why}",
+        hint=(f"Use {image}" if not_as_source else f'Send it as source (send="source"), use {image}')
+        + f", run the task in a worker with Python {theirs}, or submit a script with SubmitRayJob.",
     )
 
 

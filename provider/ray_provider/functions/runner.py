@@ -17,6 +17,7 @@ import io
 import json
 import math
 import os
+import pickle
 import sys
 import time
 import traceback
@@ -118,6 +119,14 @@ def read_call(settings: dict[str, Any]) -> bytes:
     return content
 
 
+class Reader(pickle.Unpickler):
+    """Reads a call, also one whose functions came as source."""
+
+    def persistent_load(self, told: Any) -> Any:
+        """Give what the call names instead of holding it."""
+        return importlib.import_module(f"{__package__}.from_source").named(told)
+
+
 def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
     """Unpickle the function and its arguments."""
     # The cloudpickle that packed the call reads it: another version, if the cluster has one, may not be able to.
@@ -126,9 +135,7 @@ def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str,
 
     sys.path.pop(0)
     pretend_airflow()
-    import pickle
-
-    reader = pickle.Unpickler(io.BytesIO(read_call(settings)))  # noqa: S301 - packed by the task that sent this job  # nosec B301
+    reader = Reader(io.BytesIO(read_call(settings)))
     function, args, kwargs = reader.load()
     offer(settings, reader.load())
     return function, args, kwargs
@@ -295,8 +302,10 @@ def encode(value: Any, settings: dict[str, Any], *, whole: bool = False) -> tupl
             ) from error
     import cloudpickle
 
+    # Bytecode of this Python would end the worker's: what another one reads holds classes by their names.
+    dumps = cloudpickle.dumps if reads_bytecode(settings) else pickle.dumps
     try:
-        return "pickle", cloudpickle.dumps(value), []
+        return "pickle", dumps(value, protocol=5), []
     except Exception as error:
         raise UnserializableResult(
             f"The function's result of type {type(value).__qualname__} can't be pickled: {error}"
@@ -452,16 +461,21 @@ def exit_status(error: BaseException) -> int:
     return (code & 0xFF if isinstance(code, int) else 1) or 1
 
 
+def reads_bytecode(settings: dict[str, Any]) -> bool:
+    """Tell whether the task's Python reads bytecode of this one."""
+    return list(sys.version_info[:2]) == list(settings["python"][:2])
+
+
 def main() -> int:
     """Run the call. Returns the process's exit status."""
     settings = json.loads((HERE / "settings.json").read_text())
     # Found by our standard output: before the function may close that.
     os.environ["AIRFLOW_RAY_LOG_FOLDER"] = str(log_folder())
-    mine, theirs = list(sys.version_info[:2]), settings["python"][:2]
-    if mine != theirs:
+    if not reads_bytecode(settings) and settings.get("send") != "source":
+        mine, theirs = sys.version_info, settings["python"]
         write_result(
             {"kind": "version"},
-            json.dumps({"cluster": mine, "worker": settings["python"]}).encode(),
+            json.dumps({"cluster": list(mine[:2]), "worker": theirs}).encode(),
         )
         sys.stderr.write(f"Python {mine[0]}.{mine[1]} here, {theirs[0]}.{theirs[1]} where the function was packed.\n")
         return 1

@@ -96,13 +96,53 @@ def test_a_value_comes_back(dashboard, context, tmp_path):
     )
 
 
-def test_another_python_is_refused_before_anything_is_sent(dashboard, context):
+def package(dashboard, name):
+    content = dashboard.api.packages[dashboard.job.request["runtime_env"]["py_modules"][-1].removeprefix("gcs://")]
+    return zipfile.ZipFile(io.BytesIO(content)).read(f"{payload.PACKAGE}/{name}")
+
+
+@pytest.mark.parametrize(("version", "way"), [("3.8.20", "source"), (HERE, "pickle")])
+def test_another_python_gets_the_source_by_itself(dashboard, context, tmp_path, version, way):
+    dashboard.api.python_version = version
+    run_for_real(dashboard, tmp_path)
+    assert operator(double, 21).execute(context) == 42
+    assert json.loads(package(dashboard, "settings.json"))["send"] == way
+    assert (b"return 2 * x" in package(dashboard, "call.pkl")) is (way == "source")
+
+
+def test_source_is_sent_where_it_is_asked_for(dashboard, context, tmp_path):
+    run_for_real(dashboard, tmp_path)
+    assert operator(double, 21, config={"send": "source"}).execute(context) == 42
+    assert b"return 2 * x" in package(dashboard, "call.pkl")
+
+
+@pytest.mark.parametrize(
+    ("function", "send", "words"),
+    [
+        (double, "pickle", ["What to do: Send it as source", "use a Ray image with Python"]),
+        (lambda x: x, "auto", ["can't be sent as source: the function", "write a def", "What to do: Use a Ray image"]),
+    ],
+)
+def test_another_python_is_refused_before_anything_is_sent(dashboard, context, function, send, words):
     dashboard.api.python_version = "3.8.20"
     with pytest.raises(AirflowFailException, match=r"runs Python 3\.8, this Airflow worker runs 3\.1\d") as caught:
-        operator(double, 21).execute(context)
-    assert "What to do: Use a Ray image with Python" in str(caught.value)
+        operator(function, 21, send=send).execute(context)
+    for each in words:
+        assert each in str(caught.value)
     assert not dashboard.api.packages
     assert not dashboard.api.jobs
+
+
+@pytest.mark.parametrize(("send", "words"), [("source", "as source: the function"), ("text", "send is 'text'")])
+def test_what_cannot_be_sent_as_source_is_refused_before_a_cluster_is_made(
+    dashboard, context, monkeypatch, send, words
+):
+    made = []
+    monkeypatch.setattr(own_cluster, "set_up", lambda *_: made.append(1))
+    with pytest.raises(AirflowFailException, match=words):
+        operator(lambda x: x, 1, send=send, ray_cluster_yaml="cluster.yaml").execute(context)
+    assert not made
+    assert not dashboard.api.requests
 
 
 def test_the_same_minor_version_is_not(dashboard, context):
