@@ -54,17 +54,17 @@ def run(stack, token_ray_head) -> _Run:
 
 
 class _Run:
-    def __init__(self, client, run_id, token):
-        self.client, self.run_id, self.token = client, run_id, token
+    def __init__(self, client, run_id, token, dag_id="functions"):
+        self.client, self.run_id, self.token, self.dag_id = client, run_id, token, dag_id
 
     def state(self, task_id):
-        return self.client.task_instance("functions", self.run_id, task_id)["state"]
+        return self.client.task_instance(self.dag_id, self.run_id, task_id)["state"]
 
     def tries(self, task_id):
-        return self.client.task_instance("functions", self.run_id, task_id)["try_number"]
+        return self.client.task_instance(self.dag_id, self.run_id, task_id)["try_number"]
 
     def xcom(self, task_id, key="return_value", map_index=-1):
-        return self.client.xcom("functions", self.run_id, task_id, key=key, map_index=map_index)
+        return self.client.xcom(self.dag_id, self.run_id, task_id, key=key, map_index=map_index)
 
     def value(self, task_id, **which):
         """What a task returned that has to have succeeded."""
@@ -72,7 +72,7 @@ class _Run:
         return self.xcom(task_id, **which)
 
     def log(self, task_id):
-        return self.client.log_text("functions", self.run_id, task_id)
+        return self.client.log_text(self.dag_id, self.run_id, task_id)
 
 
 def test_arguments_go_there_and_the_value_comes_back(run):
@@ -212,6 +212,49 @@ def test_setup_and_teardown(run):
     assert run.value("prepare") == "prepared"
     assert run.state("work_that_fails") == "failed"
     assert run.value("clean_up") == "prepared, cleaned up", "in spite of the failure"
+
+
+@pytest.fixture(scope="module")
+def edges(stack, token_ray_head) -> _Run:
+    """Functions at the edges of what can be sent and told."""
+    run_id = stack.client.trigger_run("functions_at_the_edges")
+    stack.client.wait_run("functions_at_the_edges", run_id, timeout=400)
+    return _Run(stack.client, run_id, token_ray_head.token, dag_id="functions_at_the_edges")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task_id", "value"),
+    [("total", 14), ("nested", 14), ("uses_a_cache", 5), ("in_processes", [1, 4]), ("closes_its_output", 1)],
+)
+def test_functions_at_the_edges_return(edges, task_id, value):
+    assert edges.value(task_id) == value
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task_id", "words"),
+    [("exits_with_256", "SystemExit: 256"), ("raises", "my own error"), ("raises_without_text", "BadText")],
+)
+def test_functions_at_the_edges_fail(edges, task_id, words):
+    assert edges.state(task_id) == "failed", "not skipped, not a success"
+    assert words in edges.log(task_id)
+    assert "The cluster has no module" not in edges.log(task_id)
+    if task_id == "raises":
+        assert "What to do" not in edges.log(task_id)
+
+
+@pytest.mark.slow
+def test_an_empty_working_dir_takes_nothing_along(edges):
+    found = edges.value("empty_working_dir")
+    assert not {"airflow.cfg", "pyproject.toml", "dags", "provider"} & set(found), found
+
+
+@pytest.mark.slow
+def test_a_dag_with_the_oldest_import_paths_runs(stack):
+    run_id = stack.client.trigger_run("old_paths")
+    stack.client.wait_run("old_paths", run_id, state="success", timeout=300)
+    assert "sum of squares: 14" in stack.client.log_text("old_paths", run_id, "SubmitRayJob")
 
 
 def test_the_token_is_in_no_log(run):
