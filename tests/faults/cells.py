@@ -26,7 +26,7 @@ from tests.support.ray_head import RayHead
 
 FINAL = {"SUCCEEDED", "FAILED", "STOPPED"}
 #: So many rows at a time: more would only wait for the two cores that start their tasks.
-AT_ONCE = 6
+AT_ONCE = 5
 #: Between two looks. Many rows look, at one API server.
 LOOK_SECONDS = 0.5
 #: For what a machine with two busy cores does in seconds.
