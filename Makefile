@@ -134,6 +134,7 @@ test-faults: $(VENV)/.installed system ## every fault in every state of a task
 .PHONY: test-celery
 test-celery: $(VENV)/.installed system ## Celery workers that end while their tasks wait for jobs
 	@echo "== Celery"
+	@scripts/system-packages redis-server
 	@$(RUN) tests/celery
 
 .PHONY: test-compat
