@@ -6,8 +6,8 @@ variable "name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[a-z]([-a-z0-9]{0,34}[a-z0-9])?$", var.name))
-    error_message = "name must be 1 to 36 lower-case letters, digits and dashes, and start with a letter."
+    condition     = can(regex("^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$", var.name))
+    error_message = "name must be 1 to 32 lower-case letters, digits and dashes, and start with a letter."
   }
 }
 

@@ -322,3 +322,13 @@ run "refuses_a_system_pool_upside_down" {
 
   expect_failures = [var.system_pool]
 }
+
+run "refuses_a_name_that_leaves_no_room_for_what_aws_adds" {
+  command = plan
+
+  variables {
+    name = "ray-gpu-cluster-of-the-ml-team-01"
+  }
+
+  expect_failures = [var.name]
+}

@@ -45,15 +45,25 @@ locals {
     )
   }
 
+  effects = {
+    NO_SCHEDULE        = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE         = "NoExecute"
+  }
+  given_taints = {
+    for name, pool in var.pools : name => [for taint in pool.taints : merge(taint, { effect = lookup(local.effects, taint.effect, taint.effect) })]
+  }
+
   # nvidia.com/gpu=present:NoSchedule is what Google Cloud puts on its own GPU nodes: one toleration does for both clouds.
+  # EKS refuses two taints of one key and effect: what the pool itself says wins.
   taints = {
-    for name, pool in var.pools : name => distinct(concat(
-      [for accelerator in [local.accelerators[name]] : {
-        key    = accelerator.resource == "nvidia.com/gpu" ? "nvidia.com/gpu" : "aws.amazon.com/neuron"
+    for name, accelerator in local.accelerators : name => distinct(concat(
+      [for key in accelerator == null ? [] : [accelerator.resource == "nvidia.com/gpu" ? "nvidia.com/gpu" : "aws.amazon.com/neuron"] : {
+        key    = key
         value  = "present"
         effect = "NoSchedule"
-      } if accelerator != null],
-      pool.taints,
+      } if !contains([for taint in local.given_taints[name] : taint.key if taint.effect == "NoSchedule"], key)],
+      local.given_taints[name],
     ))
   }
 

@@ -69,7 +69,8 @@ variable "pools" {
     - `min`, `max`: nodes. `min` is 0 by default for accelerators, else 1. The cluster autoscaler moves between them.
     - `zones`: where; every subnet's zone by default. A pool with EFA, a placement group or a capacity block has one zone.
     - `disk_gib`: size of the encrypted gp3 disk.
-    - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators).
+    - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators, whose value may
+      be another one). A taint's effect may be spelled as in Kubernetes or as in AWS.
     - `ami`: EKS AMI type; inferred: `AL2023_x86_64_STANDARD`, `AL2023_x86_64_NVIDIA`, `AL2023_x86_64_NEURON`,
       `AL2023_ARM_64_STANDARD`. `ami_release`: its release version.
     - `efa`: Elastic Fabric Adapter on as many interfaces as the machine type has. `placement_group`: a cluster placement
@@ -145,8 +146,8 @@ variable "pools" {
     error_message = "pools: efa, placement_group and capacity_block need exactly one zone in zones."
   }
   validation {
-    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute"], taint.effect)]]))
-    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute."
+    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute", "NO_SCHEDULE", "PREFER_NO_SCHEDULE", "NO_EXECUTE"], taint.effect)]]))
+    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute, or as the clouds spell it NO_SCHEDULE, PREFER_NO_SCHEDULE or NO_EXECUTE."
   }
   validation {
     condition = alltrue([for pool in values(var.pools) : pool.ami == null || contains([
@@ -162,6 +163,24 @@ variable "pools" {
   validation {
     condition     = alltrue([for pool in values(var.pools) : !contains(keys(pool.labels), "ray-pool")])
     error_message = "pools: the label ray-pool is the module's own."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]])) == 0
+    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]]))}: keys and values are up to 63 letters, digits, dashes, underscores and dots, with a letter or digit at both ends; a key may have a domain and a slash before."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]])) == 0
+    error_message = "pools: a node may not give itself ${join(", ", flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]]))}: of the domains kubernetes.io and k8s.io only node.kubernetes.io and kubelet.kubernetes.io are free. Take a domain of your own."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]])) == 0
+    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]]))}: keys and values of taints are made as those of labels."
+  }
+  validation {
+    condition = alltrue([for pool in values(var.pools) :
+      length(distinct([for taint in pool.taints : "${taint.key}:${replace(lower(taint.effect), "_", "")}"])) == length(distinct([for taint in pool.taints : "${taint.key}=${taint.value}:${replace(lower(taint.effect), "_", "")}"]))
+    ])
+    error_message = "pools: two taints of a pool have the same key and effect, and different values: a node can have one of them."
   }
 }
 

@@ -38,11 +38,20 @@ locals {
 
   min = { for name, pool in var.pools : name => coalesce(pool.min, local.hardware[name] == null && !contains(["flex_start", "queued"], pool.capacity) ? 1 : 0) }
 
+  effects = {
+    NO_SCHEDULE        = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE         = "NoExecute"
+  }
+  given_taints = {
+    for name, pool in var.pools : name => [for taint in pool.taints : merge(taint, { effect = lookup(local.effects, taint.effect, taint.effect) })]
+  }
+
   taints = {
     for name, pool in var.pools : name => distinct(concat(
       # Google Cloud puts the TPU's taint on by itself, and the GPU's only where there are nodes without GPU.
       [for resource in ["nvidia.com/gpu"] : { key = resource, value = "present", effect = "NoSchedule" } if local.is_gpu[name]],
-      pool.taints,
+      local.given_taints[name],
     ))
   }
 

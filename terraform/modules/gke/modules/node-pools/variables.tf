@@ -47,7 +47,8 @@ variable "pools" {
       by default for accelerators, else 1.
     - `zones`: where; the cluster's by default.
     - `disk_gib`, `disk_type`: the boot disk.
-    - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators).
+    - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators). A taint's
+      effect may be spelled as in Kubernetes or as in Google Cloud.
     - `gpu_driver`: `LATEST`, `DEFAULT` or `INSTALLATION_DISABLED`. `gpu_sharing`: `{strategy, clients}`, strategy
       `TIME_SHARING` or `MPS`.
     - `tpu_topology`: such as `4x4`; the machine's own by default. More chips than a machine has make a slice of several
@@ -145,8 +146,8 @@ variable "pools" {
     error_message = "pools: compact_placement needs exactly one zone in zones."
   }
   validation {
-    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute"], taint.effect)]]))
-    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute."
+    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute", "NO_SCHEDULE", "PREFER_NO_SCHEDULE", "NO_EXECUTE"], taint.effect)]]))
+    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute, or as the clouds spell it NO_SCHEDULE, PREFER_NO_SCHEDULE or NO_EXECUTE."
   }
   validation {
     condition     = alltrue([for pool in values(var.pools) : try(pool.allocatable.cpu > 0 && pool.allocatable.memory_gib >= 1, pool.allocatable == null)])
@@ -155,6 +156,24 @@ variable "pools" {
   validation {
     condition     = alltrue([for pool in values(var.pools) : !contains(keys(pool.labels), "ray-pool")])
     error_message = "pools: the label ray-pool is the module's own."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]])) == 0
+    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]]))}: keys and values are up to 63 letters, digits, dashes, underscores and dots, with a letter or digit at both ends; a key may have a domain and a slash before."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]])) == 0
+    error_message = "pools: a node may not give itself ${join(", ", flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]]))}: of the domains kubernetes.io and k8s.io only node.kubernetes.io and kubelet.kubernetes.io are free. Take a domain of your own."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]])) == 0
+    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]]))}: keys and values of taints are made as those of labels."
+  }
+  validation {
+    condition = alltrue([for pool in values(var.pools) :
+      length(distinct([for taint in pool.taints : "${taint.key}:${replace(lower(taint.effect), "_", "")}"])) == length(distinct([for taint in pool.taints : "${taint.key}=${taint.value}:${replace(lower(taint.effect), "_", "")}"]))
+    ])
+    error_message = "pools: two taints of a pool have the same key and effect, and different values: a node can have one of them."
   }
 }
 

@@ -435,3 +435,143 @@ run "refuses_no_subnet" {
 
   expect_failures = [var.subnets]
 }
+
+run "taints_in_the_clouds_own_spelling" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g5.12xlarge", taints = [{ key = "team", value = "ml", effect = "NO_SCHEDULE" }, { key = "team", value = "ml", effect = "PreferNoSchedule" }] }
+    }
+  }
+
+  assert {
+    condition     = [for taint in aws_eks_node_group.this["gpu"].taint : taint.effect if taint.key == "team"] == ["NO_SCHEDULE", "PREFER_NO_SCHEDULE"]
+    error_message = "Both spellings must be taken."
+  }
+
+  assert {
+    condition     = [for toleration in output.node_pools.gpu.tolerations : toleration.effect if toleration.key == "team"] == ["NoSchedule", "PreferNoSchedule"]
+    error_message = "Kubernetes knows its own spelling alone."
+  }
+}
+
+run "labels_that_are_allowed" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g5.12xlarge", labels = { "k8s.amazonaws.com/accelerator" = "nvidia-a10g", "node.kubernetes.io/purpose" = "ray", "example.com/Team_1" = "", team = "A.b_c-9" } }
+    }
+  }
+}
+
+run "the_pools_own_value_of_the_gpus_taint_wins" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g5.12xlarge", taints = [{ key = "nvidia.com/gpu", value = "true" }] }
+      two = { machine_type = "g5.12xlarge", taints = [{ key = "nvidia.com/gpu", value = "true", effect = "NO_EXECUTE" }] }
+    }
+  }
+
+  assert {
+    condition     = [for taint in aws_eks_node_group.this["gpu"].taint : "${taint.key}=${taint.value}:${taint.effect}"] == ["nvidia.com/gpu=true:NO_SCHEDULE"]
+    error_message = "EKS refuses two taints with one key and effect."
+  }
+
+  assert {
+    condition     = output.node_pools.gpu.tolerations == [{ key = "nvidia.com/gpu", operator = "Equal", value = "true", effect = "NoSchedule" }]
+    error_message = "Pods have to tolerate what the node has."
+  }
+
+  assert {
+    condition     = length(aws_eks_node_group.this["two"].taint) == 2
+    error_message = "Another effect is another taint."
+  }
+}
+
+run "refuses_a_label_value_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { purpose = "ml training/large" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_value_that_is_too_long" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { purpose = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_key_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { "my label" = "x" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_that_kubelets_may_not_set" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { "node-role.kubernetes.io/gpu" = "true" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_of_kubernetes_itself" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", labels = { "foo.k8s.io/x" = "true" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_taint_key_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", taints = [{ key = "dedicated team", value = "true" }] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_two_values_of_one_taint" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", taints = [{ key = "team", value = "a" }, { key = "team", value = "b", effect = "NO_SCHEDULE" }] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}

@@ -350,3 +350,117 @@ run "refuses_a_machine_it_does_not_know" {
 
   expect_failures = [google_container_node_pool.this["bad"]]
 }
+
+run "taints_in_the_clouds_own_spelling" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g2-standard-48", taints = [{ key = "team", value = "ml", effect = "NO_SCHEDULE" }, { key = "team", value = "ml", effect = "PreferNoSchedule" }] }
+    }
+  }
+
+  assert {
+    condition     = [for taint in google_container_node_pool.this["gpu"].node_config[0].taint : taint.effect if taint.key == "team"] == ["NO_SCHEDULE", "PREFER_NO_SCHEDULE"]
+    error_message = "Both spellings must be taken."
+  }
+
+  assert {
+    condition     = [for toleration in output.node_pools.gpu.tolerations : toleration.effect if toleration.key == "team"] == ["NoSchedule", "PreferNoSchedule"]
+    error_message = "Kubernetes knows its own spelling alone."
+  }
+}
+
+run "labels_that_are_allowed" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g2-standard-48", labels = { "k8s.amazonaws.com/accelerator" = "nvidia-a10g", "node.kubernetes.io/purpose" = "ray", "example.com/Team_1" = "", team = "A.b_c-9" } }
+    }
+  }
+}
+
+run "refuses_a_label_value_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", labels = { purpose = "ml training/large" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_value_that_is_too_long" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", labels = { purpose = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_key_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", labels = { "my label" = "x" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_that_kubelets_may_not_set" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", labels = { "node-role.kubernetes.io/gpu" = "true" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_label_of_kubernetes_itself" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", labels = { "foo.k8s.io/x" = "true" } }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_a_taint_key_that_kubernetes_refuses" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", taints = [{ key = "dedicated team", value = "true" }] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
+
+run "refuses_two_values_of_one_taint" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g2-standard-48", taints = [{ key = "team", value = "a" }, { key = "team", value = "b", effect = "NO_SCHEDULE" }] }
+    }
+  }
+
+  expect_failures = [var.pools]
+}
