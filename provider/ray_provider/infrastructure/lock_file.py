@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +55,10 @@ class LockFile:
         name = f"{binary.flavour}-{binary.platform}-{hashlib.sha256(own.encode()).hexdigest()[:12]}.lock.hcl"
         kept = kept_states(os.environ) / str(identity["key"]) / name
         begin = own
-        if kept.is_file() and kept.stat().st_uid == os.getuid():
-            begin = kept.read_text(encoding="utf-8")
+        # Where it can't be read, it can't be kept either: that will be told.
+        with suppress(OSError):
+            if kept.stat().st_uid == os.getuid():
+                begin = kept.read_text(encoding="utf-8")
         found = cls(path, kept, own, begin)
         found.restore()
         return found
