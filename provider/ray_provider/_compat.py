@@ -14,20 +14,34 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
-    AirflowException,
-    AirflowFailException,
-    AirflowNotFoundException,
-    AirflowSensorTimeout,
-    AirflowSkipException,
     BaseHook,
     BaseOperator,
     BaseOperatorLink,
     BaseSensorOperator,
     PokeReturnValue,
-    TaskDeferred,
-    conf,
 )
 from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+try:
+    from airflow.providers.common.compat.sdk import (
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        TaskDeferred,
+        conf,
+    )
+except ImportError:  # a common-compat as old as Airflow 2.11 or 3.0: it has not got these names yet
+    from airflow.configuration import conf
+    from airflow.exceptions import (  # type: ignore[no-redef,attr-defined]
+        AirflowException,
+        AirflowFailException,
+        AirflowNotFoundException,
+        AirflowSensorTimeout,
+        AirflowSkipException,
+        TaskDeferred,
+    )
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection, Context
@@ -84,7 +98,10 @@ async def async_connection(hook: RayHook, conn_id: str) -> Connection:
 
 def mask_secrets(values: Iterable[str]) -> None:
     """Have Airflow hide these values in all logs. Blocking: call it where the connection was read."""
-    from airflow.providers.common.compat.sdk import mask_secret
+    try:
+        from airflow.providers.common.compat.sdk import mask_secret
+    except ImportError:  # an older common-compat
+        mask_secret = _masker().mask_secret
 
     for value in values:
         mask_secret(value)
@@ -96,18 +113,20 @@ def redact(text: str) -> str:
     Airflow does so with a task's log. What a worker's process prints besides, such as the log of an executor's own
     process, it does not: texts that a cluster wrote are shown by us only like this.
     """
-    return str(_masker()(text))
+    return str(_masker().redact(text))
 
 
 @cache
 def _masker() -> Any:
-    """Find Airflow's function: it has moved from version to version."""
+    """Find Airflow's module for that: it has moved from version to version."""
     names = ["airflow.sdk._shared.secrets_masker", "airflow.sdk.execution_time.secrets_masker"]
     for name in [*(names if find_spec("airflow.sdk") else ()), "airflow.utils.log.secrets_masker"]:
         try:
-            return import_module(name).redact
-        except (ImportError, AttributeError):
+            module = import_module(name)
+        except ImportError:
             continue
+        if hasattr(module, "redact"):
+            return module
     raise ImportError("This Airflow has no masking of secrets where it is known to have been.")
 
 

@@ -51,10 +51,22 @@ def main() -> None:
                 surface["classes"][f"{module_name}.{name}"] = of_class(found)
     surface["names"][""] = [name for name in dir(importlib.import_module("ray_provider")) if not name.startswith("_")]
     hooks = importlib.import_module("ray_provider.hooks")
+    surface["inherited"] = inherited(hooks.RayHook)
     surface["status"] = sorted(str(getattr(s, "value", s)) for s in surface_constants())
     # The form needs Flask-AppBuilder, which Airflow 3.3 has not got: its fields are read off the text.
     surface["form"] = re.findall(r'(?m)^ +"(\w+)": (?:String|Boolean|Password)Field', inspect.getsource(hooks))
     json.dump(surface, sys.stdout)
+
+
+def inherited(hook: type) -> dict[str, list[str]]:
+    """Public names and plain attributes of the hook, by the package that they come from."""
+    found: dict[str, list[str]] = {}
+    for each in hook.__mro__:
+        if each.__module__.startswith(("ray_provider", "airflow.providers")):
+            names = {name for name in vars(each) if not name.startswith("_")}
+            names |= set(re.findall(r"self\.([a-z]\w*)(?:: [^=\n]+)? = ", inspect.getsource(each)))
+            found.setdefault(each.__module__, []).extend(sorted(names))
+    return found
 
 
 def surface_constants():

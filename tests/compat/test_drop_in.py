@@ -101,6 +101,26 @@ def test_the_hooks_methods_take_what_they_took(peer, ours):
             assert [p["name"] for p in own[name]] == [p["name"] for p in parameters], name
 
 
+def test_every_name_that_the_hook_inherited_is_there_or_says_what_replaces_it(peer):
+    from ray_provider.exceptions import ConfigurationError
+    from ray_provider.hooks import RayHook
+
+    inherited = peer["inherited"]["airflow.providers.cncf.kubernetes.hooks.kubernetes"]
+    assert {"core_v1_client", "get_pod", "is_job_complete", "get_namespace"} <= set(inherited)
+    hook = RayHook("ray_default")
+    unknown = []
+    for name in {*inherited, *peer["inherited"]["ray_provider.hooks"]}:
+        if hasattr(type(hook), name):
+            continue
+        try:
+            getattr(hook, name)
+        except ConfigurationError as error:
+            assert "What to do" in str(error), name
+        except AttributeError:
+            unknown.append(name)
+    assert not unknown, sorted(unknown)
+
+
 def test_the_connection_form_has_its_fields(peer):
     assert len(peer["form"]) >= 10
     (connection,) = get_provider_info()["connection-types"]

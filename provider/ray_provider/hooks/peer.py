@@ -86,7 +86,11 @@ class GoneError(ConfigurationError, AttributeError):
 #: What the predecessor's hook had of the Kubernetes hook: what it was, so that it can be said what to use.
 _KUBERNETES = re.compile(
     r"(api_client|core_v1_client|apps_v1_client|batch_v1_client|custom_object_client|get_conn|is_in_cluster"
-    r"|(get|list|create|delete|apply|patch|wait)_\w+|test_connection_\w+)"
+    r"|conn_extras|check_kueue_\w+|is_job_\w+|(get|list|create|delete|apply|patch|wait)_\w+|test_connection_\w+)"
+)
+#: Its settings for Kubernetes, which were plain attributes.
+_SETTINGS = re.compile(
+    r"in_cluster|client_configuration|config_file|config_dict|disable_\w+|cluster_context|kubeconfig\w*"
 )
 
 
@@ -120,6 +124,11 @@ class PeerMethods:
                     f"RayHook.{name} is not part of this provider: it is no Kubernetes hook any more.",
                     hint=f"Use KubernetesHook(conn_id=...).{name} of apache-airflow-providers-cncf-kubernetes. "
                     "Clusters are made and deleted by SetupRayCluster and DeleteRayCluster.",
+                )
+            if _SETTINGS.fullmatch(name):
+                raise GoneError(
+                    f"RayHook.{name} is not part of this provider: it is no Kubernetes hook any more.",
+                    hint="The connection's own fields say it: RayHook.get_connection(conn_id).extra_dejson.",
                 )
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
