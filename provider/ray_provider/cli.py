@@ -41,11 +41,22 @@ def main(argv: list[str] | None = None) -> int:
     reap.add_argument("--all-namespaces", action="store_true", help="look in all of them")
     reap.add_argument("--backend", choices=("kubernetes", "local"), help="unless given, as the connection says")
     reap.add_argument("--helm-path", help="Helm's executable")
+    below = reap.add_argument_group(
+        "infrastructure",
+        "With --infrastructure: clusters of Kubernetes that SetupRayInfrastructure made and whose time (`ttl`) is "
+        "over, by what stands on them. Needs credentials for the cloud and for the states; the Ray options do nothing.",
+    )
+    below.add_argument("--infrastructure", action="store_true", help="infrastructure instead of Ray clusters")
+    below.add_argument("--region", action="append", default=[], help="a region of AWS; may be repeated")
+    below.add_argument("--project", help="a project of Google Cloud")
+    below.add_argument("--aws-conn-id", help="the connection for AWS; unless given, what this machine has")
+    below.add_argument("--gcp-conn-id", help="the connection for Google Cloud, likewise")
+    below.add_argument("--terraform-binary", help="path or name of terraform or tofu")
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return _demo(arguments)
     if arguments.command == "reap":
-        return _reap(arguments)
+        return _reap_infrastructure(arguments) if arguments.infrastructure else _reap(arguments)
     return _doctor(arguments.conn_id)
 
 
@@ -94,6 +105,44 @@ def _reap(arguments: argparse.Namespace) -> int:
                 print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
             return 0
         failures = run_sync(lambda: reaper.delete_all(hook, verdicts, options, print))
+    except (RayProviderError, _compat.AirflowNotFoundException) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
+    for failure in failures:
+        sys.stderr.write(f"Not deleted: {failure}\n")
+    return 1 if failures else 0
+
+
+def _reap_infrastructure(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from ray_provider import _compat, infrastructure_reaper, reaper
+    from ray_provider.exceptions import RayProviderError
+
+    _compat.allow_database()
+    try:
+        older_than = reaper.parse_age(arguments.older_than) if arguments.older_than else None
+        where = infrastructure_reaper.places(
+            regions=arguments.region,
+            project=arguments.project,
+            aws_conn_id=arguments.aws_conn_id,
+            gcp_conn_id=arguments.gcp_conn_id,
+            terraform_binary=arguments.terraform_binary,
+        )
+        found, without = infrastructure_reaper.survey(where)
+        runs, now = infrastructure_reaper.ask_airflow(found), datetime.now(tz=UTC)
+        judged = [infrastructure_reaper.judge(one, runs, older_than, now) for one in found]
+        verdicts = [infrastructure_reaper.check(one) for one in judged]
+        named = ", ".join(place.name for place in where)
+        text = infrastructure_reaper.table(verdicts, now) if verdicts else f"No task's infrastructure is in {named}."
+        print("\n".join([text, *without]))  # noqa: T201
+        count = sum(verdict.delete for verdict in verdicts)
+        if not arguments.delete:
+            if count:
+                print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
+            return 0
+        failures = infrastructure_reaper.delete_all(verdicts, print)
     except (RayProviderError, _compat.AirflowNotFoundException) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -99,14 +99,17 @@ class Verdict:
     reason: str
 
 
-def parse_age(text: str) -> timedelta:
+def parse_age(text: str, field: str = "older_than") -> timedelta:
     """Read an age: ``90m``, ``12h``, ``2d``, ``1d12h``.
+
+    :param text: the age.
+    :param field: what it is given as.
 
     :raises ConfigurationError: it is none.
     """
     found = _AGE.findall(text.strip())
     if not found or _AGE.sub("", text).strip():
-        raise ConfigurationError(f"{text!r} is no age.", hint="Write it as 90m, 12h, 2d or 1d12h.", field="older_than")
+        raise ConfigurationError(f"{text!r} is no age.", hint="Write it as 90m, 12h, 2d or 1d12h.", field=field)
     return timedelta(seconds=sum(float(number) * _UNITS[unit] for number, unit in found))
 
 
@@ -225,6 +228,11 @@ def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
         owner = [one.owner.get(key, "?") for key in ("dag_id", "run_id", "task_id")]
         what = "delete" if verdict.delete else "keep"
         rows.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head) - 1)]
+    return columns(rows)
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Lay rows out as a table."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
     return "\n".join(lines)

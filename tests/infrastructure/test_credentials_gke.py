@@ -7,14 +7,19 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from ray_provider import infrastructure_reaper
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.cloud_marks import record_use, renew
 from ray_provider.infrastructure.errors import TerraformCredentialsError
 from ray_provider.infrastructure.gke import GkeCluster, gke_credentials
+from ray_provider.infrastructure.marks import Tags, owner_tags, run_tags, state_tags
 from tests.infrastructure.lab.google_api import GoogleCloud
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
@@ -72,3 +77,38 @@ async def test_a_kubeconfig_for_other_programs(cloud: GoogleCloud) -> None:
     assert plugin["command"] == sys.executable
     done = subprocess.run([plugin["command"], *plugin["args"]], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout)["status"]["token"].startswith("ya29.")
+
+
+async def test_labels_say_whose_a_cluster_is_and_are_renewed(cloud: GoogleCloud) -> None:
+    tags = {
+        **owner_tags({"airflow": "https://a", "dag": "Train", "task": "t"}, "c1"),
+        **state_tags("gke", {"type": "gcs", "bucket": "states", "prefix": "ray"}, None),
+        **run_tags("run 1", datetime(2026, 11, 28, tzinfo=UTC), "1.0.0"),
+        "airflow-ray-used": "no",
+    }
+    cluster = {
+        "name": "c1",
+        "location": "europe-west4",
+        "status": "RUNNING",
+        "create_time": "2026-11-28T01:02:03+00:00",
+    }
+    cloud.listed = [{**cluster, "resource_labels": tags}, {**cluster, "name": "other"}]
+    cloud._find = lambda path: next((item for item in cloud.listed if path.endswith("/" + item["name"])), None)
+    found, _ = infrastructure_reaper.survey([infrastructure_reaper.Place("gcp", "p1")])
+    (one,) = found
+    assert (one.cluster.name, one.cluster.location, one.marks.said("dag")) == ("c1", "europe-west4", "Train")
+    assert one.handle().backend == {"type": "gcs", "bucket": "states", "prefix": "ray"}
+    verdict = infrastructure_reaper.judge(one, infrastructure_reaper.Runs("https://a"), None, datetime.now(tz=UTC))
+    assert verdict.delete, verdict.reason
+    # Somebody sets it up again, and a Ray cluster on it.
+    google = one.place.ask()
+    told: list[str] = []
+    renew(google, "c1", "europe-west4", Tags({}, run_tags("run 2", None, "1.0.0")), told.append)
+    await record_use(CloudCluster("gcp", "c1", "europe-west4", "p1"), told.append)
+    labels = cloud.listed[0]["resource_labels"]
+    assert told == []
+    assert (labels["airflow-ray-run"], labels["airflow-ray-used"]) == ("run_202", "yes")
+    assert "airflow-ray-expires" not in labels
+    assert labels["airflow-ray-dag"] == tags["airflow-ray-dag"]
+    with pytest.raises(TerraformCredentialsError, match="fingerprint"):
+        google.retag(one.cluster, {"x": "y"})

@@ -88,7 +88,7 @@ class TerraformTask:
 
     def new_run(
         self,
-        context: Context,
+        context: Context | dict[str, Any],
         handle: InfrastructureHandle | None = None,
         *,
         destroy: bool = False,
@@ -110,7 +110,7 @@ class TerraformTask:
         self._run = InfrastructureRun(spec, write=self.log.info)
         return self._run
 
-    def spec(self, context: Context, handle: InfrastructureHandle | None = None) -> InfrastructureSpec:
+    def spec(self, context: Context | dict[str, Any], handle: InfrastructureHandle | None = None) -> InfrastructureSpec:
         """Put together what to run.
 
         :raises ConfigurationError: bad input.

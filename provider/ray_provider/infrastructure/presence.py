@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.errors import TerraformCredentialsError
+from ray_provider.infrastructure.marks import PREFIX
 from ray_provider.infrastructure.state import StateResource
 
 
@@ -19,12 +21,18 @@ class CloudClusterFacts:
     :param location: its region or zone.
     :param status: in the cloud's words.
     :param endpoint: URL of the API server; empty before it has one.
+    :param tags: its tags, or labels.
+    :param created: when it was made.
+    :param reference: by which its tags are changed: an ARN, or the fingerprint of its labels.
     """
 
     name: str
     location: str
     status: str = ""
     endpoint: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    created: datetime | None = None
+    reference: str = ""
 
     @property
     def going(self) -> bool:
@@ -43,6 +51,12 @@ class Cloud(Protocol):
 
     def exists(self, resource: StateResource) -> bool | None:
         """Tell whether a resource is there; ``None`` if nobody here knows how to ask for that type."""
+
+    def clusters(self) -> list[CloudClusterFacts]:
+        """Describe all clusters of this region or project."""
+
+    def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
+        """Change tags of a cluster; the others stay."""
 
 
 class Aws:
@@ -67,6 +81,31 @@ class Aws:
         """Describe an EKS cluster."""
         found = self._find("eks", location, "describe_cluster", name=name)
         return None if found is None else self._facts(found["cluster"], location)
+
+    def clusters(self) -> list[CloudClusterFacts]:
+        """Describe the EKS clusters of the region."""
+        names: list[str] = []
+        token: dict[str, str] = {}
+        while True:
+            answer = self._call("eks", self._region, "list_clusters", **token)
+            names += answer["clusters"]
+            if not answer.get("nextToken"):
+                break
+            token = {"nextToken": answer["nextToken"]}
+        return [found for name in names if (found := self.cluster(name, self._region)) is not None]
+
+    def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
+        """Change tags of an EKS cluster."""
+        if tags:
+            self._call("eks", cluster.location, "tag_resource", resourceArn=cluster.reference, tags=dict(tags))
+        if remove:
+            self._call("eks", cluster.location, "untag_resource", resourceArn=cluster.reference, tagKeys=list(remove))
+
+    def networks(self) -> list[tuple[str, Mapping[str, str]]]:
+        """Give id and tags of each network that a set-up of this package made."""
+        ours = [{"Name": "tag-key", "Values": [f"{PREFIX}name"]}]
+        found = self._call("ec2", self._region, "describe_vpcs", Filters=ours)["Vpcs"]
+        return [(str(item["VpcId"]), {tag["Key"]: tag["Value"] for tag in item.get("Tags", ())}) for item in found]
 
     def exists(self, resource: StateResource) -> bool | None:
         """Tell whether a resource is there."""
@@ -98,6 +137,9 @@ class Aws:
             location=location,
             status=str(found.get("status") or ""),
             endpoint=str(found.get("endpoint") or ""),
+            tags=dict(found.get("tags") or {}),
+            created=found.get("createdAt"),
+            reference=str(found.get("arn") or ""),
         )
 
     def _find(self, service: str, region: str, operation: str, **arguments: Any) -> Any:
@@ -162,6 +204,21 @@ class Google:
         found = self._ask("get_cluster", name=f"projects/{self._project}/locations/{location}/clusters/{name}")
         return None if found is None else self._facts(found)
 
+    def clusters(self) -> list[CloudClusterFacts]:
+        """Describe the GKE clusters of the project, wherever they are."""
+        found = self._ask("list_clusters", parent=f"projects/{self._project}/locations/-")
+        return [self._facts(item) for item in (found.clusters if found is not None else ())]
+
+    def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
+        """Change labels of a GKE cluster. Refused by the cloud if somebody else changed them since they were read."""
+        labels = {key: value for key, value in {**cluster.tags, **tags}.items() if key not in remove}
+        name = f"projects/{self._project}/locations/{cluster.location}/clusters/{cluster.name}"
+        request = {"name": name, "resource_labels": labels, "label_fingerprint": cluster.reference}
+        if self._ask("set_labels", request=request) is None:
+            raise TerraformCredentialsError(
+                f"The cluster {cluster.name} is not there any more.", operation="set_labels"
+            )
+
     def exists(self, resource: StateResource) -> bool | None:
         """Tell whether a resource is there."""
         if resource.account not in {None, self._project}:
@@ -181,6 +238,9 @@ class Google:
             location=str(found.location),
             status=found.status.name,
             endpoint=str(found.endpoint or ""),
+            tags=dict(found.resource_labels),
+            created=_google_time(found.create_time),
+            reference=str(found.label_fingerprint or ""),
         )
 
     def _ask(self, operation: str, **arguments: Any) -> Any:
@@ -201,6 +261,13 @@ class Google:
                 " `gcp_conn_id`, by the worker's workload identity, or by GOOGLE_APPLICATION_CREDENTIALS.",
                 operation=operation,
             ) from error
+
+
+def _google_time(text: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None
 
 
 def aws_in(session: Any, region: str, provider: Any, env: Mapping[str, str]) -> Aws:

@@ -6,14 +6,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ray_provider.exceptions import ConfigurationError, InfrastructureError
+from ray_provider.exceptions import InfrastructureError
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.binary import find_binary
 from ray_provider.infrastructure.declared import (
@@ -24,109 +23,32 @@ from ray_provider.infrastructure.declared import (
     read_declared,
 )
 from ray_provider.infrastructure.environment import build_environment, default_plugin_cache
-from ray_provider.infrastructure.errors import (
-    ProviderChangedError,
-    ProviderCrashError,
-    TerraformInterruptedError,
-    VariableError,
-)
+from ray_provider.infrastructure.errors import ProviderChangedError, ProviderCrashError, TerraformInterruptedError
 from ray_provider.infrastructure.failures import DAMAGED
 from ray_provider.infrastructure.folder import private_folder, write_private, write_private_json
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.lock_file import OUTDATED, LockFile
+from ray_provider.infrastructure.made_by import add_way_back, made_by
+from ray_provider.infrastructure.marks import Tags
 from ray_provider.infrastructure.outputs import InfrastructureOutputs, check_planned
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 from ray_provider.infrastructure.plugin_cache import drop_damaged, one_at_a_time
-from ray_provider.infrastructure.process import PATIENCE_SECONDS
 from ray_provider.infrastructure.redaction import Redactor, sounds_secret
-from ray_provider.infrastructure.rescue import PATIENCE_SECONDS as STATE_PATIENCE_SECONDS
 from ray_provider.infrastructure.settings import bundled_cloud, place_of, public_settings, region_in, settle
 from ray_provider.infrastructure.source import ModuleSource
+from ray_provider.infrastructure.spec import InfrastructureSpec
 from ray_provider.infrastructure.state import StateView, check_providers
 
 if TYPE_CHECKING:
     from ray_provider.infrastructure.runner import TerraformRunner
 
+__all__ = ["InfrastructureRun", "InfrastructureSpec"]
+
 log = logging.getLogger(__name__)
 
-_WORKSPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,89}")
-_LOCK_TIMEOUT = re.compile(r"\d+(?:ms|s|m|h)")
 _PLAN = "run.tfplan"
 _VARIABLES = "run.tfvars.json"
-
-
-@dataclass(frozen=True, slots=True)
-class InfrastructureSpec:
-    """What to run.
-
-    :param module: a bundled module's name, an absolute path, or a git URL.
-    :param variables: of the module.
-    :param sensitive_variables: more variables; their values are masked wherever they would show. (So are those that the
-        module declares as sensitive.)
-    :param backend: where the state lies.
-    :param workspace: Terraform workspace; made if missing.
-    :param providers: configuration of providers, e.g. ``{"aws": {"region": "eu-west-1"}}``.
-    :param env: environment variables for Terraform, e.g. credentials; those whose names sound secret are masked.
-    :param files: environment variables that name a file, and its content, which lies in the run's private folder.
-    :param given_env: the part of ``env`` that somebody chose for this run (and not: what a connection or machine says).
-    :param place: where the infrastructure is, as its handle says it: ``{"region": …, "account": …, "project": …}``.
-    :param destroy: only for a destroy: variables that the module does not know (any more) are left out, and those that
-        it wants are not missed. It may have changed since.
-    :param made_by: with what the infrastructure was made, as its handle says.
-    :param binary: path or name of ``terraform`` or ``tofu``.
-    :param lock_timeout: how long to wait for the state's lock.
-    :param parallelism: how many resources at a time.
-    :param patience: seconds after the first and second SIGINT.
-    :param state_patience: how long, in seconds, a state is pushed again that the backend did not take after an apply.
-    """
-
-    module: str
-    backend: Mapping[str, Any]
-    variables: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    sensitive_variables: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    workspace: str | None = None
-    providers: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    files: Mapping[str, str] = field(default_factory=dict, repr=False)
-    given_env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    place: Mapping[str, Any] = field(default_factory=dict)
-    destroy: bool = False
-    made_by: Mapping[str, Any] = field(default_factory=dict)
-    binary: str | None = None
-    lock_timeout: str = "60s"
-    parallelism: int | None = None
-    patience: Sequence[float] = PATIENCE_SECONDS
-    state_patience: float = STATE_PATIENCE_SECONDS
-
-    def validate(self) -> None:
-        """Check what can be checked without the module.
-
-        :raises ConfigurationError: with the field's name.
-        """
-        ModuleSource.parse(self.module)
-        Backend.parse(self.backend)
-        for name in ("variables", "sensitive_variables", "providers", "env", "files"):
-            value = getattr(self, name)
-            if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
-                raise ConfigurationError(f"{name}: it has to be a mapping with text as keys.", field=name)
-            try:
-                json.dumps(value)
-            except (TypeError, ValueError) as error:
-                # The error's text tells a type, not a value.
-                raise ConfigurationError(
-                    f"{name}: it has to be plain data ({type(error).__name__}).", field=name
-                ) from None
-        if both := sorted(set(self.variables) & set(self.sensitive_variables)):
-            raise VariableError(f"variables and sensitive_variables both give {', '.join(both)}.", variables=both)
-        if self.workspace is not None and not _WORKSPACE.fullmatch(str(self.workspace)):
-            raise ConfigurationError(f"workspace: {self.workspace!r} is not a name for a workspace.", field="workspace")
-        if not _LOCK_TIMEOUT.fullmatch(str(self.lock_timeout)):
-            raise ConfigurationError("lock_timeout: give it as 30s, 5m or 1h.", field="lock_timeout")
-        if self.parallelism is not None and (
-            isinstance(self.parallelism, bool) or not 1 <= int(self.parallelism) <= 256
-        ):
-            raise ConfigurationError("parallelism: it has to be between 1 and 256.", field="parallelism")
 
 
 class InfrastructureRun:
@@ -150,21 +72,30 @@ class InfrastructureRun:
         self._declared: dict[str, DeclaredVariable] = {}
         self._backend: Backend | None = None
         self._root = Path()
+        self._variables: dict[str, Any] = {}
         #: What is in the state, as of the last time it was read.
         self.state = StateView()
+        #: What the state's resources are marked with, or what new ones are to be.
+        self.tags = Tags()
 
     def __enter__(self) -> Self:
         self._remember_secrets()
         self.spec.validate()
         with ExitStack() as stack:
             self._folder = stack.enter_context(private_folder())
-            self._prepare(self._folder)
+            try:
+                self._prepare(self._folder)
+            except InfrastructureError as error:
+                self._add_way_back(error)
+                raise
             self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        if error is not None:
+            self._add_way_back(error)
         self._stack.close()
 
     @property
@@ -221,13 +152,21 @@ class InfrastructureRun:
 
     def made_by(self) -> dict[str, Any]:
         """Tell with what the infrastructure is made: versions of this package, of Terraform and of its providers."""
-        from ray_provider.infrastructure.made_by import made_by
-
         return made_by(self._root, self.runner.binary.label)
 
     def public_variables(self) -> dict[str, Any]:
         """Give the variables that are not secret."""
         return {name: value for name, value in self.spec.variables.items() if not self._is_secret(name)}
+
+    @property
+    def can_be_marked(self) -> bool:
+        """Whether the module has variables for the tags of its cluster."""
+        return bool({"cluster_tags", "cluster_labels"} & set(self._declared))
+
+    def mark(self, tags: Tags) -> None:
+        """Have what is made marked, if the module has variables for tags. Not asked for, it stays as it is marked."""
+        self.tags = tags
+        write_private_json(self._file(_VARIABLES), tags.variables(self._variables, self._declared))
 
     def interrupt(self) -> None:
         """Stop: Terraform saves its state and releases the lock. Nothing more is started."""
@@ -335,7 +274,7 @@ class InfrastructureRun:
                 self.write(line)
         else:
             check_variables(self._declared, variables, elsewhere=elsewhere)
-        write_private_json(folder / _VARIABLES, variables)
+        self._variables = variables
         backend.prepare()
         backend.write(root)
         self._write_providers(root)
@@ -391,6 +330,11 @@ class InfrastructureRun:
             if (self.spec.env.get(name) or os.environ.get(name)) not in {None, value}:
                 self.write(f"{name} is {value} in this run, where the infrastructure is; this worker says another one.")
         self.runner.env.update(place)
+        self.mark(Tags.in_state(state))
+
+    def _add_way_back(self, error: BaseException) -> None:
+        if self.spec.made_by and self._runner is not None:
+            add_way_back(error, self.spec.module, self.spec.made_by, self.made_by())
 
     def _init(self) -> None:
         with one_at_a_time(self._cache):

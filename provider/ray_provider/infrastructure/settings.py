@@ -52,7 +52,7 @@ _FROM_HANDLE = {
 _FROM_HANDLE["google-beta"] = _FROM_HANDLE["google"]
 
 #: The same of a backend: type, and which of its arguments. (`type` is always one.)
-_BACKEND_FROM_HANDLE = {
+BACKEND_ARGUMENTS = {
     "local": frozenset({"path", "workspace_dir"}),
     "s3": frozenset(
         {
@@ -145,10 +145,10 @@ def merge_backend(given: Mapping[str, Any] | None, recorded: Mapping[str, Any]) 
             if name in recorded and recorded[name] != value:
                 raise _differs(f"backend.{name}", recorded[name], value)
         return given
-    if kind not in _BACKEND_FROM_HANDLE:
+    if kind not in BACKEND_ARGUMENTS:
         raise _only_by_task("backend.type", kind)
     for name, value in recorded.items():
-        if name != "type" and name not in _BACKEND_FROM_HANDLE[kind]:
+        if name != "type" and name not in BACKEND_ARGUMENTS[kind]:
             raise _only_by_task(f"backend.{name}", value)
     return recorded
 

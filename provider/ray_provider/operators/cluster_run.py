@@ -56,9 +56,11 @@ class ClusterRun:
     ) -> ClusterHandle:
         """Make a cluster and wait until it is ready."""
         from ray_provider.clusters.setup import set_up_cluster
+        from ray_provider.hooks.cloud_marks import record_use
 
         async def step() -> ClusterHandle:
             access = await self.hook.akubernetes_access(self.where)
+            await record_use(access.identity, self.say)
             made = await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
             return replace(made, kubernetes=self.where)
 
@@ -67,9 +69,11 @@ class ClusterRun:
     def apply(self, spec: KubernetesClusterSpec, *, keep_on_failure: bool) -> Applied:
         """Make a cluster, and don't wait."""
         from ray_provider.clusters.setup import apply_cluster
+        from ray_provider.hooks.cloud_marks import record_use
 
         async def step() -> Applied:
             access = await self.hook.akubernetes_access(self.where)
+            await record_use(access.identity, self.say)
             applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
             return replace(applied, handle=replace(applied.handle, kubernetes=self.where))
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider._compat import AirflowFailException, BaseOperator
+from ray_provider._compat import AirflowFailException, BaseOperator, deployment_name
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, RayProviderError
 from ray_provider.hooks.terraform import TerraformTask
@@ -18,6 +19,7 @@ from ray_provider.infrastructure.plan import GUARDED_TYPES, PlanSummary
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from ray_provider.hooks.cloud_cluster import CloudCluster
     from ray_provider.infrastructure.session import InfrastructureRun
 
 #: XCom with the plan's summary: counts, and what was changed by name.
@@ -58,9 +60,14 @@ class SetupRayInfrastructure(InfrastructureOperator):
         gateway": 0.045, "m6i.2xlarge": 0.384}``; the plan then says what runs by the hour with nobody using it.
     :param allow_drifted: addresses of guarded resources that are known to be gone, with ``*`` for anything. A plan that
         makes anew what the refresh did not find is refused unless the cloud says that it is gone.
+    :param ttl: how long the infrastructure is needed after each set-up, e.g. ``12h`` or a ``timedelta``. It is written
+        on the cluster (tag ``airflow-ray-expires``); ``ray-provider reap --infrastructure`` deletes what is past it.
+        Nothing ends by itself.
     :param on_failure: what becomes of what a failed first set-up made: ``keep`` it (the next try goes on from there,
         and ``DeleteRayInfrastructure(trigger_rule="all_done")`` takes it back), or ``destroy`` it.
     """
+
+    template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "ttl")
 
     def __init__(
         self,
@@ -73,9 +80,11 @@ class SetupRayInfrastructure(InfrastructureOperator):
         hourly_prices: Mapping[str, float] | None = None,
         allow_drifted: Iterable[str] = (),
         on_failure: str = "keep",
+        ttl: str | timedelta | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(module=module, **kwargs)
+        self.ttl = ttl
         self.allow_drifted = allow_drifted
         self.on_failure = on_failure
         self.allow_destroy = allow_destroy
@@ -94,9 +103,11 @@ class SetupRayInfrastructure(InfrastructureOperator):
             raise AirflowFailException(f"on_failure: it has to be one of {', '.join(_ON_FAILURE)}.")
         with errors_for_airflow():
             prices = check_prices(self.hourly_prices)
+            lasting = self._lasting()
             run = self.new_run(context)
             self._hand_on(context, run.first_handle())
             with run:
+                self._mark(context, run, lasting)
                 self._hand_on(context, self._handle(run, complete=False))
                 summary = self._checked_plan(context, run, prices)
                 if self.plan_only:
@@ -105,7 +116,63 @@ class SetupRayInfrastructure(InfrastructureOperator):
                     self.log.info("Nothing is to be changed.")
                 else:
                     self._apply(run)
+                self._renew(run)
                 return self._handle(run, complete=not self.plan_only).to_dict()
+
+    def _lasting(self) -> timedelta | None:
+        """Give for how long it is needed."""
+        from ray_provider.reaper import parse_age
+
+        if not self.ttl:
+            return None
+        lasting = self.ttl if isinstance(self.ttl, timedelta) else parse_age(str(self.ttl), "ttl")
+        if lasting < timedelta(minutes=1):
+            raise ConfigurationError(f"ttl: {self.ttl} is less than a minute.", field="ttl")
+        return lasting
+
+    def _mark(self, context: Context, run: InfrastructureRun, lasting: timedelta | None) -> None:
+        """Have it marked whose it is, until when, and where its state lies."""
+        from ray_provider.infrastructure.made_by import own_version
+        from ray_provider.infrastructure.marks import PREFIX, Tags, owner_tags, run_tags, state_tags
+        from ray_provider.infrastructure.source import ModuleSource
+
+        if not run.can_be_marked:
+            if lasting is not None:
+                raise ConfigurationError(
+                    f"ttl: the module {ModuleSource.parse(run.spec.module).public} has no variables for the tags of its"
+                    " cluster, where the end would be written. Nothing was made.",
+                    hint="Leave `ttl` out, or give the module the variables `tags` and `cluster_tags` (on Google Cloud"
+                    " `labels` and `cluster_labels`), as the bundled ones have them.",
+                    field="ttl",
+                )
+            return
+        name = str(run.spec.variables.get("name") or run.state.cluster_name or "")
+        mine = {"airflow": deployment_name(), "dag": str(self.dag_id), "task": str(self.task_id)}
+        # Who made it stays its owner. What an earlier release made stays without: a new tag in a launch template would
+        # replace each node.
+        everywhere = run.tags.everywhere if run.state.resources else owner_tags(mine, name)
+        ends = None if lasting is None else datetime.now(tz=UTC) + lasting
+        cluster = {
+            **owner_tags(mine, name),
+            **everywhere,
+            **state_tags(ModuleSource.parse(run.spec.module).public, run.backend.public(), run.spec.workspace),
+            **run_tags(str(context.get("run_id") or ""), ends, own_version()),
+        }
+        if not run.state.clusters:
+            cluster[f"{PREFIX}used"] = "no"
+        elif not everywhere:
+            cluster |= {key: value for key, value in run.tags.cluster.items() if key in owner_tags(mine, name)}
+        run.mark(Tags(everywhere, cluster))
+
+    def _renew(self, run: InfrastructureRun) -> None:
+        """Write run and end on a cluster that was there already."""
+        clusters = run.state.clusters
+        if self.plan_only or not clusters or not run.can_be_marked:
+            return
+        from ray_provider.hooks.cloud_marks import renew
+
+        location = clusters[0].region or clusters[0].text("location")
+        renew(self.cloud(run), clusters[0].text("name"), location, run.tags, self.log.warning)
 
     def _checked_plan(self, context: Context, run: InfrastructureRun, prices: Mapping[str, float]) -> PlanSummary:
         from ray_provider.infrastructure.guards import guard_missing, guard_new_cluster
@@ -231,9 +298,15 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         :return: how many resources were destroyed.
         """
         with errors_for_airflow():
-            return self._delete(context)
+            return self.delete(context)
 
-    def _delete(self, context: Context) -> dict[str, Any]:
+    def delete(self, context: Context | dict[str, Any]) -> dict[str, Any]:
+        """Do what the task does, for a caller that knows this package's errors.
+
+        :param context: of the task; may be empty.
+        :return: how many resources were destroyed.
+        :raises RayProviderError: it was refused, or failed.
+        """
         if self.live_clusters not in _LIVE:
             raise ConfigurationError(f"live_clusters: it has to be one of {', '.join(_LIVE)}.", field="live_clusters")
         if not isinstance(self.confirm, str) or not self.confirm.strip():
@@ -273,10 +346,42 @@ class DeleteRayInfrastructure(InfrastructureOperator):
             aws_conn_id=self.aws_conn_id,
             gcp_conn_id=self.gcp_conn_id,
         )
-        users = run_sync(lambda: users_of_cluster(cluster))
+        try:
+            users = run_sync(lambda: users_of_cluster(cluster))
+        except InfrastructureError as error:
+            self._may_go_unseen(run, cluster, error)
+            return
         if users:
             raise InfrastructureError(
                 f"The cluster {cluster.name} is in use: {', '.join(users)}. Nothing was destroyed.",
                 hint='Delete them first (DeleteRayCluster), or set `live_clusters="ignore"`.',
                 users=users,
             )
+
+    def _may_go_unseen(self, run: InfrastructureRun, cluster: CloudCluster, error: InfrastructureError) -> None:
+        """Let a cluster go that can't be looked into, if it is on record that no Ray cluster was ever set up on it.
+
+        :raises InfrastructureError: one was, or nothing is recorded.
+        """
+        from ray_provider.hooks.cloud_marks import never_used
+
+        try:
+            unused = never_used(self.cloud(run), cluster.name, cluster.location)
+        except RayProviderError:
+            unused = None
+        if unused:
+            self.log.warning(
+                "%s It goes all the same: by its tag `airflow-ray-used` no Ray cluster was ever set up on it.",
+                error.message,
+            )
+            return
+        said = "a Ray cluster was set up on it" if unused is False else "nothing says that none was ever set up on it"
+        raise InfrastructureError(
+            f"{error.message} Nothing was destroyed: {said}. Its load balancers and disks are not in the state: they"
+            " would stay, cost money and keep the network from going.",
+            hint="Run this task where the Kubernetes API can be reached (a worker in its network; for a public endpoint"
+            " `endpoint_public_access_cidrs`). Or look from elsewhere (kubectl get rayclusters,services -A), delete"
+            ' what is there, and set `live_clusters="ignore"`.',
+            cluster=cluster.name,
+            used=None if unused is None else not unused,
+        ) from error

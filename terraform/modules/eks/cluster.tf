@@ -82,7 +82,7 @@ resource "aws_eks_cluster" "this" {
   role_arn                      = aws_iam_role.cluster.arn
   enabled_cluster_log_types     = var.control_plane_logs
   bootstrap_self_managed_addons = false
-  tags                          = var.tags
+  tags                          = merge(var.tags, var.cluster_tags)
 
   access_config {
     authentication_mode                         = "API"
@@ -139,6 +139,9 @@ resource "aws_eks_cluster" "this" {
   }
 
   lifecycle {
+    # Of the run that set it up last: written when the cluster is made, and renewed without Terraform.
+    ignore_changes = [tags["airflow-ray-run"], tags["airflow-ray-expires"], tags["airflow-ray-version"], tags["airflow-ray-used"]]
+
     precondition {
       condition     = length(distinct(local.subnets[*].zone)) >= 2
       error_message = "EKS needs subnets in two zones or more: see availability_zones or private_subnet_ids."

@@ -433,3 +433,10 @@ variable "tags" {
   default     = {}
   nullable    = false
 }
+
+variable "cluster_tags" {
+  description = "Tags of the cluster alone. Those named `airflow-ray-run`, `-expires`, `-version` and `-used` are written when it is made, and changes of them are ignored."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}

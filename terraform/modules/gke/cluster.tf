@@ -9,7 +9,7 @@ resource "google_container_cluster" "this" {
   network             = local.network
   subnetwork          = local.subnetwork
   networking_mode     = "VPC_NATIVE"
-  resource_labels     = var.labels
+  resource_labels     = merge(var.labels, var.cluster_labels)
 
   # The pools are resources of their own: GKE's first one, which is made with the cluster, goes at once.
   remove_default_node_pool = var.autopilot ? null : true
@@ -127,8 +127,13 @@ resource "google_container_cluster" "this" {
   }
 
   lifecycle {
-    # Of the pool that is gone.
-    ignore_changes = [node_config, initial_node_count]
+    # Of the pool that is gone; and of the run that set it up last, written when the cluster is made, and renewed without
+    # Terraform.
+    ignore_changes = [
+      node_config, initial_node_count,
+      resource_labels["airflow-ray-run"], resource_labels["airflow-ray-expires"],
+      resource_labels["airflow-ray-version"], resource_labels["airflow-ray-used"],
+    ]
   }
 
   depends_on = [google_kms_crypto_key_iam_member.cluster, google_project_iam_member.nodes]

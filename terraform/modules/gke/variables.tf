@@ -397,3 +397,10 @@ variable "labels" {
   default     = {}
   nullable    = false
 }
+
+variable "cluster_labels" {
+  description = "Labels of the cluster alone. Those named `airflow-ray-run`, `-expires`, `-version` and `-used` are written when it is made, and changes of them are ignored."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}

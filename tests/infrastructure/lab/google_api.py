@@ -28,6 +28,8 @@ class GoogleCloud:
         self._find = find
         self._forbidden = forbidden
         self.tokens: dict[str, str] = {}
+        #: Fields of the clusters that the project has, for who lists them.
+        self.listed: list[dict[str, Any]] = []
         #: Give no tokens any more.
         self.refuse = False
 
@@ -112,14 +114,36 @@ class GoogleCloud:
                 context.abort(grpc.StatusCode.NOT_FOUND, "not found")
             return container_v1.Cluster(**found)
 
-        handler = grpc.unary_unary_rpc_method_handler(
-            get_cluster,
-            request_deserializer=container_v1.GetClusterRequest.deserialize,
-            response_serializer=container_v1.Cluster.serialize,
-        )
+        def list_clusters(request: Any, context: Any) -> Any:
+            return container_v1.ListClustersResponse(clusters=[container_v1.Cluster(**item) for item in self.listed])
+
+        def set_labels(request: Any, context: Any) -> Any:
+            named = request.name.rpartition("/")[2]
+            for item in self.listed:
+                if item["name"] == named:
+                    if request.label_fingerprint != item.get("label_fingerprint", ""):
+                        context.abort(
+                            grpc.StatusCode.FAILED_PRECONDITION, "Labels could not be set due to fingerprint mismatch"
+                        )
+                    item["resource_labels"] = dict(request.resource_labels)
+                    item["label_fingerprint"] = os.urandom(4).hex()
+            return container_v1.Operation(name="operation-1")
+
+        handlers = {
+            name: grpc.unary_unary_rpc_method_handler(
+                handle,
+                request_deserializer=getattr(container_v1, f"{name}Request").deserialize,
+                response_serializer=answer.serialize,
+            )
+            for name, handle, answer in (
+                ("GetCluster", get_cluster, container_v1.Cluster),
+                ("ListClusters", list_clusters, container_v1.ListClustersResponse),
+                ("SetLabels", set_labels, container_v1.Operation),
+            )
+        }
         self._grpc = grpc.server(ThreadPoolExecutor(2))
         self._grpc.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler("google.container.v1.ClusterManager", {"GetCluster": handler}),)
+            (grpc.method_handlers_generic_handler("google.container.v1.ClusterManager", handlers),)
         )
         self._port = self._grpc.add_insecure_port("127.0.0.1:0")
         self._grpc.start()

@@ -165,9 +165,21 @@ def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
     :param endpoint: the Kubernetes API's address that every new cluster gets (default moto's invention).
     :param ca_data: its CA, base64-encoded PEM.
     """
+    import moto.ec2.models.launch_templates as templates
     import moto.eks.models as models
     import moto.eks.responses as responses
     import moto.eks.urls as urls
+
+    # The tags of a launch template itself are none of what it launches; moto lists them there.
+    create_version = templates.LaunchTemplate.create_version
+
+    def without_own_tags(self: Any, data: dict[str, Any], description: str) -> Any:
+        if "TagSpecifications" in data:
+            kept = [item for item in data["TagSpecifications"] if item.get("ResourceType") != "launch-template"]
+            data = {**data, "TagSpecifications": kept}
+        return create_version(self, data, description)
+
+    templates.LaunchTemplate.create_version = without_own_tags
 
     # A node group without remote access must not come back with one.
     models.DEFAULT_REMOTE_ACCESS = None
