@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_provider import infrastructure_reaper
+from ray_provider import cli, infrastructure_reaper
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.cloud_marks import record_use
 from ray_provider.infrastructure.marks import Marks, owner_tags, run_tags, state_tags
@@ -19,7 +19,7 @@ from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructu
 from ray_provider.sensors import InfrastructureDriftSensor
 from tests.infrastructure.lab.aws_server import AwsServer
 from tests.infrastructure.test_operators import Ti
-from tests.infrastructure.test_place import BUCKET, CLUSTER, HERE, backend, clusters, given, worker
+from tests.infrastructure.test_place import BUCKET, CLUSTER, HERE, THERE, backend, clusters, given, worker
 from tests.support.certificates import make_certificates
 from tests.support.terraform import need_terraform
 
@@ -215,3 +215,43 @@ def test_twelve_orphans(aws: AwsServer, monkeypatch: pytest.MonkeyPatch) -> None
     eks = aws.client("eks")
     for name in eks.list_clusters()["clusters"]:
         eks.delete_cluster(name=name)
+
+
+@pytest.mark.slow
+def test_the_bundled_module_is_reaped_by_its_tags_alone(
+    aws: AwsServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ``airflow db clean``, on another machine: no handle, no run."""
+    arguments = {
+        "task_id": "infrastructure",
+        "module": "eks",
+        "variables": {"name": "ray", "availability_zones": [f"{THERE}a", f"{THERE}b"]},
+        "providers": {"aws": {"region": THERE}},
+        "backend": backend("reaped"),
+        "workspace": "blue",
+        "terraform_binary": str(need_terraform().path),
+    }
+    SetupRayInfrastructure(**arguments, ttl="2h").execute(context("run 1"))
+    capsys.readouterr()
+    SetupRayInfrastructure(**arguments, ttl="4h").execute(context("run 2"))
+    assert "Nothing is to be changed." in capsys.readouterr().out
+    monkeypatch.setattr(infrastructure_reaper, "ask_airflow", lambda found: infrastructure_reaper.Runs())
+    command = ["reap", "--infrastructure", "--region", THERE, "--terraform-binary", arguments["terraform_binary"]]
+    assert cli.main([*command, "--delete"]) == 0
+    assert "it is needed for another 3h" in capsys.readouterr().out
+    assert clusters(aws, THERE) == ["ray"]
+
+    import boto3
+
+    eks = boto3.client("eks", endpoint_url=aws.url, region_name=THERE)
+    arn = eks.describe_cluster(name="ray")["cluster"]["arn"]
+    ended = run_tags("run 2", datetime.now(tz=UTC) - timedelta(hours=1), "1.0.0")
+    eks.tag_resource(resourceArn=arn, tags=ended)
+    assert cli.main(command) == 0
+    assert "1 of 1 would be deleted" in capsys.readouterr().out
+    assert clusters(aws, THERE) == ["ray"]
+    assert cli.main([*command, "--delete"]) == 0
+    assert "1 of 1 deleted." in capsys.readouterr().out
+    assert clusters(aws, THERE) == []
+    assert cli.main(command) == 0
+    assert f"No task's infrastructure is in {THERE}." in capsys.readouterr().out
