@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 import time
 import uuid
@@ -379,3 +380,38 @@ async def test_a_head_without_cpus_ends_waiting_jobs_too():
             await wait_pending(client, waiting)
             assert (await client.stop_and_wait(waiting, 60)).status == "STOPPED"
             assert await supervisor_state(client, waiting) == "DEAD"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+async def test_what_the_autoscaler_can_never_get_is_told_while_the_job_waits(tmp_path):
+    """A head with Ray's own autoscaler, whose kinds of nodes have no GPU."""
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": 2}, "node_config": {}, "max_workers": 0},
+        "small": {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1},
+    }
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    config = {
+        "cluster_name": "c", "max_workers": 8, "upscaling_speed": 1, "idle_timeout_minutes": 1, "auth": {}, "docker": {},
+        "provider": {"type": "fake_multinode"}, "available_node_types": kinds, "head_node_type": "ray.head.default",
+        **{f"{name}_commands": [] for name in commands}, "file_mounts": {}, "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False, "rsync_exclude": [], "rsync_filter": [],
+    }  # fmt: skip
+    path = tmp_path / "autoscaling.json"
+    path.write_text(json.dumps(config))
+    env = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+    warnings: list[str] = []
+    with RayHead(num_cpus=2, env=env, options={"autoscaling-config": path}) as head:
+        async with RayJobsClient(head.endpoint) as client:
+            await submit_once(client, JobSpec("echo ran", submission_id="vain", num_gpus=2))
+            watch = asyncio.create_task(JobWatcher(client, "vain", on_warning=warnings.append).watch())
+            try:
+                async with asyncio.timeout(90):
+                    while not warnings:
+                        await asyncio.sleep(0.2)
+            finally:
+                await client.stop_and_wait("vain", 60)
+            outcome = await watch
+    assert "asks for 2 GPU" in warnings[0]
+    assert "No available node types can fulfill resource request {'GPU': 2.0}" in warnings[0]
+    assert outcome.status != "SUCCEEDED"

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ray_provider.clusters.access import KubernetesAccess
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.retry import RetryPolicy
+    from ray_provider.jobs.waiting import Ask, Prospects
 
 
 class RayHook(PeerMethods, BaseHook):
@@ -218,6 +219,22 @@ class RayHook(PeerMethods, BaseHook):
         finally:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
+
+    def asks(self, cluster: ClusterHandle | Mapping[str, Any] | None) -> Ask | None:
+        """Give what knows how much a cluster can still get, for a job that waits; ``None``: nothing does.
+
+        :param cluster: what ``SetupRayCluster`` returned.
+        """
+        handle = ClusterHandle.from_dict(cluster) if isinstance(cluster, Mapping) else cluster
+        if handle is None or handle.backend != "kubernetes":
+            return None
+
+        async def ask(wants: Mapping[str, float]) -> Prospects:
+            from ray_provider.clusters.capacity import prospects
+
+            return await prospects(await self.access_of(handle), handle, wants)
+
+        return ask
 
     def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
         """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""

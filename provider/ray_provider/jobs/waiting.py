@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import ast
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import RayProviderError
@@ -16,25 +19,56 @@ if TYPE_CHECKING:
 _GIB = 1024**3
 #: Resources that Ray makes up for its own use.
 _OWN = ("node:", "object_store_memory", "accelerator_type:")
+#: How both of Ray's autoscalers say that no kind of node can hold a demand, and the demand in it.
+_UNKNOWN_TYPE = "No available node types can fulfill resource request"
+_DEMAND = re.compile(r"\{[^{}]*\}")
+#: Of the text of ``ray status``: what is told, and how.
+_SECTIONS = (
+    ("Pending", "Nodes that are on their way"),
+    ("Recent failures", "Nodes that could not be had"),
+    ("Pending Demands", "All that waits in the cluster"),
+)
+_MOST_LINES = 5
 
 
-async def explain(client: RayJobsClient, submission_id: str, message: str | None) -> str:
+@dataclass(frozen=True, slots=True)
+class Prospects:
+    """What a job that waits can hope for.
+
+    :param text: sentences for people.
+    :param never: nothing that the cluster can ever get is large enough.
+    """
+
+    text: str
+    never: bool = False
+
+
+#: Says what can still come, of what a job asks for: for clusters that something else than Ray knows.
+Ask = Callable[[Mapping[str, float]], Awaitable[Prospects]]
+
+
+async def explain(client: RayJobsClient, submission_id: str, message: str | None, ask: Ask | None = None) -> Prospects:
     """Say in some sentences what a job waits for. What can't be found out is left out.
 
     :param client: an open client.
     :param submission_id: of the job.
     :param message: what Ray says of the job.
+    :param ask: knows more of the cluster.
     """
     wants = await _wants(client, submission_id)
     nodes = [_amounts(node.get("resources_total")) for node in await _rows(client, "nodes") if _is_alive(node)]
     parts = []
+    never = fits = False
     if wants:
-        parts.append(f"Its entrypoint asks for {_told(wants)}.")
+        parts.append(f"Its entrypoint asks for {amounts_told(wants)}.")
     if nodes:
         total = {name: sum(node.get(name, 0.0) for node in nodes) for name in {key for node in nodes for key in node}}
-        parts.append(f"The cluster has {len(nodes)} node{'s' if len(nodes) > 1 else ''} with {_told(total)} in all.")
+        parts.append(
+            f"The cluster has {len(nodes)} node{'s' if len(nodes) > 1 else ''} with {amounts_told(total)} in all."
+        )
     if wants and nodes:
-        if any(all(node.get(name, 0.0) >= amount for name, amount in wants.items()) for node in nodes):
+        fits = any(all(node.get(name, 0.0) >= amount for name, amount in wants.items()) for node in nodes)
+        if fits:
             parts.append("One node is large enough: other jobs and tasks hold what it has.")
         else:
             lacking = [name for name, amount in wants.items() if all(node.get(name, 0.0) < amount for node in nodes)]
@@ -43,9 +77,74 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
                 f"No node that is there can hold that{which}: it waits for one that an autoscaler may add. Ask for "
                 "less (num_cpus, num_gpus, memory, resources), or for a larger worker group."
             )
+            if refused := await _refused(client, submission_id, wants):
+                never = True
+                parts.append(f"The autoscaler says: {refused}")
+    parts += await _autoscaler(client)
+    if ask is not None:
+        try:
+            more = await ask({} if fits else wants)
+        except RayProviderError as error:
+            more = Prospects(f"What the cluster may still get can't be told: {error.message}")
+        never = never or more.never
+        parts += [more.text] if more.text else []
     if message:
         parts.append(f"Ray says: {last_lines(message)}")
-    return " ".join(parts)
+    return Prospects(" ".join(parts), never)
+
+
+async def _refused(client: RayJobsClient, submission_id: str, wants: Mapping[str, float]) -> str | None:
+    """Give what the autoscaler says of a demand that no kind of node can hold, if it says so since the submit."""
+    events = await _rows(client, "cluster_events")
+    started = [str(one.get("time")) for one in events if _is_start(one, submission_id)]
+    for event in events:
+        message = str(event.get("message") or "")
+        # By the same clock, as text that sorts. An earlier job may have asked when other nodes were known.
+        if _UNKNOWN_TYPE not in message or not started or str(event.get("time")) < max(started):
+            continue
+        for found in _DEMAND.findall(message):
+            if _demand(found) == wants:
+                return message
+    return None
+
+
+def _is_start(event: Mapping[str, Any], submission_id: str) -> bool:
+    about = event.get("custom_fields")
+    return event.get("source_type") == "JOBS" and (
+        isinstance(about, Mapping)
+        and about.get("submission_id") == submission_id
+        and str(event.get("message")).startswith("Started")
+    )
+
+
+def _demand(text: str) -> dict[str, float]:
+    try:
+        return _amounts(ast.literal_eval(text))
+    except (ValueError, SyntaxError):
+        return {}
+
+
+async def _autoscaler(client: RayJobsClient) -> list[str]:
+    """Say what an autoscaler is about to do, in sentences; none where there is none, or nothing is to be told."""
+    try:
+        data = await client.transport.json(
+            "GET", "/api/cluster_status", params={"format": "1"}, retry=RetryPolicy.none()
+        )
+    except RayProviderError:
+        return []
+    data = data.get("data") if isinstance(data, dict) else None
+    text = data.get("clusterStatus") if isinstance(data, dict) else None
+    if not isinstance(text, str):
+        return []
+    told = []
+    for title, sentence in _SECTIONS:
+        match = re.search(rf"^{title}:\n((?: .*(?:\n|$))+)", text, re.MULTILINE)
+        lines = [line.strip() for line in match[1].splitlines()] if match else []
+        lines = [line for line in lines if line and not line.startswith("(no")]
+        if lines:
+            more = f"; and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
+            told.append(f"{sentence}: {'; '.join(lines[:_MOST_LINES])}{more}.")
+    return told
 
 
 async def _wants(client: RayJobsClient, submission_id: str) -> dict[str, float]:
@@ -82,7 +181,12 @@ def _amounts(resources: Any) -> dict[str, float]:
     }
 
 
-def _told(amounts: Mapping[str, float]) -> str:
+def amounts_told(amounts: Mapping[str, float]) -> str:
+    """Say amounts of resources: ``2 CPU, 1.0 GiB memory``.
+
+    :param amounts: by Ray's names.
+    """
+
     def one(name: str, amount: float) -> str:
         return f"{amount / _GIB:.1f} GiB memory" if name == "memory" else f"{amount:g} {name}"
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.loglines import LogBatch
     from ray_provider.jobs.models import JobDetails
+    from ray_provider.jobs.waiting import Ask
 
 __all__ = ["JobOutcome", "JobWatcher", "WatchOptions"]
 
@@ -27,6 +28,8 @@ _SILENCE_SECONDS = 2.0
 _TIMES_MISSING = 3
 #: A job that is PENDING for so long is explained, and again each minute.
 _PENDING_SECONDS = 10.0
+#: That it waits in vain is told so soon. Ray's autoscaler needs some seconds to see it.
+_VAIN_SECONDS = 3.0
 _PENDING_AGAIN_SECONDS = 60.0
 #: How long a job whose time is over may take to stop.
 _STOP_SECONDS = 60.0
@@ -67,6 +70,8 @@ class JobWatcher:
     :param options: how to watch.
     :param on_log: gets the log, batch by batch.
     :param on_progress: gets a line for people when something changes.
+    :param on_warning: gets a line that people have to act upon.
+    :param ask: knows what the cluster can still get, for a job that waits.
     """
 
     def __init__(
@@ -77,12 +82,16 @@ class JobWatcher:
         *,
         on_log: Callable[[LogBatch], Awaitable[None] | None] | None = None,
         on_progress: Callable[[str], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
+        ask: Ask | None = None,
     ) -> None:
         self.client = client
         self.submission_id = submission_id
         self.options = options or WatchOptions()
         self._on_log = on_log
         self._on_progress = on_progress or (lambda _line: None)
+        self._on_warning = on_warning or self._on_progress
+        self._ask = ask
         self._follower: LogFollower | None = None
         self._session = self.options.session_name
         self._seen: JobDetails | None = None
@@ -165,18 +174,22 @@ class JobWatcher:
             self._explaining = asyncio.create_task(self._explain_pending(), name=f"why {self.submission_id} waits")
 
     async def _explain_pending(self) -> None:
-        from ray_provider.jobs.waiting import explain
+        from ray_provider.jobs.waiting import Prospects, explain
 
         began = time.monotonic()
-        pause = _PENDING_SECONDS
+        pause, first = _VAIN_SECONDS, True
         while True:
             await asyncio.sleep(pause)
-            pause = _PENDING_AGAIN_SECONDS
+            message = self._seen.message if self._seen else None
             try:
-                why = await explain(self.client, self.submission_id, self._seen.message if self._seen else None)
+                why = await explain(self.client, self.submission_id, message, self._ask)
             except Exception as error:  # noqa: BLE001 (it is for people only: the watch must not end by it)
-                why = f"Why can't be told: {error!r}"
-            self._on_progress(f"Job {self.submission_id} is PENDING for {time.monotonic() - began:.0f} s. {why}")
+                why = Prospects(f"Why can't be told: {error!r}")
+            if why.never or not first:
+                tell = self._on_warning if why.never else self._on_progress
+                tell(f"Job {self.submission_id} is PENDING for {time.monotonic() - began:.0f} s. {why.text}")
+            pause = _PENDING_SECONDS - _VAIN_SECONDS if first and not why.never else _PENDING_AGAIN_SECONDS
+            first = False
 
     def _explain_no_more(self) -> None:
         task, self._explaining = self._explaining, None

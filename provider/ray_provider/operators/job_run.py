@@ -201,7 +201,9 @@ class JobRun:
 
         async def watch(client: RayJobsClient) -> JobOutcome:
             async with self.hook.using(self.cluster):
-                outcome = await watching.watch(client, self._id, told, log=self.log, hide=_compat.redact)
+                outcome = await watching.watch(
+                    client, self._id, told, log=self.log, hide=_compat.redact, ask=self.hook.asks(self.cluster)
+                )
             self._ended = outcome.kind in {"final", "lost"}
             # Nothing can be said of it, and a retry may take it over.
             self._left = outcome.kind == "unreachable"

@@ -153,7 +153,14 @@ class RayJobTrigger(BaseTrigger):
             session_name=self.session_name,
         )
         async with self.hook.using(self.cluster), RayJobsClient(self._endpoint) as client:
-            return await watching.watch(client, self.job_id, options, log=self.log, passed_on=self._passed_on)
+            return await watching.watch(
+                client,
+                self.job_id,
+                options,
+                log=self.log,
+                passed_on=self._passed_on,
+                ask=self.hook.asks(self.cluster),
+            )
 
     async def _passed_on(self, batch: LogBatch) -> None:
         self._log_end.passed_on(batch.end_offset - self._offset.value)

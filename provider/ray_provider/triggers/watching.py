@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.endpoint import RayEndpoint
     from ray_provider.jobs.logs import LogBatch
+    from ray_provider.jobs.waiting import Ask
     from ray_provider.jobs.watcher import JobOutcome, WatchOptions
 
 #: XCom of a task: which job is its own. Written before the submit, read when a trigger wants to stop something.
@@ -78,6 +79,7 @@ async def watch(
     log: Log,
     passed_on: Callable[[LogBatch], Awaitable[None] | None] | None = None,
     hide: Callable[[str], str] = str,
+    ask: Ask | None = None,
 ) -> JobOutcome:
     """Follow a job until its end, its log going to ours. A job whose deadline passes is stopped, its log taken.
 
@@ -87,6 +89,7 @@ async def watch(
     :param log: the task's.
     :param passed_on: told after each piece of log.
     :param hide: takes out of a text what must not be seen.
+    :param ask: knows what the cluster can still get, for a job that waits.
     """
     from ray_provider.jobs.watcher import JobWatcher
 
@@ -103,7 +106,13 @@ async def watch(
     def on_progress(text: str) -> None:
         log.info("%s", hide(text))
 
-    return await JobWatcher(client, submission_id, options, on_log=on_log, on_progress=on_progress).watch()
+    def on_warning(text: str) -> None:
+        log.warning("%s", hide(text))
+
+    watcher = JobWatcher(
+        client, submission_id, options, on_log=on_log, on_progress=on_progress, on_warning=on_warning, ask=ask
+    )
+    return await watcher.watch()
 
 
 async def stop(

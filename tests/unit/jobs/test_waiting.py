@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ray_provider.exceptions import KubernetesError
 from ray_provider.jobs import watcher
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.waiting import explain
+from ray_provider.jobs.waiting import Ask, Prospects, explain
 from ray_provider.jobs.watcher import JobWatcher, WatchOptions
 from tests.support.jobs_api import JobsApi
 
@@ -27,6 +28,8 @@ class Cluster(JobsApi):
         super().__init__()
         self.nodes: Any = []
         self.wants: Any = {"CPU": 4.0, "memory": 8.0 * GIB}
+        self.events: list[dict[str, Any]] = []
+        self.status = ""
 
     @web.middleware
     async def _front(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -35,6 +38,10 @@ class Cluster(JobsApi):
         if request.path == "/api/v0/actors":
             names = ("_ray_internal_job_actor_other", "_ray_internal_job_actor_a")
             return self._rows([{"name": name, "required_resources": self.wants} for name in names])
+        if request.path == "/api/v0/cluster_events":
+            return self._rows(self.events)
+        if request.path == "/api/cluster_status":
+            return web.json_response({"result": True, "data": {"clusterStatus": self.status}})
         return await super()._front(request, handler)
 
     @staticmethod
@@ -52,8 +59,12 @@ async def api():
 
 
 async def why(api: Cluster) -> str:
+    return (await prospects(api)).text
+
+
+async def prospects(api: Cluster, ask: Ask | None = None) -> Prospects:
     async with RayJobsClient(api.endpoint(), retry=RetryPolicy.none()) as client:
-        return await explain(client, "a", "Job has not started yet.")
+        return await explain(client, "a", "Job has not started yet.", ask)
 
 
 async def test_what_no_node_can_hold_is_told_by_name(api):
@@ -85,6 +96,7 @@ async def test_less_is_known_where_ray_does_not_say(api, rows):
 
 async def test_the_log_tells_while_it_waits_and_no_longer(api, monkeypatch):
     """Before: nothing came for 15 minutes."""
+    monkeypatch.setattr(watcher, "_VAIN_SECONDS", 0.1)
     monkeypatch.setattr(watcher, "_PENDING_SECONDS", 0.3)
     monkeypatch.setattr(watcher, "_PENDING_AGAIN_SECONDS", 0.3)
     api.node(CPU=1)
@@ -103,3 +115,78 @@ async def test_the_log_tells_while_it_waits_and_no_longer(api, monkeypatch):
         assert len(lines) == count
         job.end()
         assert (await task).is_success
+
+
+def event(time: str, message: str, **about: Any) -> dict[str, Any]:
+    """As Ray 2.60 tells it."""
+    source = "JOBS" if about else "AUTOSCALER"
+    return {"severity": "INFO", "time": time, "source_type": source, "message": message, "custom_fields": about}
+
+
+REFUSED = "No available node types can fulfill resource request"
+
+
+@pytest.mark.parametrize(
+    "said", [f"Error: {REFUSED} {{'GPU': 2.0}}. Add", f"{REFUSED}s {{'CPU': 1.0}}*3, {{'GPU': 2.0}}*1. Add"]
+)
+async def test_what_the_autoscaler_can_never_get_is_told(api, said):
+    api.wants = {"GPU": 2.0}
+    api.node(CPU=8)
+    started = event("2026-11-28 21:31:11", "Started a ray job a.", submission_id="a")
+    api.events = [event("2026-11-28 21:31:10", said), started]
+    assert not (await prospects(api)).never, "that was about an earlier job"
+    api.events.append(event("2026-11-28 21:31:13", said.replace("2.0", "4.0")))
+    assert not (await prospects(api)).never, "that is about another one"
+    api.events.append(event("2026-11-28 21:31:13", said))
+    found = await prospects(api)
+    assert found.never
+    assert f"The autoscaler says: {said}" in found.text
+    api.node(GPU=2)
+    assert not (await prospects(api)).never, "a node that is there can hold it"
+
+
+async def test_what_the_autoscaler_is_about_to_do_is_told(api):
+    api.status = (
+        "======== Autoscaler status: 2026-11-28 21:31:15.595611 ========\nNode status\n-----\nActive:\n (no active nodes)\n"
+        "Pending:\n 10.0.0.7: gpu, setting-up\nRecent failures:\n (no failures)\n\nResources\n-----\n"
+        "From request_resources:\n (none)\nPending Demands:\n {'GPU': 2.0}: 1+ pending tasks/actors"
+    )
+    told = await why(api)
+    assert "Nodes that are on their way: 10.0.0.7: gpu, setting-up." in told
+    assert "All that waits in the cluster: {'GPU': 2.0}: 1+ pending tasks/actors." in told
+    assert "could not be had" not in told
+
+
+async def test_that_a_job_waits_in_vain_is_told_at_once_and_as_a_warning(api, monkeypatch):
+    monkeypatch.setattr(watcher, "_VAIN_SECONDS", 0.1)
+    api.node(CPU=1)
+    api.add("a")
+    asked: list[Any] = []
+    lines: list[str] = []
+    warnings: list[str] = []
+
+    async def ask(wants: Any) -> Prospects:
+        asked.append(wants)
+        return Prospects("No group can ever give that.", never=True)
+
+    async with RayJobsClient(api.endpoint(), retry=RetryPolicy.none()) as client:
+        options = WatchOptions(poll_interval=0.05)
+        watch = JobWatcher(client, "a", options, on_progress=lines.append, on_warning=warnings.append, ask=ask)
+        task = asyncio.create_task(watch.watch())
+        async with asyncio.timeout(8):  # the next explanation would come after 10 s
+            while not warnings:
+                await asyncio.sleep(0.05)
+        task.cancel()
+    assert "No group can ever give that." in warnings[0]
+    assert asked == [api.wants]
+    assert not [line for line in lines if "PENDING for" in line]
+
+
+async def test_a_kubernetes_that_can_not_be_asked_hides_nothing_else(api):
+    async def ask(_: Any) -> Prospects:
+        raise KubernetesError("pods is forbidden")
+
+    api.node(CPU=1)
+    told = (await prospects(api, ask)).text
+    assert "no node has so much CPU" in told
+    assert "What the cluster may still get can't be told: pods is forbidden" in told
