@@ -415,3 +415,15 @@ async def test_what_the_autoscaler_can_never_get_is_told_while_the_job_waits(tmp
     assert "asks for 2 GPU" in warnings[0]
     assert "No available node types can fulfill resource request {'GPU': 2.0}" in warnings[0]
     assert outcome.status != "SUCCEEDED"
+
+
+async def test_why_a_task_of_a_job_ended_is_told(open_ray_head):
+    """Ray's message has the log's last lines only; what became of the task is in the State API."""
+    program = "import os, ray; ray.init(); work = ray.remote(max_retries=0)(lambda: os.kill(os.getpid(), 9)); ray.get(work.remote())"
+    async with RayJobsClient(open_ray_head.endpoint) as client:
+        submission_id = f"killed-{uuid.uuid4().hex[:8]}"
+        await submit_once(client, JobSpec(f'python -c "{program}"', submission_id=submission_id))
+        outcome = await JobWatcher(client, submission_id).watch()
+    assert outcome.status == "FAILED"
+    assert "was ended from outside, or crashed" in str(outcome.cause)
+    assert "Ray can't tell which" in str(outcome.error())

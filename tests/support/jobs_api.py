@@ -56,10 +56,13 @@ class FakeJob:
         for name, value in values.items():
             setattr(self, name, value)
 
+    #: Ray's own id, once the driver has called ``ray.init``.
+    job_id: str | None = None
+
     def to_json(self) -> dict[str, Any]:
         return {
             "type": "SUBMISSION",
-            "job_id": None,
+            "job_id": self.job_id,
             "submission_id": self.submission_id,
             "driver_info": None,
             "status": self.status,

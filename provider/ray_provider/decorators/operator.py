@@ -215,6 +215,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return error
         if found.error is None:
             return error
+        if outcome.cause:
+            self.log.warning("%s What to do: %s", outcome.cause, outcome.advice)
         return self._raised(run, outcome, found)
 
     # -- parts ---------------------------------------------------------------------------------------------------------

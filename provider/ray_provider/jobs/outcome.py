@@ -32,6 +32,8 @@ class JobOutcome:
     :param log_incomplete: why the end of the log is missing, if it is.
     :param url: where a person sees the job.
     :param limit: which limit a deadline comes from, in words.
+    :param cause: why the job failed, if more is known than its message says.
+    :param advice: what to do about the cause.
     """
 
     submission_id: str
@@ -47,6 +49,8 @@ class JobOutcome:
     log_incomplete: str | None = None
     url: str | None = None
     limit: str | None = None
+    cause: str | None = None
+    advice: str | None = None
 
     @property
     def is_success(self) -> bool:
@@ -84,7 +88,7 @@ class JobOutcome:
         data = {
             name: value
             for name, value in self.to_dict().items()
-            if value is not None and name not in {"message", "log_offset"}
+            if value is not None and name not in {"message", "log_offset", "cause", "advice"}
         }
         where = f"\nWhere: {self.url}" if self.url else ""
         if self.kind == "lost":
@@ -118,8 +122,10 @@ class JobOutcome:
         if self.driver_exit_code is not None:
             parts.append(f" with exit code {describe_exit_code(self.driver_exit_code)}")
         said = last_lines(self.message)
-        text = "".join(parts) + (f". Ray says:\n{said}" if said else ".") + where
-        return JobFailedError(text, hint=what_to_do(self.error_type, self.driver_exit_code, self.message), **data)
+        cause = f" {self.cause}" if self.cause else ""
+        text = "".join(parts) + "." + cause + (f" Ray says:\n{said}" if said else "") + where
+        hint = self.advice or what_to_do(self.error_type, self.driver_exit_code, self.message)
+        return JobFailedError(text, hint=hint, **data)
 
     @staticmethod
     def _lost_hint() -> str:

@@ -56,7 +56,7 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
     :param ask: knows more of the cluster.
     """
     wants = await _wants(client, submission_id)
-    nodes = [_amounts(node.get("resources_total")) for node in await _rows(client, "nodes") if _is_alive(node)]
+    nodes = [_amounts(node.get("resources_total")) for node in await rows(client, "nodes") if _is_alive(node)]
     parts = []
     never = fits = False
     if wants:
@@ -95,7 +95,7 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
 
 async def _refused(client: RayJobsClient, submission_id: str, wants: Mapping[str, float]) -> str | None:
     """Give what the autoscaler says of a demand that no kind of node can hold, if it says so since the submit."""
-    events = await _rows(client, "cluster_events")
+    events = await rows(client, "cluster_events")
     started = [str(one.get("time")) for one in events if _is_start(one, submission_id)]
     for event in events:
         message = str(event.get("message") or "")
@@ -149,13 +149,19 @@ async def _autoscaler(client: RayJobsClient) -> list[str]:
 
 async def _wants(client: RayJobsClient, submission_id: str) -> dict[str, float]:
     query = {"filter_keys": "class_name", "filter_predicates": "=", "filter_values": "JobSupervisor"}
-    for actor in await _rows(client, "actors", **query):
+    for actor in await rows(client, "actors", **query):
         if actor.get("name") == SUPERVISOR + submission_id:
             return _amounts(actor.get("required_resources"))
     return {}
 
 
-async def _rows(client: RayJobsClient, what: str, **query: str) -> list[Mapping[str, Any]]:
+async def rows(client: RayJobsClient, what: str, **query: str) -> list[Mapping[str, Any]]:
+    """Give what the State API lists; nothing where it does not answer.
+
+    :param client: an open client.
+    :param what: ``nodes``, ``actors``, ``tasks``, …
+    :param query: filters.
+    """
     try:
         data = await client.transport.json(
             "GET", f"/api/v0/{what}", params={"detail": "1", "limit": "1000", **query}, retry=RetryPolicy.none()

@@ -31,6 +31,8 @@ _PENDING_SECONDS = 10.0
 #: That it waits in vain is told so soon. Ray's autoscaler needs some seconds to see it.
 _VAIN_SECONDS = 3.0
 _PENDING_AGAIN_SECONDS = 60.0
+#: How long Ray may be asked why a job failed.
+_CAUSE_SECONDS = 15.0
 #: How long a job whose time is over may take to stop.
 _STOP_SECONDS = 60.0
 
@@ -154,7 +156,7 @@ class JobWatcher:
                 self._missing = 0
                 self._tell_status(seen.details)
                 if seen.details.is_final:
-                    return self._outcome("final", seen.details)
+                    return await self._final(seen.details)
                 await self._learn_session(hub)
             elif outcome := await self._on_missing(hub):
                 return outcome
@@ -280,7 +282,7 @@ class JobWatcher:
         if details is not None:
             self._tell_status(details)
             if details.status in {"SUCCEEDED", "FAILED"}:
-                return self._outcome("final", details)  # it ended by itself while we were at it
+                return await self._final(details)  # it ended by itself while we were at it
         return self._outcome(
             "deadline",
             details,
@@ -288,6 +290,21 @@ class JobWatcher:
             if waited
             else f"Job {self.submission_id} did not end before its deadline and was stopped.",
         )
+
+    async def _final(self, details: JobDetails) -> JobOutcome:
+        """Give how it ended, and why it failed: what Ray knows of that goes with the cluster."""
+        from dataclasses import replace
+
+        from ray_provider.jobs.cause import find
+
+        outcome = self._outcome("final", details)
+        try:
+            async with asyncio.timeout(_CAUSE_SECONDS):
+                cause = await find(self.client, details)
+        except Exception as error:  # noqa: BLE001 (it is for people only: how the job ended is known)
+            self._on_progress(f"Why job {self.submission_id} failed could not be asked: {error!r}")
+            return outcome
+        return outcome if cause is None else replace(outcome, cause=cause.text, advice=cause.advice)
 
     def _outcome(
         self, kind: OutcomeKind, details: JobDetails | None = None, *, message: str | None = None

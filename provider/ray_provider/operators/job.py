@@ -316,7 +316,11 @@ class SubmitRayJob(BaseOperator):
     def _finish(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
         """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
         # Ray's message of a failed job ends with the last lines of its log.
-        outcome = replace(outcome, message=redact(outcome.message) if outcome.message else outcome.message)
+        outcome = replace(
+            outcome,
+            message=redact(outcome.message) if outcome.message else outcome.message,
+            cause=redact(outcome.cause) if outcome.cause else outcome.cause,
+        )
         if outcome.kind == "deadline":
             outcome = replace(outcome, limit=arguments.limit_of(self))
         try:
