@@ -51,14 +51,23 @@ def test_it_shows_the_states_the_log_and_the_result(tmp_path):
     temporary, image = tmp_path / "tmp", tmp_path / "image.png"
     temporary.mkdir()
     demo = start(temporary, "--image", str(image))
+    lines: list[str] = []
+    listening: list[str] = []
     try:
-        told, _ = demo.communicate(timeout=380)
+        for line in demo.stdout:
+            lines.append(line.rstrip("\n"))
+            if line.endswith("setup: running\n"):
+                listening = addresses_of(family(MARK, str(temporary)))
+        assert demo.wait(60) == 0, "\n".join(lines)
     finally:
         demo.terminate()
         demo.wait(60)
-    assert demo.returncode == 0, told
+        demo.stdout.close()
+    told = "\n".join(lines)
     assert image.read_bytes().startswith(b"\x89PNG")
-    lines = told.splitlines()
+    assert any("everybody who reaches it is an administrator" in line for line in lines)
+    assert listening
+    assert [address for address in listening if not ipaddress.ip_address(address).is_loopback] == []
     for expected in (
         "setup: success",
         "delays: deferred",
