@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from ray_provider.exceptions import InfrastructureError
+from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.backend import Backend
 from ray_provider.infrastructure.binary import find_binary
 from ray_provider.infrastructure.declared import (
@@ -243,8 +243,13 @@ class InfrastructureRun:
 
     # ------------------------------------------------------------------ preparing
     def _prepare(self, folder: Path) -> None:
-        from ray_provider.infrastructure.runner import TerraformRunner
-
+        try:
+            from ray_provider.infrastructure.runner import TerraformRunner
+        except ImportError as error:
+            raise ConfigurationError(
+                "python-terraform is needed for infrastructure, and is not installed.",
+                hint="pip install 'airflow-ray[infrastructure]', on workers.",
+            ) from error
         spec = self.spec
         given = dict(spec.env)
         for name, content in spec.files.items():

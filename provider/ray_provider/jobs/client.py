@@ -34,6 +34,12 @@ _NOT_FOUND = "does not exist"
 _AS_IT_IS = {"format": "text"}
 #: What it then says in a 200, where newer ones answer 500.
 _FETCH_ERROR = b"[get_logs] Fetch log error"
+_NO_AGENT = "No available agent"
+_AGENT_HINT = (
+    "The dashboard answers, but no agent that starts jobs has joined it. On the head: is ray[default] installed (else "
+    "there is no agent), does dashboard_agent.log in Ray's log folder say why it ended, is its port free "
+    "(--dashboard-agent-listen-port)?"
+)
 #: While a job is being stopped: seconds until it is asked for again, and until one that is PENDING is ended otherwise.
 _ASK_AGAIN_SECONDS = 5.0
 _PENDING_SECONDS = 1.0
@@ -137,6 +143,8 @@ class RayJobsClient:
                     f"Ray refuses the job: {error.message}", hint="Check runtime_env and the other arguments.",
                     **error.data,
                 ) from error  # fmt: skip
+            if _NO_AGENT in error.data.get("body", ""):
+                raise RayApiError(error.message, hint=_AGENT_HINT, **error.data) from error
             raise
         if not isinstance(data, dict):
             raise not_ray_error(self.endpoint, "POST", "/api/jobs/", 200, str(data))

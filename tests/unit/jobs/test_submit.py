@@ -38,6 +38,16 @@ async def test_a_repeated_submit_adopts_the_job(api, client):
     assert len(api.jobs) == 1
 
 
+async def test_a_ray_whose_agent_never_comes_says_where_to_look(api):
+    api.no_agent = 1000
+    policy = RetryPolicy(deadline_seconds=0.3, first_delay=0.05, max_delay=0.1)
+    async with RayJobsClient(api.endpoint(), retry=policy) as client:
+        with pytest.raises(RayApiError, match="No available agent") as told:
+            await submit_once(client, spec())
+    assert "dashboard_agent.log" in str(told.value)
+    assert told.value.retryable
+
+
 async def test_another_try_of_the_same_attempt_adopts_too(api, client):
     await submit_once(client, spec())
     later = JobOwner("dag", "run", "task", try_number=2, provider_version="1.0.1")
