@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_provider.clusters.paths import candidates
 from ray_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -97,15 +98,18 @@ def mapping(name: str, value: Any) -> dict[str, Any]:
     return dict(value)
 
 
-def runtime_environment(value: Any) -> dict[str, Any]:
+def runtime_environment(value: Any, folders: Iterable[Path] = ()) -> dict[str, Any]:
     """Give the runtime environment; a text that ends as a YAML file's path does is read from there.
 
+    Relative paths begin in the folder of the DAG's file, or in the working directory of the worker.
+
+    :param folders: of the DAG's file.
     :raises ConfigurationError: it is none, or the file can't be read.
     """
     if isinstance(value, str) and value.strip().endswith((".yaml", ".yml")):
         from ray_provider.clusters.values import load_yaml
 
-        path = Path(value.strip()).expanduser()
+        path = Path(located(value.strip(), folders))
         try:
             value = load_yaml(path.read_text(), str(path)) or {}
         except (OSError, UnicodeDecodeError) as error:
@@ -116,7 +120,28 @@ def runtime_environment(value: Any) -> dict[str, Any]:
             ) from error
     found = mapping("runtime_env", value)
     # A template that gave nothing; packed as it is, it would be the folder that the worker happens to run in.
-    return {key: item for key, item in found.items() if key != "working_dir" or item not in ("", None)}
+    found = {key: item for key, item in found.items() if key != "working_dir" or item not in ("", None)}
+    return {field: _with_places(field, item, folders) for field, item in found.items()}
+
+
+def located(given: str | Path, folders: Iterable[Path]) -> str:
+    """Give the first place where a relative path leads to something; else the text as it is, for the error to show."""
+    return next((str(path) for path in candidates(given, folders) if path.exists()), str(given))
+
+
+def _with_places(field: str, value: Any, folders: Iterable[Path]) -> Any:
+    """Give a field of a runtime environment with the places of what it names."""
+    if field == "py_modules" and isinstance(value, list | tuple):
+        return [located(item, folders) if _is_path(item) else item for item in value]
+    if field in ("pip", "uv") and isinstance(value, Mapping) and _is_path(value.get("packages")):
+        return {**value, "packages": located(value["packages"], folders)}
+    # Other text of conda is an environment's name.
+    names_one = field in ("working_dir", "pip", "uv") or (field == "conda" and str(value).endswith((".yaml", ".yml")))
+    return located(value, folders) if names_one and _is_path(value) else value
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, Path) or (isinstance(value, str) and bool(value) and "://" not in value)
 
 
 def numbers(name: str, value: Any) -> dict[str, float] | None:
@@ -154,9 +179,10 @@ def names(name: str, value: Any) -> list[str]:
     return list(found)
 
 
-def job_spec(operator: SubmitRayJob) -> JobSpec:
+def job_spec(operator: SubmitRayJob, folders: Iterable[Path] = ()) -> JobSpec:
     """Make the job's specification of an operator's arguments: before anything is created.
 
+    :param folders: of the DAG's file.
     :raises ConfigurationError: an argument that can't work; the message names it.
     """
     from ray_provider.jobs import runtime_env
@@ -175,7 +201,7 @@ def job_spec(operator: SubmitRayJob) -> JobSpec:
     spec = JobSpec(
         entrypoint=command(operator.entrypoint),
         submission_id=operator.submission_id or None,
-        runtime_env=runtime_environment(operator.runtime_env),
+        runtime_env=runtime_environment(operator.runtime_env, folders),
         metadata=texts("metadata", operator.metadata),
         num_cpus=number("num_cpus", operator.num_cpus) or None,
         num_gpus=number("num_gpus", operator.num_gpus) or None,

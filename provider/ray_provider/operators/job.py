@@ -41,7 +41,8 @@ class SubmitRayJob(BaseOperator):
 
     :param conn_id: connection of type ``ray``.
     :param entrypoint: the command that Ray runs; of a list, each item is quoted.
-    :param runtime_env: Ray's runtime environment; local ``working_dir`` and ``py_modules`` are uploaded.
+    :param runtime_env: Ray's runtime environment; local ``working_dir`` and ``py_modules`` are uploaded. Relative paths
+        begin in the folder of the DAG's file, or in the worker's working directory.
     :param allow_in_package: names or paths of files in them, with ``*``, that are meant to be uploaded although they
         look like secrets (``.env``, private keys) or are links that lead out of the folder: no warning names these.
     :param num_cpus: CPUs reserved for the entrypoint itself, not for the tasks it starts.
@@ -246,7 +247,7 @@ class SubmitRayJob(BaseOperator):
 
     def _execute(self, context: Context) -> Any:
         self.prepare(context)
-        spec = arguments.job_spec(self)
+        spec = arguments.job_spec(self, folders_of(context))
         options = arguments.watch_options(self)
         run = self._new_run(context)
         run.patience = options.max_unreachable_seconds

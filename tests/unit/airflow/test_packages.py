@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
@@ -83,3 +84,33 @@ def test_what_is_meant_can_be_said(dashboard, context, capsys, folder):
     assert warnings(dashboard, context, capsys, folder, allow_in_package=meant) == []
     with pytest.raises(AirflowFailException, match="allow_in_package has to be a list of names"):
         warnings(dashboard, context, capsys, folder, allow_in_package={"a": 1})
+
+
+def test_relative_paths_begin_beside_the_dags_file(dashboard, context, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir("/")
+    (tmp_path / "library").mkdir()
+    (tmp_path / "library" / "__init__.py").touch()
+    (tmp_path / "needs.txt").write_text("emoji==2.0\n")
+    (tmp_path / "env.yaml").write_text("working_dir: project\npy_modules: [library]\npip: {packages: needs.txt}\n")
+    context["dag"] = SimpleNamespace(fileloc=str(tmp_path / "dag.py"))
+
+    def sent(runtime_env) -> dict:
+        dashboard.when_submitted(lambda job: (job.run(b""), job.end()), count=len(dashboard.api.jobs) + 1)
+        task = SubmitRayJob(
+            task_id="task", conn_id="c", entrypoint="true", deferrable=False, runtime_env=runtime_env,
+            submission_id=f"id-{len(dashboard.api.jobs)}",
+        )  # fmt: skip
+        task.execute(context)
+        return [*dashboard.api.jobs.values()][-1].request["runtime_env"]
+
+    by_file = sent("env.yaml")
+    assert by_file["working_dir"].startswith("gcs://")
+    assert by_file["py_modules"][0].startswith("gcs://")
+    assert by_file["pip"] == {"packages": ["emoji==2.0"]}
+    assert sent({"working_dir": "project", "pip": "needs.txt"})["pip"] == ["emoji==2.0"]
+    # What is no path stays what it is, whatever lies there.
+    (tmp_path / "emoji").touch()
+    assert sent({"pip": ["emoji"]}) == {"pip": ["emoji"]}
+    assert sent({"conda": "library"}) == {"conda": "library"}
+    with pytest.raises(AirflowFailException, match="'nowhere'"):
+        sent({"working_dir": "nowhere"})
