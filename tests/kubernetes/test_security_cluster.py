@@ -325,12 +325,12 @@ async def test_rays_token_is_changed_in_the_secret_while_a_job_runs(stage, monke
     kubernetes.kubectl("delete", "pod", stage.ray_pod("head"), "-n", scene.namespace, "--wait=true", "--timeout=90s")
 
     deadline = time.monotonic() + 150
-    while not await answers(endpoint):  # the very endpoint that was made before
+    while not await answers(replace(endpoint, token=new, token_source=None)):
         assert time.monotonic() < deadline, "the new head does not take the new token"
         await asyncio.sleep(1)
-    assert await endpoint.token_source(None) == new
     assert not await answers(replace(endpoint, token=old, token_source=None))
-    assert await answers(replace(endpoint, token=new, token_source=None))
+    assert await answers(endpoint), "the very endpoint that was made before"
+    assert await endpoint.token_source(None) == new
 
 
 def test_the_enforcer_knows_its_selectors():
