@@ -27,8 +27,8 @@ import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".lanes"
-#: Stages at once, unless ``LANES`` says otherwise. With three, Airflow and Ray run into their time-outs.
-LANES = 2
+#: Stages at once, unless ``LANES`` says otherwise. Two take a quarter less, and ask more patience of every test.
+LANES = 1
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.
