@@ -5,8 +5,13 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ray_provider import infrastructure_reaper, reaper
 
 _PACKAGES = ("airflow-ray", "apache-airflow", "ray", "pyhelm3", "kubernetes-asyncio", "python-terraform", "boto3")
 _PROGRAMS = ("helm", "kubectl", "terraform", "tofu")
@@ -99,19 +104,12 @@ def _reap(arguments: argparse.Namespace) -> int:
         verdicts = [reaper.judge(one, airflow, options, now) for one in found]
         where = "on this machine" if local else "there"
         print(reaper.table(verdicts, now) if verdicts else f"No task's Ray cluster is {where}.")  # noqa: T201
-        count = sum(verdict.delete for verdict in verdicts)
-        if not arguments.delete:
-            if count:
-                print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
-            return 0
-        failures = run_sync(lambda: reaper.delete_all(hook, verdicts, options, print))
+        return _carry_out(
+            verdicts, arguments, lambda: run_sync(lambda: reaper.delete_all(hook, verdicts, options, print))
+        )
     except (RayProviderError, _compat.AirflowNotFoundException) as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
-    for failure in failures:
-        sys.stderr.write(f"Not deleted: {failure}\n")
-    return 1 if failures else 0
 
 
 def _reap_infrastructure(arguments: argparse.Namespace) -> int:
@@ -137,15 +135,27 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
         named = ", ".join(place.name for place in where)
         text = infrastructure_reaper.table(verdicts, now) if verdicts else f"No task's infrastructure is in {named}."
         print("\n".join([text, *without]))  # noqa: T201
-        count = sum(verdict.delete for verdict in verdicts)
-        if not arguments.delete:
-            if count:
-                print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
-            return 0
-        failures = infrastructure_reaper.delete_all(verdicts, print)
+        return _carry_out(verdicts, arguments, lambda: infrastructure_reaper.delete_all(verdicts, print))
     except (RayProviderError, _compat.AirflowNotFoundException) as error:
         sys.stderr.write(f"{error}\n")
         return 1
+
+
+def _carry_out(
+    verdicts: Sequence[reaper.Verdict] | Sequence[infrastructure_reaper.Verdict],
+    arguments: argparse.Namespace,
+    delete: Callable[[], list[str]],
+) -> int:
+    """Delete what was judged, if told to, and say what came of it. Gives the exit status.
+
+    :param delete: does it, and gives what was not deleted and why.
+    """
+    count = sum(verdict.delete for verdict in verdicts)
+    if not arguments.delete:
+        if count:
+            print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
+        return 0
+    failures = delete()
     print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
     for failure in failures:
         sys.stderr.write(f"Not deleted: {failure}\n")

@@ -12,23 +12,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ray_provider import _compat
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.infrastructure.backend import Backend
+from ray_provider.infrastructure.guards import bare
 from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.marks import PREFIX, Marks, decode, word
 from ray_provider.infrastructure.presence import CloudClusterFacts
 from ray_provider.infrastructure.settings import BACKEND_ARGUMENTS, bundled_cloud, region_in
-from ray_provider.reaper import age_text, columns
+from ray_provider.reaper import FINISHED, age_text, columns
 
 if TYPE_CHECKING:
     from ray_provider.infrastructure.presence import Cloud
     from ray_provider.infrastructure.state import StateView
     from ray_provider.operators.infrastructure import DeleteRayInfrastructure
-
-_FINISHED = frozenset({"success", "failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +179,7 @@ def survey(where: Iterable[Place]) -> tuple[list[Found], list[str]]:
         ]
         found += here
         names = {one.marks.owner.get("name") for one in here}
-        networks: Callable[[], Sequence[tuple[str, Mapping[str, str]]]] = getattr(cloud, "networks", tuple)
-        for identifier, tags in networks():
+        for identifier, tags in cloud.networks():
             if tags[f"{PREFIX}name"] not in names:
                 said = {key: decode(tags.get(PREFIX + key, "?")) for key in ("name", "dag", "task")}
                 without.append(
@@ -210,7 +208,7 @@ def judge(found: Found, runs: Runs, older_than: timedelta | None, now: datetime)
     if older_than is not None and found.cluster.created is not None and now - found.cluster.created > older_than:
         return Verdict(found, True, f"it is older than {age_text(older_than)}")
     state = runs.state_of(marks)
-    if state is not None and state not in _FINISHED:
+    if state is not None and state not in FINISHED:
         return Verdict(found, False, f"the run that set it up is {state}")
     if marks.expires is None:
         return Verdict(found, False, "it has no end (ttl): --older-than takes it too, by its age")
@@ -264,7 +262,7 @@ def problem_of(found: Found, state: StateView) -> str | None:
         for item in state.clusters
         if item.text("name") == found.cluster.name
         and (item.region or item.text("location")) == found.cluster.location
-        and _bare(item.text("endpoint")) in {"", _bare(found.cluster.endpoint)}
+        and bare(item.text("endpoint")) in {"", bare(found.cluster.endpoint)}
     ]
     if not ours:
         return f"its state ({Backend.parse(found.marks.backend).label}) does not hold it: it was moved, or lost"
@@ -329,7 +327,3 @@ def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
 def _state(marks: Marks) -> str:
     text = Backend(str(marks.backend.get("type")), marks.backend).label
     return f"{text} ({marks.workspace})" if marks.workspace else text
-
-
-def _bare(endpoint: Any) -> str:
-    return str(endpoint or "").rpartition("://")[2].rstrip("/").lower()

@@ -26,7 +26,8 @@ Say = Callable[[str], None]
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_FINISHED = frozenset({"success", "failed"})
+#: States of a run that has ended.
+FINISHED = frozenset({"success", "failed"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Airflow:
         if self.name and user.owner.get("airflow") and not user.is_of("airflow", self.name):
             return True
         state = self.run_of(user)
-        return state not in _FINISHED and not (state is None and self.knows_dag_of(user))
+        return state not in FINISHED and not (state is None and self.knows_dag_of(user))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def judge(cluster: FoundCluster, airflow: Airflow, options: ReapOptions, now: da
     age = now - cluster.created
     if options.older_than is not None and age > options.older_than:
         return Verdict(cluster, True, run, f"it is older than {age_text(options.older_than)}")
-    if state in _FINISHED:
+    if state in FINISHED:
         return Verdict(cluster, True, run, "its run has ended")
     if state is not None:
         return Verdict(cluster, False, run, f"its run is {state}")

@@ -41,6 +41,8 @@ class FakeJob:
     stop_seconds: float = 0.05
     #: PENDING until resources come: Ray says that it stops such a job, and does not.
     lacks_resources: bool = False
+    #: Ray's own id, once the driver has called ``ray.init``.
+    job_id: str | None = None
 
     def run(self, log: bytes = b"") -> None:
         self.status, self.message, self.node_id = "RUNNING", "Job is currently running.", NODE
@@ -55,9 +57,6 @@ class FakeJob:
         self.message = values.pop("message", "Job finished successfully.")
         for name, value in values.items():
             setattr(self, name, value)
-
-    #: Ray's own id, once the driver has called ``ray.init``.
-    job_id: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {

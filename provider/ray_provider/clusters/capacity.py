@@ -17,6 +17,7 @@ from urllib.parse import quote
 
 from ray_provider.clusters.finding import is_true
 from ray_provider.clusters.pod_diagnosis import phase, pod_findings
+from ray_provider.jobs.explain import first_of
 from ray_provider.jobs.waiting import Prospects, amounts_told
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def judge(cluster: Mapping[str, Any], pods: list[Mapping[str, Any]], wants: Mapp
     waiting = [pod for pod in pods if not is_true(pod, "Ready") and not pod["metadata"].get("deletionTimestamp")]
     lines = [f"{pod['metadata']['name']}: {_why(pod)}" for pod in waiting]
     if lines:
-        more = f"; and {len(lines) - _MOST_PODS} more" if len(lines) > _MOST_PODS else ""
-        parts.append(f"Pods that are not ready: {'; '.join(lines[:_MOST_PODS])}{more}.")
+        parts.append(f"Pods that are not ready: {first_of(lines, _MOST_PODS)}.")
     return Prospects(" ".join(parts), never=bool(wants) and not holding)
 
 

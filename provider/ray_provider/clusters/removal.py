@@ -17,6 +17,7 @@ from ray_provider.clusters.kuberay import find_operator
 from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, same_owner
 from ray_provider.clusters.raycluster import helm_release_of
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError, KubernetesError
+from ray_provider.jobs.explain import first_of
 
 Say = Callable[[str], None]
 
@@ -287,8 +288,7 @@ class _Removal:
 
 
 def _words(remaining: list[users.User]) -> str:
-    first = "; ".join(user.words for user in remaining[:5])
-    return first + (f"; and {len(remaining) - 5} more" if len(remaining) > 5 else "")
+    return first_of([user.words for user in remaining], 5)
 
 
 def _held(cluster: Json | None) -> list[str]:

@@ -184,12 +184,9 @@ def _plain_aws_session(conn_id: str, region: str | None) -> Any:
             hint="pip install apache-airflow-providers-amazon",
             field="aws_conn_id",
         )
-    try:
-        import boto3
-    except ImportError as error:
-        raise ConfigurationError(
-            "boto3 is needed for an aws connection, and is not installed.", hint="pip install 'airflow-ray[aws]'"
-        ) from error
+    from ray_provider.infrastructure.eks import boto3_for
+
+    boto3 = boto3_for("an aws connection")
     region = region or extra.get("region_name")
     session = boto3.Session(
         aws_access_key_id=connection.login or extra.get("aws_access_key_id"),
@@ -304,6 +301,7 @@ def cloud_of_run(run: InfrastructureRun, *, aws_conn_id: str | None, gcp_conn_id
     :return: ``None`` if no cloud is known: a module of one's own that names none.
     :raises ConfigurationError: a connection can't be used, or a package is missing.
     """
+    from ray_provider.infrastructure.eks import boto3_for
     from ray_provider.infrastructure.presence import Google, aws_in
     from ray_provider.infrastructure.settings import bundled_cloud
 
@@ -313,12 +311,7 @@ def cloud_of_run(run: InfrastructureRun, *, aws_conn_id: str | None, gcp_conn_id
         region, provider = place["region"], spec.providers.get("aws")
         settings = provider if isinstance(provider, Mapping) else {}
         given = spec.given_env
-        try:
-            import boto3
-        except ImportError as error:
-            raise ConfigurationError(
-                "boto3 is needed for AWS, and is not installed.", hint="pip install 'airflow-ray[aws]'"
-            ) from error
+        boto3 = boto3_for("AWS")
         if settings.get("access_key") or given.get("AWS_ACCESS_KEY_ID"):
             session: Any = boto3.Session(
                 aws_access_key_id=settings.get("access_key") or given.get("AWS_ACCESS_KEY_ID"),

@@ -6,12 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.cloud_cluster import CloudCluster
-from ray_provider.infrastructure.marks import CHANGING, PREFIX, Marks, Tags
+from ray_provider.infrastructure.marks import CHANGING, PREFIX, USED, Marks, Tags
 from ray_provider.infrastructure.presence import Cloud, Google, aws_in
 
-USED = f"{PREFIX}used"
 Say = Callable[[str], None]
 
 
@@ -21,24 +20,21 @@ def cloud_of_cluster(cluster: CloudCluster) -> Cloud:
     :raises ConfigurationError: the connection can't be used, or a package is missing.
     """
     from ray_provider.hooks.cloud import aws_session, google_credentials
+    from ray_provider.infrastructure.eks import boto3_for
+    from ray_provider.infrastructure.gke import GkeCluster, acting_as
 
     if cluster.cloud == "aws":
         role = {"assume_role": {"role_arn": cluster.role_arn}} if cluster.role_arn else {}
-        session = aws_session(cluster.aws_conn_id, cluster.location) if cluster.aws_conn_id else _boto3_session()
-        return aws_in(session, cluster.location, role, {})
+        session = aws_session(cluster.aws_conn_id, cluster.location) if cluster.aws_conn_id else None
+        return aws_in(session or boto3_for("AWS").Session(), cluster.location, role, {})
     credentials: Any = None
     if cluster.gcp_conn_id:
         credentials = google_credentials(cluster.gcp_conn_id)[0]
+    project = str(cluster.project or "")
     if cluster.impersonate:
-        import google.auth
-        from google.auth import impersonated_credentials
-
-        find: Any = google.auth.default  # google-auth has no types
-        make: Any = impersonated_credentials.Credentials
-        scopes = ["https://www.googleapis.com/auth/cloud-platform"]
-        source = credentials or find(scopes=scopes)[0]
-        credentials = make(source_credentials=source, target_principal=cluster.impersonate, target_scopes=scopes)
-    return Google(credentials, str(cluster.project or ""))
+        own = GkeCluster(cluster.name, cluster.location, project, impersonate=cluster.impersonate)
+        credentials = acting_as(own, credentials)
+    return Google(credentials, project)
 
 
 async def record_use(identity: Any, say: Say) -> None:
@@ -84,7 +80,7 @@ def renew(cloud: Cloud | None, name: str, location: str, wanted: Tags, say: Say)
         found = None if cloud is None else cloud.cluster(name, location)
         if cloud is None or found is None:
             return
-        names = [PREFIX + key for key in CHANGING if key != "used"]
+        names = [name for key in CHANGING if (name := PREFIX + key) != USED]
         changed = {key: wanted.cluster[key] for key in names if key in wanted.cluster}
         changed = {key: value for key, value in changed.items() if found.tags.get(key) != value}
         gone = [key for key in names if key in found.tags and key not in wanted.cluster]
@@ -95,13 +91,3 @@ def renew(cloud: Cloud | None, name: str, location: str, wanted: Tags, say: Say)
             f"WARNING: it can't be written on {name} who set it up last and until when it is needed: {error.message}"
             " `ray-provider reap --infrastructure` goes by what stands there."
         )
-
-
-def _boto3_session() -> Any:
-    try:
-        import boto3
-    except ImportError as error:
-        raise ConfigurationError(
-            "boto3 is needed for AWS, and is not installed.", hint="pip install 'airflow-ray[aws]'"
-        ) from error
-    return boto3.Session()

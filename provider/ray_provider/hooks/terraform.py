@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.infrastructure.presence import Cloud
-    from ray_provider.infrastructure.session import InfrastructureRun, InfrastructureSpec
+    from ray_provider.infrastructure.session import InfrastructureRun
+    from ray_provider.infrastructure.spec import InfrastructureSpec
 
 
 class TerraformTask:
@@ -116,8 +117,8 @@ class TerraformTask:
         :raises ConfigurationError: bad input.
         """
         from ray_provider.infrastructure.redaction import leaves
-        from ray_provider.infrastructure.session import InfrastructureSpec
         from ray_provider.infrastructure.settings import merge_backend, merge_providers
+        from ray_provider.infrastructure.spec import InfrastructureSpec
 
         unseen = {name: self.render_template(getattr(self, name), context) for name in self._rendered_unseen}
         module, recorded = self._module(handle)

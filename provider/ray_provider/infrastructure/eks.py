@@ -131,13 +131,23 @@ def _sign(cluster: EksCluster, session: boto3.Session) -> Token:
     return Token(value, expires)
 
 
-def _session(cluster: EksCluster, given: boto3.Session | None) -> boto3.Session:
+def boto3_for(what: str) -> Any:
+    """Import boto3.
+
+    :param what: what it is needed for.
+    :raises ConfigurationError: it is not installed.
+    """
     try:
         import boto3
     except ImportError as error:
         raise ConfigurationError(
-            "boto3 is needed for EKS, and is not installed.", hint="pip install 'airflow-ray[aws]'"
+            f"boto3 is needed for {what}, and is not installed.", hint="pip install 'airflow-ray[aws]'"
         ) from error
+    return boto3
+
+
+def _session(cluster: EksCluster, given: boto3.Session | None) -> boto3.Session:
+    boto3 = boto3_for("EKS")
     base = given or _call(cluster, lambda: boto3.Session(profile_name=cluster.profile, region_name=cluster.region))
     if not cluster.role_arn:
         return base

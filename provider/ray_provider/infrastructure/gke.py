@@ -74,7 +74,7 @@ async def gke_credentials(
 
 
 def _credentials(cluster: GkeCluster, given: Credentials | None, client: Any) -> ClusterCredentials:
-    own = _google_credentials(cluster, given)
+    own = acting_as(cluster, given)
     described = _call(cluster, lambda: _get(cluster, own, client))
     address = str(described.endpoint or "")
     ca_data = described.master_auth.cluster_ca_certificate or None
@@ -103,7 +103,7 @@ def gke_token(cluster: GkeCluster, *, credentials: Credentials | None = None) ->
 
     :raises TerraformCredentialsError: there are no credentials.
     """
-    own = credentials or _google_credentials(cluster, None)
+    own = credentials or acting_as(cluster, None)
     return _call(cluster, lambda: _refresh(own))
 
 
@@ -139,7 +139,13 @@ def container_client(credentials: Any) -> Any:
     return container_v1.ClusterManagerClient(credentials=credentials, client_options=options)
 
 
-def _google_credentials(cluster: GkeCluster, given: Credentials | None) -> Any:
+def acting_as(cluster: GkeCluster, given: Credentials | None) -> Any:
+    """Give the credentials that enter a cluster, as its service account if it names one.
+
+    :param given: unless given, the application default ones.
+    :raises ConfigurationError: google-cloud-container is not installed.
+    :raises TerraformCredentialsError: there are no default ones.
+    """
     try:
         import google.auth
         from google.auth import impersonated_credentials

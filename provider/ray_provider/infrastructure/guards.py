@@ -118,7 +118,7 @@ def guard_gone(clusters: Sequence[tuple[str, str, str]], cloud: CloudOf, write: 
             continue
         if asked is None or found is None or found.going:
             continue
-        if not endpoint or _bare(found.endpoint) != _bare(endpoint):
+        if not endpoint or bare(found.endpoint) != bare(endpoint):
             write(
                 f"A cluster {name} is in {location}, but not this one: it is at {found.endpoint or 'no address yet'}."
             )
@@ -133,7 +133,8 @@ def guard_gone(clusters: Sequence[tuple[str, str, str]], cloud: CloudOf, write: 
         )
 
 
-def _bare(endpoint: str) -> str:
+def bare(endpoint: str) -> str:
+    """Give an API server's address as it can be compared: without a scheme."""
     return endpoint.rpartition("://")[2].rstrip("/").lower()
 
 

@@ -23,6 +23,8 @@ PREFIX = "airflow-ray-"
 OWNER = ("airflow", "dag", "task", "name")
 #: On the cluster, from its making on, and not looked at by later plans: see ``ignore_changes`` in the modules.
 CHANGING = ("run", "expires", "version", "used")
+#: Whether a Ray cluster was ever set up there: ``no`` until one is.
+USED = f"{PREFIX}used"
 _STATE = f"{PREFIX}state-"
 _LONGEST = 63
 _PLAIN = re.compile(r"[a-z0-9-]")

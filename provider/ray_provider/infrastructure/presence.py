@@ -58,6 +58,9 @@ class Cloud(Protocol):
     def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
         """Change tags of a cluster; the others stay."""
 
+    def networks(self) -> list[tuple[str, Mapping[str, str]]]:
+        """Give id and tags of each network that a set-up of this package made, where the cloud marks networks."""
+
 
 class Aws:
     """AWS.
@@ -218,6 +221,10 @@ class Google:
             raise TerraformCredentialsError(
                 f"The cluster {cluster.name} is not there any more.", operation="set_labels"
             )
+
+    def networks(self) -> list[tuple[str, Mapping[str, str]]]:
+        """Give none: networks have no labels there."""
+        return []
 
     def exists(self, resource: StateResource) -> bool | None:
         """Tell whether a resource is there."""

@@ -43,8 +43,6 @@ from ray_provider.infrastructure.state import StateView, check_providers
 if TYPE_CHECKING:
     from ray_provider.infrastructure.runner import TerraformRunner
 
-__all__ = ["InfrastructureRun", "InfrastructureSpec"]
-
 log = logging.getLogger(__name__)
 
 _PLAN = "run.tfplan"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Sequence
 
 _LAST_LINES = 25
 _LAST_CHARACTERS = 4000
@@ -79,6 +80,14 @@ def what_to_do(error_type: str | None, exit_code: int | None, message: str | Non
     if exit_code is not None and _normal(exit_code) in _BY_CODE:
         return _BY_CODE[_normal(exit_code)]
     return "See the job's log, above and in Ray's dashboard."
+
+
+def first_of(texts: Sequence[str], most: int) -> str:
+    """Join the first of some texts for a sentence, and say how many more there are.
+
+    :param most: how many are shown.
+    """
+    return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")
 
 
 def last_lines(message: str | None) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import RayProviderError
-from ray_provider.jobs.explain import last_lines
+from ray_provider.jobs.explain import first_of, last_lines
 from ray_provider.jobs.pending import SUPERVISOR
 from ray_provider.jobs.retry import RetryPolicy
 
@@ -142,8 +142,7 @@ async def _autoscaler(client: RayJobsClient) -> list[str]:
         lines = [line.strip() for line in match[1].splitlines()] if match else []
         lines = [line for line in lines if line and not line.startswith("(no")]
         if lines:
-            more = f"; and {len(lines) - _MOST_LINES} more" if len(lines) > _MOST_LINES else ""
-            told.append(f"{sentence}: {'; '.join(lines[:_MOST_LINES])}{more}.")
+            told.append(f"{sentence}: {first_of(lines, _MOST_LINES)}.")
     return told
 
 

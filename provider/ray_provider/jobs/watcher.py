@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_provider.exceptions import ConfigurationError, RayAuthenticationError, RayProviderError
@@ -293,8 +293,6 @@ class JobWatcher:
 
     async def _final(self, details: JobDetails) -> JobOutcome:
         """Give how it ended, and why it failed: what Ray knows of that goes with the cluster."""
-        from dataclasses import replace
-
         from ray_provider.jobs.cause import find
 
         outcome = self._outcome("final", details)
@@ -343,8 +341,6 @@ class JobWatcher:
 
     def _with_log(self, outcome: JobOutcome) -> JobOutcome:
         """Add what became of the log, and tell what is missing of it."""
-        from dataclasses import replace
-
         follower = self._follower
         if follower is None:
             return replace(outcome, log_offset=self.options.log_offset)

@@ -11,6 +11,7 @@ from ray_provider.exceptions import ClusterError
 from ray_provider.operators.background import Steps
 
 if TYPE_CHECKING:
+    from ray_provider.clusters.access import KubernetesAccess
     from ray_provider.clusters.handle import ClusterHandle
     from ray_provider.clusters.local_spec import LocalClusterSpec
     from ray_provider.clusters.readiness import ReadinessOptions
@@ -56,24 +57,28 @@ class ClusterRun:
     ) -> ClusterHandle:
         """Make a cluster and wait until it is ready."""
         from ray_provider.clusters.setup import set_up_cluster
-        from ray_provider.hooks.cloud_marks import record_use
 
         async def step() -> ClusterHandle:
-            access = await self.hook.akubernetes_access(self.where)
-            await record_use(access.identity, self.say)
+            access = await self._access_for_use()
             made = await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
             return replace(made, kubernetes=self.where)
 
         return self.run(step)
 
+    async def _access_for_use(self) -> KubernetesAccess:
+        """Give the way into Kubernetes, after it is written down that a Ray cluster is about to be there."""
+        from ray_provider.hooks.cloud_marks import record_use
+
+        access = await self.hook.akubernetes_access(self.where)
+        await record_use(access.identity, self.say)
+        return access
+
     def apply(self, spec: KubernetesClusterSpec, *, keep_on_failure: bool) -> Applied:
         """Make a cluster, and don't wait."""
         from ray_provider.clusters.setup import apply_cluster
-        from ray_provider.hooks.cloud_marks import record_use
 
         async def step() -> Applied:
-            access = await self.hook.akubernetes_access(self.where)
-            await record_use(access.identity, self.say)
+            access = await self._access_for_use()
             applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
             return replace(applied, handle=replace(applied.handle, kubernetes=self.where))
 

@@ -133,7 +133,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
     def _mark(self, context: Context, run: InfrastructureRun, lasting: timedelta | None) -> None:
         """Have it marked whose it is, until when, and where its state lies."""
         from ray_provider.infrastructure.made_by import own_version
-        from ray_provider.infrastructure.marks import PREFIX, Tags, owner_tags, run_tags, state_tags
+        from ray_provider.infrastructure.marks import USED, Tags, owner_tags, run_tags, state_tags
         from ray_provider.infrastructure.source import ModuleSource
 
         if not run.can_be_marked:
@@ -147,21 +147,22 @@ class SetupRayInfrastructure(InfrastructureOperator):
                 )
             return
         name = str(run.spec.variables.get("name") or run.state.cluster_name or "")
-        mine = {"airflow": deployment_name(), "dag": str(self.dag_id), "task": str(self.task_id)}
+        owner = {"airflow": deployment_name(), "dag": str(self.dag_id), "task": str(self.task_id)}
+        mine = owner_tags(owner, name)
         # Who made it stays its owner. What an earlier release made stays without: a new tag in a launch template would
         # replace each node.
-        everywhere = run.tags.everywhere if run.state.resources else owner_tags(mine, name)
+        everywhere = run.tags.everywhere if run.state.resources else mine
         ends = None if lasting is None else datetime.now(tz=UTC) + lasting
         cluster = {
-            **owner_tags(mine, name),
+            **mine,
             **everywhere,
             **state_tags(ModuleSource.parse(run.spec.module).public, run.backend.public(), run.spec.workspace),
             **run_tags(str(context.get("run_id") or ""), ends, own_version()),
         }
         if not run.state.clusters:
-            cluster[f"{PREFIX}used"] = "no"
+            cluster[USED] = "no"
         elif not everywhere:
-            cluster |= {key: value for key, value in run.tags.cluster.items() if key in owner_tags(mine, name)}
+            cluster |= {key: value for key, value in run.tags.cluster.items() if key in mine}
         run.mark(Tags(everywhere, cluster))
 
     def _renew(self, run: InfrastructureRun) -> None:
