@@ -140,7 +140,7 @@ def nothing_left_behind() -> Iterator[None]:
         else:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(own, ignore_errors=True)
-    left = [child.cmdline() for child in psutil.Process(os.getpid()).children(recursive=True) if is_ours(child)]
+    left = [child for child in psutil.Process(os.getpid()).children(recursive=True) if is_ours(child)]
     assert left == []
 
 

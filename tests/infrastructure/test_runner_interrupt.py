@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -142,10 +142,10 @@ def test_the_private_folder_of_a_run_that_died_with_its_keeper(module: Module) -
             if line.strip() == "terraform_data.slow[0]: creating …":
                 break
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
-        for process in family:
-            os.kill(process.pid, signal.SIGSTOP)
-        for process in family:
-            os.kill(process.pid, signal.SIGKILL)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in family:
+                with suppress(psutil.NoSuchProcess):  # Terraform's own processes come and go
+                    process.send_signal(number)
         psutil.wait_procs(family, timeout=10)
     finally:
         worker.wait()

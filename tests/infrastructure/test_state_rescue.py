@@ -237,9 +237,11 @@ def test_a_state_in_a_folder_of_a_run_that_died_is_kept(module: Module, server: 
         wait_for(lambda: server.gone)
         wait_for(lambda: list(Path(os.environ["TMPDIR"]).rglob("errored.tfstate")))
         for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
-            process.send_signal(signal.SIGSTOP)
+            with suppress(psutil.NoSuchProcess):  # Terraform's own processes come and go
+                process.send_signal(signal.SIGSTOP)
         for process in [*psutil.Process(worker.pid).children(recursive=True), psutil.Process(worker.pid)]:
-            process.kill()
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     finally:
         end(worker)
     with module.run(variables={"url": server.url, "then": ""}):
@@ -266,8 +268,9 @@ def test_a_supervisor_that_is_killed_alone(module: Module, server: StateServer) 
     thread = in_thread(apply)
     wait_for(lambda: "terraform_data.cluster: creating …" in module.lines)
     for process in psutil.Process().children(recursive=True):
-        if any("keeper.py" in word for word in process.cmdline()):
-            process.kill()
+        with suppress(psutil.NoSuchProcess):
+            if any("keeper.py" in word for word in process.cmdline()):
+                process.kill()
     thread.join(timeout=30)
     assert not thread.is_alive()
     assert "terraform_data.before" in server.resources

@@ -241,7 +241,7 @@ def test_the_whole_mission(scene: Scene, cloud: str, capsys: pytest.CaptureFixtu
         assert json.loads(scene.kubernetes.helm("list", "-n", namespace, "-a", "-o", "json")) == []
         kinds = "rayclusters,pods,services,secrets,networkpolicies"
         assert scene.kubernetes.kubectl("get", kinds, "-n", namespace, "-o", "name").split() == []
-        assert [child.cmdline() for child in psutil.Process().children(recursive=True) if is_ours(child)] == []
+        assert [child for child in psutil.Process().children(recursive=True) if is_ours(child)] == []
         # Airflow has files of its own there.
         ours = ("airflow-ray-", "ray-provider-", "helm")
         assert [path.name for path in scene.temporary.iterdir() if path.name.startswith(ours)] == []

@@ -20,6 +20,7 @@ from typing import Self
 import psutil
 
 from ray_provider.clusters.local_head import free_ports
+from ray_provider.clusters.processes import is_alive
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.testing.parent import dying_with_parent
 
@@ -205,7 +206,7 @@ class RayHead:
             with contextlib.suppress(psutil.NoSuchProcess):
                 root = psutil.Process(self._process.pid)
                 self._started = list({*self._started, root, *root.children(recursive=True)})
-        return [each for each in self._started if each.is_running() and each.status() != psutil.STATUS_ZOMBIE]
+        return [each for each in self._started if is_alive(each)]
 
     def kill(self) -> None:
         """End it as a crash would: SIGKILL to everything at once."""

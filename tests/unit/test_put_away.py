@@ -71,7 +71,10 @@ os._exit(0)  # gRPC goes on in its threads
 def gone(pid: int) -> bool:
     until = time.monotonic() + 20
     while time.monotonic() < until:
-        if not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+        try:
+            if psutil.Process(pid).status() == psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.NoSuchProcess:
             return True
         time.sleep(0.05)
     return False

@@ -41,7 +41,7 @@ def script(folder: Path, text: str, name: str = "helm") -> str:
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second, if it ends between the opening and the reading
         return False
 
 

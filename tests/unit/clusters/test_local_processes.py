@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -48,7 +49,7 @@ def head(tmp_path) -> Iterator[tuple[subprocess.Popen, ProcessIdentity, int, int
         yield process, ProcessIdentity.of(process.pid), one, two
     finally:
         for pid in (process.pid, one, two):
-            if psutil.pid_exists(pid):
+            with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         process.wait(10)
         process.stdout.close()
@@ -72,8 +73,9 @@ def test_all_are_found_after_the_head_died(head, tmp_path):
     process.wait(10)
     assert identity.find() is None
     assert pids(family(MARK, str(tmp_path), [identity])) == {one, two}
-    signal_all([psutil.Process(one), psutil.Process(two)], signal.SIGKILL)
-    assert wait_gone([psutil.Process(pid) for pid in (one, two) if psutil.pid_exists(pid)], 10) == []
+    left = [psutil.Process(one), psutil.Process(two)]
+    signal_all(left, signal.SIGKILL)
+    assert wait_gone(left, 10) == []
     assert family(MARK, str(tmp_path), [identity]) == []
 
 
