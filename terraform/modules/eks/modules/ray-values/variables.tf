@@ -21,6 +21,8 @@ variable "node_pools" {
     min          = number
     max          = number
     num_of_hosts = number
+    # What a worker asks for beside CPU, memory and the accelerator: vpc.amazonaws.com/efa, hugepages-2Mi.
+    resources = optional(map(string), {})
   }))
   nullable = false
 }
@@ -57,6 +59,21 @@ variable "head_memory_gib" {
   validation {
     condition     = var.head_memory_gib >= 1
     error_message = "head_memory_gib must be at least 1."
+  }
+}
+
+variable "gpu_image" {
+  description = "Image of the groups with GPUs: `repository`, `tag`, `digest`, as the chart has them; what is not said is as for the whole cluster. It counts more than a profile, and less than `values`. Null leaves the cluster's image, so that a version that `values` name holds for all groups."
+  type = object({
+    repository = optional(string)
+    tag        = optional(string)
+    digest     = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.gpu_image == null || try(coalesce(var.gpu_image.repository, var.gpu_image.tag, var.gpu_image.digest), null) != null
+    error_message = "gpu_image needs repository, tag or digest."
   }
 }
 

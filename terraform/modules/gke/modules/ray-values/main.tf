@@ -13,6 +13,8 @@ locals {
 
   service_account = { for key in ["serviceAccountName"] : key => var.service_account if var.service_account != null }
 
+  gpu_image = var.gpu_image == null ? {} : { for key, value in var.gpu_image : key => value if value != null }
+
   worker_resources = {
     for name, pool in local.workers : name => merge(
       {
@@ -20,6 +22,7 @@ locals {
         memory = "${floor(pool.allocatable.memory_gib)}Gi"
       },
       { for accelerator in [pool.accelerator] : accelerator.resource => accelerator.count if accelerator != null },
+      pool.resources,
     )
   }
 
@@ -47,6 +50,7 @@ locals {
         nodeSelector   = pool.node_selector
         tolerations    = pool.tolerations
       },
+      { for key in ["image"] : key => local.gpu_image if pool.allocatable.gpus > 0 && var.gpu_image != null },
       local.service_account,
     )
   }

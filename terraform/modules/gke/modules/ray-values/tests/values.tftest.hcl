@@ -61,3 +61,48 @@ run "refuses_a_head_pool_that_is_not_there" {
 
   expect_failures = [var.head_pool]
 }
+
+run "gpu_groups_name_a_gpu_image_where_one_is_given" {
+  command = plan
+
+  variables {
+    gpu_image = { tag = "2.60.0-gpu" }
+    node_pools = {
+      system = { node_selector = { ray-pool = "system" }, tolerations = [], allocatable = { cpu = 1, memory_gib = 6, gpus = 0 }, min = 1, max = 3, num_of_hosts = 1 }
+      cpu    = { node_selector = { ray-pool = "cpu" }, tolerations = [], allocatable = { cpu = 1, memory_gib = 6, gpus = 0 }, min = 0, max = 3, num_of_hosts = 1 }
+      gpu = {
+        node_selector = { ray-pool = "gpu" }
+        tolerations   = []
+        accelerator   = { resource = "nvidia.com/gpu", type = "H100", count = 8 }
+        allocatable   = { cpu = 190, memory_gib = 1999, gpus = 8 }
+        min           = 0
+        max           = 2
+        num_of_hosts  = 1
+        resources     = { "vpc.amazonaws.com/efa" = "32", "hugepages-2Mi" = "5120Mi" }
+      }
+    }
+  }
+
+  assert {
+    condition     = output.values.additionalWorkerGroups.gpu.image == tomap({ tag = "2.60.0-gpu" })
+    error_message = "What is not given stays the cluster's: ${jsonencode(output.values.additionalWorkerGroups.gpu)}"
+  }
+  assert {
+    condition     = !contains(keys(output.values.additionalWorkerGroups.cpu), "image") && !contains(keys(output.values.head), "image")
+    error_message = "Without GPUs the cluster's image does."
+  }
+  assert {
+    condition     = output.values.additionalWorkerGroups.gpu.resources.limits["vpc.amazonaws.com/efa"] == "32" && output.values.additionalWorkerGroups.gpu.resources.requests["hugepages-2Mi"] == "5120Mi"
+    error_message = "Further resources are asked for, requests as limits."
+  }
+}
+
+run "refuses_a_gpu_image_that_says_nothing" {
+  command = plan
+
+  variables {
+    gpu_image = {}
+  }
+
+  expect_failures = [var.gpu_image]
+}
