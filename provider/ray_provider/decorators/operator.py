@@ -56,6 +56,9 @@ _RESULT_PATIENCE = 30.0
 class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     """Sends a function to a Ray cluster, waits for it like ``SubmitRayJob``, and returns what it returned.
 
+    Without ``cluster``, ``xcom_task_key`` or an address in the connection, the task makes a Ray cluster for itself
+    where the connection says (``backend``, or a Kubernetes), and deletes it when it ends.
+
     :param python_callable: the function.
     :param config: arguments of ``SubmitRayJob`` and those below, or a callable that makes them when the task runs.
     :param allow_pickle_results: take a pickle where JSON can't say the return value. Reading one runs whatever code the
@@ -72,6 +75,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     """
 
     custom_operator_name = "@task.ray"
+    makes_cluster = True
     template_fields: Sequence[str] = (*SubmitRayJob.template_fields, "op_args", "op_kwargs", "result_path")
 
     def __init__(

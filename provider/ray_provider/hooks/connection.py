@@ -23,8 +23,8 @@ _IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersona
 
 ADDRESS_HINT = (
     "Set the connection's field `address` to the dashboard's URL, such as http://127.0.0.1:8265, "
-    "or give the task a cluster: cluster=setup.output. For a Ray on this machine set `backend` to `local`, and put "
-    "SetupRayCluster before the task."
+    "or give the task a cluster: cluster=setup.output. Where `backend` is `local` or `kubernetes`, a task of @task.ray "
+    "makes a cluster for itself, and SetupRayCluster makes one for other tasks."
 )
 
 
@@ -173,6 +173,12 @@ class RayConnectionConfig:
             **{name: reader.text(name) for name in _IDENTITY_FIELDS},
             extra=reader.rest(),
         )
+
+    @property
+    def makes_clusters(self) -> bool:
+        """Whether the connection itself says where clusters are made: by its backend, or by a Kubernetes."""
+        kubernetes = (self.kubeconfig_path, self.kubeconfig, self.in_cluster, self.kubernetes_conn_id, self.cloud)
+        return bool(self.named_backend or any(kubernetes))
 
     def require_address(self) -> str:
         """Give the address.

@@ -21,8 +21,8 @@ class OwnCluster:
     """What a task wants for itself.
 
     :param name: of the cluster; the same for all tries of a task, so that a retry finds what a dead worker left.
-    :param ray_cluster_yaml: path or URL of a RayCluster manifest. On the local backend only its name matters: there is
-        one machine, and all of it is the cluster.
+    :param ray_cluster_yaml: path or URL of a RayCluster manifest; unless given, what the provider's chart makes by
+        default. On the local backend it has no effect: there is one machine, and all of it is the cluster.
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
     :param kuberay_version: of the KubeRay operator, if it has to be installed.
     :param update_if_exists: change a cluster of that name that is there.
@@ -32,7 +32,7 @@ class OwnCluster:
     """
 
     name: str
-    ray_cluster_yaml: str
+    ray_cluster_yaml: str | None = None
     owner: Mapping[str, Any] = field(default_factory=dict)
     kuberay_version: str = "1.0.0"
     update_if_exists: bool = True
@@ -52,7 +52,7 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         from ray_provider.clusters.local import start_local
         from ray_provider.clusters.local_spec import LocalClusterSpec
 
-        return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)))
+        return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)), on_progress=_say)
     from ray_provider.clusters.fetch import fetch_text
     from ray_provider.clusters.setup import set_up_cluster
     from ray_provider.clusters.spec import make_spec

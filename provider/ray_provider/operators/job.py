@@ -12,12 +12,12 @@ from ray_provider._compat import BaseOperator, TaskDeferred, TriggerTask, conf, 
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
-from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
 from ray_provider.operators import arguments, attempts, task_memory
-from ray_provider.operators.cluster_common import folders_of, owner_of
+from ray_provider.operators.cluster_common import folders_of
 from ray_provider.operators.job_run import JobRun
+from ray_provider.operators.task_cluster import own_cluster
 from ray_provider.operators.task_memory import TaskMemory
 from ray_provider.triggers.job import RayJobTrigger
 
@@ -105,6 +105,8 @@ class SubmitRayJob(BaseOperator):
     }
     operator_extra_links = (RayDashboardLink(),)
     ui_color = "#d6f0ff"
+    #: Whether the task makes a cluster where nothing names one and the connection has no address.
+    makes_cluster: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -156,6 +158,8 @@ class SubmitRayJob(BaseOperator):
         self.poll_interval = poll_interval
         self.xcom_task_key = xcom_task_key
         self.cluster = cluster
+        #: The DAG names a cluster. What comes of that by XCom may be nothing.
+        self.names_cluster = cluster is not None or bool(xcom_task_key)
         self.submission_id = submission_id
         self.metadata = metadata
         self.label_selector = label_selector
@@ -254,7 +258,7 @@ class SubmitRayJob(BaseOperator):
         run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
         memory = TaskMemory(context)
         config = run.hook.config
-        own = self._own_cluster(context, memory)
+        own = own_cluster(self, context, memory, config)
         if own is None:
             task_memory.locate(context, run, self.cluster, self.xcom_task_key)
         try:
@@ -413,19 +417,3 @@ class SubmitRayJob(BaseOperator):
         if not self.submission_id:
             return submission_id_for(task_memory.owner_of(context, attempt))
         return self.submission_id if attempt == 1 else f"{self.submission_id}-{attempt}"
-
-    def _own_cluster(self, context: Context, memory: TaskMemory) -> OwnCluster | None:
-        if not self.ray_cluster_yaml:
-            return None
-        from ray_provider.jobs.identity import submission_id_for
-
-        return OwnCluster(
-            name="task-" + submission_id_for(task_memory.owner_of(context, memory.next_attempt())).rpartition("-")[2],
-            ray_cluster_yaml=self.ray_cluster_yaml,
-            owner=owner_of(context),
-            kuberay_version=self.kuberay_version,
-            update_if_exists=self.update_if_exists,
-            gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",
-            folders=folders_of(context),
-            render=lambda text: str(self.render_template(text, context)),
-        )

@@ -156,12 +156,15 @@ class JobRun:
         """
 
         async def submit(client: RayJobsClient) -> JobDetails | None:
+            from ray_provider.jobs.one_node import refuse_too_large
             from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
             from ray_provider.jobs.ray_versions import check
             from ray_provider.jobs.retry import RetryPolicy
             from ray_provider.jobs.submit import check_head, lost_answer, submit_once
 
             check(self.ray_version, spec)
+            if self.cluster is not None and self.cluster.backend == "local":
+                await refuse_too_large(client, spec)
             if self._unanswered:
                 await check_head(client, self._id, self.session_name)
             ready = spec

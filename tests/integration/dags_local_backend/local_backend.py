@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pendulum
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, task
 
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SubmitRayJob
 
@@ -23,3 +23,11 @@ with DAG(
 
 with DAG("local_left", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC")):
     SetupRayCluster(task_id="setup", local={"num_cpus": 1})
+
+with DAG("local_gpu", schedule=None, start_date=pendulum.datetime(2026, 1, 1, tz="UTC"), default_args={"retries": 1}):
+
+    @task.ray(conn_id="ray_default", num_gpus=1)
+    def fit() -> int:
+        return 1
+
+    fit()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import datetime as dt
 import hashlib
@@ -19,13 +20,14 @@ import pytest
 from airflow.sdk import DAG, ObjectStoragePath, task
 from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 
+from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.decorators import ray, read_reference
 from ray_provider.decorators.operator import RayDecoratedOperator
 from ray_provider.decorators.storage import ResultStore
 from ray_provider.exceptions import ConfigurationError, JobError, RayProviderError
 from ray_provider.functions import payload
 from ray_provider.functions.results import result_file
-from ray_provider.hooks import own_cluster
+from ray_provider.hooks import RayHook, own_cluster
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(120)]
 
@@ -143,6 +145,104 @@ def test_what_cannot_be_sent_as_source_is_refused_before_a_cluster_is_made(
         operator(lambda x: x, 1, send=send, ray_cluster_yaml="cluster.yaml").execute(context)
     assert not made
     assert not dashboard.api.requests
+
+
+@pytest.fixture
+def own(dashboard, connection, monkeypatch):
+    """The connection has no address; a cluster that the task makes is the double."""
+    del connection["address"]
+    found = SimpleNamespace(wanted=[], deleted=[])
+    handle = ClusterHandle(backend="local", name="task-own", address=dashboard.api.url, created=True)
+
+    async def set_up(_hook, wanted):
+        found.wanted.append(wanted)
+        return handle
+
+    async def delete(_hook, cluster):
+        found.deleted.append(cluster.name)
+
+    async def endpoint(_hook, cluster=None, _url=None):
+        if cluster is None:
+            raise ConfigurationError("no Ray address")
+        return dashboard.api.endpoint()
+
+    monkeypatch.setattr(own_cluster, "set_up", set_up)
+    monkeypatch.setattr(own_cluster, "delete", delete)
+    monkeypatch.setattr(RayHook, "endpoint", endpoint)
+    return found
+
+
+@pytest.mark.parametrize(
+    "extra", [{"backend": "local"}, {"backend": "kubernetes"}, {"in_cluster": True}, {"kubernetes_conn_id": "k"}]
+)
+def test_without_a_cluster_the_task_makes_one_for_itself(dashboard, context, connection, own, extra):
+    connection.update(extra)
+    returning(dashboard, 42)
+    assert operator(double, 21).execute(context) == 42
+    [wanted] = own.wanted
+    assert wanted.ray_cluster_yaml is None
+    assert wanted.owner["task_id"] == "task"
+    assert own.deleted == ["task-own"]
+
+
+def test_that_cluster_goes_with_a_function_that_fails(dashboard, context, connection, own):
+    connection["backend"] = "local"
+    dashboard.when_submitted(lambda job: (job.run(b""), job.end("FAILED", exit_code=1)))
+    with pytest.raises(JobError):
+        operator(double, 21).execute(context)
+    assert own.deleted == ["task-own"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments"),
+    [
+        ({}, {}),
+        ({"backend": "local"}, {"cluster": "{{ ti.xcom_pull(task_ids='gone') }}"}),
+        ({"backend": "local"}, {"xcom_task_key": "gone.dashboard"}),
+    ],
+    ids=["a connection that says nothing", "a cluster that is not there", "an XCom that is not there"],
+)
+def test_none_is_made_where_nobody_asked_for_one(context, connection, own, extra, arguments):
+    connection.update(extra)
+    task = operator(double, 21, **arguments)
+    task.cluster = None  # as Airflow renders an XCom that is not there
+    with pytest.raises(AirflowFailException, match=r"no Ray address|left no XCom"):
+        task.execute(context)
+    assert not own.wanted
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments", "told"),
+    [
+        ({"backend": "local"}, {"wait_for_completion": False}, "wait_for_completion is off"),
+        ({"backend": "kubernetes"}, {"num_gpus": 1}, r"has no GPUs.*profile=\"gpu-eks\""),
+    ],
+)
+def test_what_such_a_cluster_cannot_do_is_refused_before_it_is_made(context, connection, own, extra, arguments, told):
+    connection.update(extra)
+    with pytest.raises(AirflowFailException, match=f"(?s){told}"):
+        operator(double, 21, **arguments).execute(context)
+    assert not own.wanted
+
+
+@pytest.mark.parametrize(
+    ("extra", "arguments", "line"),
+    [
+        ({"backend": "local"}, {"ray_cluster_yaml": "a.yaml"}, "No effect of `ray_cluster_yaml`: the backend is local"),
+        ({"backend": "local"}, {"kuberay_version": "1.5.1"}, "No effect of `kuberay_version`: the backend is local"),
+        (
+            {"address": "http://127.0.0.1:1"},
+            {"update_if_exists": False},
+            "`update_if_exists`: the task makes no cluster",
+        ),
+    ],
+)
+def test_an_argument_without_effect_is_told(dashboard, context, connection, own, extra, arguments, line, capsys):
+    connection.update(extra)
+    returning(dashboard, 42)
+    with contextlib.suppress(AirflowFailException):
+        operator(double, 21, **arguments).execute(context)
+    assert line in capsys.readouterr().out
 
 
 def test_the_same_minor_version_is_not(dashboard, context):

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ray_provider.exceptions import KubernetesError
+from ray_provider.exceptions import ConfigurationError, KubernetesError
 from ray_provider.jobs import watcher
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.models import JobSpec
+from ray_provider.jobs.one_node import refuse_too_large
 from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.jobs.waiting import Ask, Prospects, explain
 from ray_provider.jobs.watcher import JobWatcher, WatchOptions
@@ -190,3 +192,32 @@ async def test_a_kubernetes_that_can_not_be_asked_hides_nothing_else(api):
     told = (await prospects(api, ask)).text
     assert "no node has so much CPU" in told
     assert "What the cluster may still get can't be told: pods is forbidden" in told
+
+
+@pytest.mark.parametrize(
+    ("spec", "told"),
+    [
+        ({"num_gpus": 1}, "asks for 1 GPU, and this local Ray has 2 CPU, 4.0 GiB memory"),
+        ({"num_cpus": 4}, "asks for 4 CPU, "),
+        ({"memory": 8 * GIB}, "asks for 8.0 GiB memory, "),
+        ({"resources": {"fpga": 1}}, "asks for 1 fpga, "),
+        ({"num_cpus": 2, "memory": GIB}, None),
+        ({}, None),
+    ],
+)
+async def test_what_a_ray_of_one_node_can_never_hold_is_refused_before_the_submit(api, spec, told):
+    api.node(CPU=2.0, memory=4.0 * GIB)
+    async with RayJobsClient(api.endpoint(), retry=RetryPolicy.none()) as client:
+        asked = refuse_too_large(client, JobSpec(entrypoint="true", **spec))
+        if told is None:
+            await asked
+        else:
+            with pytest.raises(ConfigurationError, match=told):
+                await asked
+
+
+@pytest.mark.parametrize("nodes", [[], None, [{"state": "ALIVE"}]])
+async def test_nothing_is_refused_where_ray_does_not_say_what_it_has(api, nodes):
+    api.nodes = nodes
+    async with RayJobsClient(api.endpoint(), retry=RetryPolicy.none()) as client:
+        await refuse_too_large(client, JobSpec(entrypoint="true", num_gpus=1))
