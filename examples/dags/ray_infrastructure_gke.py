@@ -46,10 +46,14 @@ with DAG(
             "project": PROJECT,
             "location": REGION,
             "deletion_protection": False,  # this DAG deletes it again
+            # Airflow is in no network of the cluster: the API server is reached by its name, and IAM decides who gets in.
+            # In a network of your own: create_network, network, subnetwork, pod_range, service_range instead.
+            "dns_endpoint": True,
             "node_pools": {
-                "cpu": {"machine_type": "n2-standard-8", "max": 4},
+                "cpu": {"machine_type": "n2-standard-8", "min": 0, "max": 4},
                 "gpu": {"machine_type": "g2-standard-8", "capacity": "spot", "max": 2},
             },
+            "gpu_image": {"tag": "2.60.0-gpu"},
         },
         providers={"google": {"project": PROJECT, "region": REGION}},
         backend={

@@ -126,6 +126,11 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
         "schema": {"type": _TEXT},
     },
     "gcp_impersonate": {"label": "Service account to act as for GKE", "schema": {"type": _TEXT}},
+    "gke_dns_endpoint": {
+        "label": "Reach GKE clusters by their DNS name",
+        "description": "Needs no way into the cluster's network: IAM decides who gets in.",
+        "schema": {"type": ["boolean", "null"], "default": False},
+    },
     "disable_verify_ssl": {
         "label": "Disable TLS verification of Kubernetes",
         "schema": {"type": ["boolean", "null"], "default": False},

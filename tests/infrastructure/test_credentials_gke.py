@@ -15,14 +15,17 @@ import pytest
 
 from ray_provider import infrastructure_reaper
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.cloud import cloud_access
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.cloud_marks import record_use, renew
 from ray_provider.infrastructure.errors import TerraformCredentialsError
 from ray_provider.infrastructure.gke import GkeCluster, gke_credentials
+from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.marks import Tags, owner_tags, run_tags, state_tags
 from tests.infrastructure.lab.google_api import GoogleCloud
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
+DNS_NAME = "gke-0123456789ab.europe-west4.gke.goog"
 CLUSTER = GkeCluster("c1", "europe-west4", "p1")
 
 
@@ -32,7 +35,14 @@ def find(path: str) -> dict[str, Any] | None:
     if path != CLUSTER.path:
         return None
     authority = {"cluster_ca_certificate": base64.b64encode(PEM.encode()).decode()}
-    return {"name": "c1", "endpoint": "10.0.0.2", "status": "RUNNING", "master_auth": authority}
+    by_name = {"dns_endpoint_config": {"endpoint": DNS_NAME, "allow_external_traffic": True}}
+    return {
+        "name": "c1",
+        "endpoint": "10.0.0.2",
+        "status": "RUNNING",
+        "master_auth": authority,
+        "control_plane_endpoints_config": by_name,
+    }
 
 
 @pytest.fixture
@@ -54,6 +64,19 @@ async def test_the_cluster_is_found_and_the_token_is_renewed(cloud: GoogleCloud)
     assert await found.token_provider(False) == first
     assert await found.token_provider(True) != first
     assert first not in repr(found)
+
+
+async def test_what_terraform_made_is_reached_by_its_name_if_the_module_says_so(cloud: GoogleCloud) -> None:
+    outputs = {"cloud": "gcp", "cluster_name": "c1", "location": "europe-west4", "project": "p1"}
+    for more, server in ({}, "https://10.0.0.2"), ({"dns_endpoint": DNS_NAME}, f"https://{DNS_NAME}"):
+        handle = InfrastructureHandle("gke", {"type": "local"}, outputs=outputs | more)
+        # As it travels, in XCom and in triggers.
+        travelled = CloudCluster.from_dict(CloudCluster.of(handle.to_dict()).to_dict())
+        access = await cloud_access(travelled)
+        (cluster,) = (access.kubeconfig or {})["clusters"]
+        assert cluster["cluster"]["server"] == server
+        # A public authority signed the name's certificate.
+        assert ("certificate-authority-data" in cluster["cluster"]) == (not more)
 
 
 async def test_what_is_wrong_is_said(cloud: GoogleCloud) -> None:

@@ -39,8 +39,9 @@ POOLS: dict[str, Any] = {
         "capacity": "queued",
         "max": 2,
         "zones": ["europe-west4-b"],
-        "compact_placement": True,
+        "ordinary_network": True,
     },
+    "n2": {"machine_type": "n2-standard-8", "min": 0, "compact_placement": True, "zones": ["europe-west4-b"]},
     "tpu": {"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4", "zones": ["europe-west4-a"]},
 }
 VARIABLES: dict[str, Any] = {
@@ -48,6 +49,7 @@ VARIABLES: dict[str, Any] = {
     "project": "my-project",
     "location": "europe-west4",
     "node_pools": POOLS,
+    "gpu_image": {"tag": "2.60.0-gpu"},
     "service_accounts": {"ray": {"namespace": "ray", "name": "ray", "bucket_access": "write"}},
     "ray_service_account": "ray",
 }
@@ -127,7 +129,8 @@ def test_pools_as_the_provider_got_them(applied: Workspace) -> None:
     assert (config["t4"]["flex_start"], config["t4"]["max_run_duration"]) == (True, "86400s")
     assert config["t4"]["reservation_affinity"][0]["consume_reservation_type"] == "NO_RESERVATION"
     assert pools["h100"]["queued_provisioning"][0]["enabled"] is True
-    assert pools["h100"]["placement_policy"][0]["type"] == "COMPACT"
+    assert config["h100"]["labels"]["cloud.google.com/gke-queued"] == "true"
+    assert pools["n2"]["placement_policy"][0]["type"] == "COMPACT"
     assert pools["tpu"]["placement_policy"][0]["tpu_topology"] == "4x4"
     assert pools["tpu"]["autoscaling"][0]["total_max_node_count"] == 4
     assert config["tpu"]["guest_accelerator"] == []
@@ -142,9 +145,11 @@ def test_outputs_have_the_same_names_and_shape_as_eks(applied: Workspace) -> Non
     for module in ("eks", "gke"):
         with (MODULES / module / "outputs.tf").open() as file:
             names[module] = {name.strip('"') for output in hcl2.load(file)["output"] for name in output}
-    assert names["eks"] == names["gke"]
+    # EKS has no address that needs no way there.
+    assert names["eks"] == names["gke"] - {"dns_endpoint"}
     outputs = applied.outputs()
-    assert set(outputs) == names["gke"]
+    # An output that is null is none.
+    assert set(outputs) == names["gke"] - {"dns_endpoint"}
     for pool in outputs["node_pools"].values():
         assert set(pool) == {"node_selector", "tolerations", "accelerator", "allocatable", "min", "max", "num_of_hosts"}
     assert outputs["node_pools"]["l4"]["accelerator"] == {"resource": "nvidia.com/gpu", "type": "nvidia-l4", "count": 8}
@@ -173,6 +178,8 @@ def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, 
     pod = groups["tpu"]["template"]["spec"]
     assert int(pod["containers"][0]["resources"]["limits"]["google.com/tpu"]) == 4
     assert pod["nodeSelector"]["cloud.google.com/gke-tpu-accelerator"] == "tpu-v6e-slice"
+    images = {name: group["template"]["spec"]["containers"][0]["image"] for name, group in groups.items()}
+    assert (images["l4"], images["cpu"]) == ("rayproject/ray:2.60.0-gpu", "rayproject/ray:2.60.0")
 
 
 def test_no_token_in_state(applied: Workspace) -> None:
@@ -198,23 +205,118 @@ def test_a_pool_is_added_and_another_resized(applied: Workspace) -> None:
     assert found["a100"]["node_config"][0]["reservation_affinity"][0]["values"] == ["ours"]
 
 
-@pytest.mark.parametrize(
-    ("pool", "field"),
-    [
-        ({"machine_type": "g2-standard-48", "accelerator": {"type": "nvidia-h100-80gb"}}, "pools.bad.accelerator.type"),
-        ({"machine_type": "g2-standard-48", "accelerator": {"count": 8}}, "pools.bad.accelerator.count"),
-        ({"machine_type": "e2-standard-8", "accelerator": {"type": "nvidia-l4", "count": 1}}, "pools.bad.accelerator"),
-        ({"machine_type": "n2-standard-8", "gpu_sharing": {"strategy": "MPS", "clients": 2}}, "pools.bad.gpu_sharing"),
-        ({"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4", "max": 2}, "pools.bad.max"),
-    ],
-)
-def test_what_the_machine_cannot_do_is_refused_in_the_plan(
-    applied: Workspace, pool: dict[str, Any], field: str
-) -> None:
-    configure(applied, node_pools={**POOLS, "bad": pool})
+#: Pools that Google Cloud would refuse, or whose pods would never be scheduled, and what the plan says of each.
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "type": (
+        {"machine_type": "g2-standard-48", "accelerator": {"type": "nvidia-h100-80gb"}},
+        "pools.type.accelerator.type: g2-standard-48 has nvidia-l4.",
+    ),
+    "count": (
+        {"machine_type": "g2-standard-48", "accelerator": {"count": 8}},
+        "pools.count.accelerator.count: g2-standard-48 has 4.",
+    ),
+    "none": (
+        {"machine_type": "e2-standard-8", "accelerator": {"type": "nvidia-l4", "count": 1}},
+        "pools.none.accelerator: e2-standard-8 can't have one",
+    ),
+    "sharing": (
+        {"machine_type": "n2-standard-8", "gpu_sharing": {"strategy": "MPS", "clients": 2}},
+        "pools.sharing.gpu_sharing: there is no GPU to share.",
+    ),
+    "slices": (
+        {"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4", "max": 2, "zones": ["europe-west4-a"]},
+        "pools.slices.max: a pool with a slice of several hosts (4x4) holds one slice",
+    ),
+    "zones": (
+        {"machine_type": "ct6e-standard-4t", "tpu_topology": "4x4"},
+        'pools.zones.zones: a slice of several hosts (4x4) needs exactly one zone, such as ["europe-west4-a"].',
+    ),
+    "tpuflex": (
+        {"machine_type": "ct6e-standard-8t", "capacity": "flex_start", "zones": ["europe-west4-a", "europe-west4-b"]},
+        "pools.tpuflex.zones: TPUs with flex_start need exactly one zone",
+    ),
+    "offered": (
+        {"machine_type": "a3-highgpu-8g"},
+        "pools.offered.machine_type: a3-highgpu-8g is not offered in europe-west4-a."
+        ' Set pools.offered.zones = ["europe-west4-b","europe-west4-c"].',
+    ),
+    "nowhere": (
+        {"machine_type": "z9-giga-1", "zones": ["europe-west4-a"]},
+        "pools.nowhere.machine_type: z9-giga-1 is not offered in europe-west4-a (asked of google_compute_machine_types).",
+    ),
+    "rdma": (
+        {"machine_type": "a3-highgpu-8g", "max": 2, "zones": ["europe-west4-b"]},
+        "pools.rdma.max: a3-highgpu-8g talks to others of its kind over networks for GPUDirect or RDMA",
+    ),
+    "grace": ({"machine_type": "a4x-highgpu-4g"}, "pools.grace.machine_type: a4x-highgpu-4g needs RDMA networks"),
+    "ironwood": (
+        {"machine_type": "tpu7x-standard-4t", "tpu_topology": "2x2x2", "zones": ["europe-west4-b"]},
+        "pools.ironwood.tpu_topology: slices of several TPU7x hosts need a workload policy",
+    ),
+    "queued": (
+        {
+            "machine_type": "g2-standard-8",
+            "capacity": "queued",
+            "compact_placement": True,
+            "zones": ["europe-west4-b"],
+        },
+        "pools.queued.compact_placement: GKE has none for queued machines",
+    ),
+    "flex": (
+        {
+            "machine_type": "g2-standard-8",
+            "capacity": "flex_start",
+            "compact_placement": True,
+            "zones": ["europe-west4-b"],
+        },
+        "pools.flex.compact_placement: with flex_start GKE has it for a3-ultragpu, a4 and h4d machines and TPUs, not",
+    ),
+}
+
+
+def said(text: str) -> str:
+    """Give what Terraform prints in a frame as one line."""
+    return " ".join(text.replace("\u2502", " ").split())
+
+
+def test_what_google_cloud_does_not_have_is_refused_in_the_plan_by_name(applied: Workspace) -> None:
+    configure(applied, node_pools={**POOLS, **{name: pool for name, (pool, _) in REFUSED.items()}})
     done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
+    configure(applied)
     assert done.returncode == 1
-    assert field in " ".join(done.stderr.split())
+    text = said(done.stderr)
+    assert [message for _, message in REFUSED.values() if message not in text] == []
+    assert text.count("Resource precondition failed") == len(REFUSED)
+
+
+def test_what_can_not_be_meant_is_refused_by_name(applied: Workspace) -> None:
+    configure(
+        applied,
+        zones=["europe-west4"],
+        endpoint_public_access_cidrs=["203.0.113.0/24"],
+        service_accounts={"nodes": {"namespace": "ray", "name": "ray"}},
+        ray_service_account=None,
+    )
+    done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
+    configure(applied)
+    assert done.returncode == 1
+    for message in (
+        "zones: europe-west4: each must be a zone of europe-west4, such as europe-west4-b.",
+        "endpoint_public_access must be true for endpoint_public_access_cidrs: without a public address nobody",
+        "service_accounts: the key nodes is taken: the nodes' own account has that id.",
+    ):
+        assert message in said(done.stderr)
+
+
+def test_a_plan_warns_of_an_endpoint_that_nobody_reaches(applied: Workspace) -> None:
+    """Airflow is not in a network that did not exist before; with the DNS endpoint it need not be."""
+    _, text = applied.plan("-refresh=false")
+    assert "Warning: Check block assertion failed" in text
+    assert "dns_endpoint: the Kubernetes API has a private address only" in said(text)
+    configure(applied, dns_endpoint=True)
+    _, text = applied.plan("-refresh=false")
+    configure(applied)
+    assert "Check block assertion failed" not in text
 
 
 def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace) -> None:

@@ -172,6 +172,7 @@ def entered(monkeypatch) -> list[Any]:
         ({**GOOGLE, "project": "ours", "impersonate": "admin@x"}, {}, "entered by gcp_impersonate"),
         (GOOGLE, {}, "leads to the Google Cloud project 'theirs'"),
         ({**AWS, "name": {"a": 1}}, {}, "name is no text"),
+        ({**GOOGLE, "project": "ours", "endpoint": "https://theirs"}, {}, "endpoint: 'https://theirs' is not 'dns'"),
         ({**AWS, "aws_conn_id": "prod"}, {"aws_conn_id": "mine"}, None),
         ({**AWS, "role_arn": "theirs"}, {"aws_role_arn": "mine"}, None),
         (GOOGLE, {"gcp_project": "theirs"}, None),

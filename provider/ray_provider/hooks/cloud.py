@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_provider._compat import BaseHook, mask_secrets
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, KubernetesError
-from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 
 if TYPE_CHECKING:
     from ray_provider.clusters.access import KubernetesAccess
@@ -49,7 +49,13 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
             credentials, own_project = await asyncio.to_thread(google_credentials, cluster.gcp_conn_id)
             project = project or own_project
         return await gke_credentials(
-            GkeCluster(cluster.name, cluster.location, project or "", impersonate=cluster.impersonate),
+            GkeCluster(
+                cluster.name,
+                cluster.location,
+                project or "",
+                impersonate=cluster.impersonate,
+                dns_endpoint=cluster.endpoint == DNS,
+            ),
             credentials=credentials,
         )
     raise ConfigurationError(f"cloud: {cluster.cloud!r} is not one of aws, gcp.", field="cloud")

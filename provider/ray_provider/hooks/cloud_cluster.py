@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ray_provider.hooks.connection import RayConnectionConfig
 
 CLOUDS = ("aws", "gcp")
+#: ``CloudCluster.endpoint`` of a cluster that is reached by its DNS name.
+DNS = "dns"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class CloudCluster:
     :param aws_conn_id: Airflow connection; without one, what boto3 finds.
     :param gcp_conn_id: Airflow connection; without one, the application default credentials.
     :param namespace: used where a task names none.
+    :param endpoint: ``dns``: reached by its DNS name (GKE); else by its IP address.
     """
 
     cloud: str
@@ -39,6 +42,7 @@ class CloudCluster:
     aws_conn_id: str | None = None
     gcp_conn_id: str | None = None
     namespace: str | None = None
+    endpoint: str | None = None
 
     @classmethod
     def of(cls, infrastructure: InfrastructureHandle | Mapping[str, Any], **more: Any) -> CloudCluster:
@@ -70,6 +74,7 @@ class CloudCluster:
             project=outputs.project,
             aws_conn_id=infrastructure.aws_conn_id,
             gcp_conn_id=infrastructure.gcp_conn_id,
+            endpoint=DNS if outputs.cloud == "gcp" and outputs.extra.get("dns_endpoint") else None,
         )
         return replace(found, **{name: value for name, value in more.items() if value is not None})
 
@@ -99,6 +104,10 @@ class CloudCluster:
             raise ConfigurationError(
                 f"cloud: {found.cloud!r} is not one of {', '.join(CLOUDS)}.", field="cluster.kubernetes.cloud"
             )
+        if found.endpoint not in (None, DNS):
+            raise ConfigurationError(
+                f"endpoint: {found.endpoint!r} is not {DNS!r}.", field="cluster.kubernetes.endpoint"
+            )
         return found
 
     def entered_by(self, config: RayConnectionConfig) -> CloudCluster:
@@ -110,4 +119,5 @@ class CloudCluster:
             aws_conn_id=config.aws_conn_id or self.aws_conn_id,
             gcp_conn_id=config.gcp_conn_id or self.gcp_conn_id,
             namespace=config.namespace or self.namespace,
+            endpoint=self.endpoint or (DNS if config.gke_dns_endpoint and self.cloud == "gcp" else None),
         )

@@ -61,6 +61,7 @@ class RayConnectionConfig:
         worker has.
     :param gcp_impersonate: service account that is acted as.
     :param gcp_project: project of Google Cloud that GKE clusters may be in.
+    :param gke_dns_endpoint: reach GKE clusters by their DNS names, which need no way into their network.
     :param extra: fields that are none of the above.
     """
 
@@ -91,6 +92,7 @@ class RayConnectionConfig:
     gcp_conn_id: str | None = None
     gcp_impersonate: str | None = None
     gcp_project: str | None = None
+    gke_dns_endpoint: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -170,6 +172,7 @@ class RayConnectionConfig:
             disable_tcp_keepalive=reader.flag("disable_tcp_keepalive", default=False),
             kubernetes_conn_id=kubernetes_conn_id,
             cloud=cloud,
+            gke_dns_endpoint=reader.flag("gke_dns_endpoint", default=False),
             **{name: reader.text(name) for name in _IDENTITY_FIELDS},
             extra=reader.rest(),
         )

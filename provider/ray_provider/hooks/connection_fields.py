@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 from ray_provider.jobs.endpoint import TlsOptions
 
 #: How the forms of Airflow before 2.3 stored a field; connections made by the predecessor may still hold it.
@@ -213,6 +213,7 @@ class ConnectionFields:
             aws_conn_id=self.text("aws_conn_id"),
             gcp_conn_id=self.text("gcp_conn_id"),
             namespace=self.text("namespace"),
+            endpoint=DNS if cloud == "gcp" and self.flag("gke_dns_endpoint", default=False) else None,
         )
 
     def cookies(self) -> dict[str, str]:

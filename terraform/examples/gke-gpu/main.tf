@@ -7,15 +7,19 @@ provider "google" {
 module "ray" {
   source = "../../modules/gke"
 
-  name                         = var.name
-  project                      = var.project
-  location                     = var.location
+  name     = var.name
+  project  = var.project
+  location = var.location
+
+  # Where Airflow, or you, come from: by the cluster's DNS name, which IAM guards, or from these networks.
+  dns_endpoint                 = var.dns_endpoint
   endpoint_public_access       = length(var.office_cidrs) > 0
   endpoint_public_access_cidrs = var.office_cidrs
 
   node_pools = {
     cpu = {
       machine_type = "n2-standard-8"
+      min          = 0
       max          = 4
     }
     l4 = {
@@ -24,6 +28,9 @@ module "ray" {
       max          = 4
     }
   }
+
+  # The chart's image with CUDA, of the same Ray. `values` that name another Ray have to name its GPU image, too.
+  gpu_image = { tag = "2.60.0-gpu" }
 
   service_accounts = {
     ray = {

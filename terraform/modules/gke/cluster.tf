@@ -30,12 +30,19 @@ resource "google_container_cluster" "this" {
     enable_private_endpoint = !var.endpoint_public_access
   }
 
+  # By its name it lets in whom IAM lets in, whatever the networks below.
+  control_plane_endpoints_config {
+    dns_endpoint_config {
+      allow_external_traffic = var.dns_endpoint
+    }
+  }
+
   # An empty list lets nobody in from outside; no list at all would let everybody.
   master_authorized_networks_config {
     gcp_public_cidrs_access_enabled = false
 
     dynamic "cidr_blocks" {
-      for_each = toset(var.endpoint_public_access_cidrs)
+      for_each = toset(concat(var.endpoint_public_access_cidrs, var.endpoint_private_access_cidrs))
 
       content {
         cidr_block = cidr_blocks.value
@@ -137,4 +144,12 @@ resource "google_container_cluster" "this" {
   }
 
   depends_on = [google_kms_crypto_key_iam_member.cluster, google_project_iam_member.nodes]
+}
+
+# Airflow isn't in a network that did not exist: setting up Ray would fail, and so would looking whether it is still used.
+check "endpoint_in_reach" {
+  assert {
+    condition     = !var.create_network || var.endpoint_public_access || var.dns_endpoint || length(var.endpoint_private_access_cidrs) > 0
+    error_message = "dns_endpoint: the Kubernetes API has a private address only, in a network that is made here: nobody outside reaches it. Set dns_endpoint = true, or endpoint_public_access with endpoint_public_access_cidrs; or create_network = false and the network that Airflow is in; or endpoint_private_access_cidrs, if you connect the networks."
+  }
 }

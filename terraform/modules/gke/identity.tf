@@ -1,7 +1,13 @@
 resource "google_service_account" "nodes" {
-  project      = var.project
-  account_id   = "${trimsuffix(substr(var.name, 0, 22), "-")}-nodes"
+  project = var.project
+  # Up to 30 characters. A name that has to be cut gets six of its hash: another cluster's may begin alike.
+  account_id   = length(var.name) <= 22 ? "${var.name}-nodes" : "${trimsuffix(substr(var.name, 0, 17), "-")}-${substr(sha256(var.name), 0, 6)}-nodes"
   display_name = "Nodes of the GKE cluster ${var.name}"
+
+  lifecycle {
+    # Earlier releases cut without a hash: an account that is there stays, and with it the nodes that run as it.
+    ignore_changes = [account_id]
+  }
 }
 
 resource "google_project_iam_member" "nodes" {

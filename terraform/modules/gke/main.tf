@@ -17,6 +17,8 @@ locals {
   kms_key     = var.create_kms_key ? google_kms_crypto_key.this[0].id : var.kms_key
   bucket_name = { create = one(module.storage[*].bucket_name), existing = var.bucket_name, none = null }[var.bucket_mode]
 
+  dns_endpoint = var.dns_endpoint ? google_container_cluster.this.control_plane_endpoints_config[0].dns_endpoint_config[0].endpoint : null
+
   # Autopilot has its own nodes.
   system_pool = { for name, pool in { system = var.system_pool } : name => pool if pool != null && !var.autopilot }
   pools = merge(
@@ -33,6 +35,7 @@ locals {
         gvnic             = true
         image_streaming   = true
         compact_placement = false
+        ordinary_network  = false
       })
     },
   )
@@ -81,6 +84,7 @@ module "node_pools" {
 
   project              = var.project
   location             = var.location
+  zones                = var.zones
   cluster              = google_container_cluster.this.id
   cluster_name         = var.name
   node_service_account = google_service_account.nodes.email
@@ -96,6 +100,7 @@ module "ray_values" {
   head_pool       = one(keys(local.system_pool))
   head_cpu        = var.ray_head.cpu
   head_memory_gib = var.ray_head.memory_gib
+  gpu_image       = var.gpu_image
   service_account = var.ray_service_account == null ? null : var.service_accounts[var.ray_service_account].name
 }
 

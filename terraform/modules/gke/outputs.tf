@@ -11,14 +11,19 @@ output "cluster_name" {
 }
 
 output "cluster_endpoint" {
-  description = "Address of the Kubernetes API."
-  value       = "https://${google_container_cluster.this.endpoint}"
+  description = "Address of the Kubernetes API: with `dns_endpoint` its name, else its IP address."
+  value       = "https://${coalesce(local.dns_endpoint, google_container_cluster.this.endpoint)}"
 }
 
 output "cluster_ca_certificate" {
-  description = "The Kubernetes API's CA certificate: PEM, base64-encoded."
-  value       = try(google_container_cluster.this.master_auth[0].cluster_ca_certificate, null)
+  description = "The Kubernetes API's CA certificate: PEM, base64-encoded. Null with `dns_endpoint`, whose certificate is a public one."
+  value       = var.dns_endpoint ? null : try(google_container_cluster.this.master_auth[0].cluster_ca_certificate, null)
   sensitive   = true
+}
+
+output "dns_endpoint" {
+  description = "The Kubernetes API's DNS name, if it is to be reached by it; else null."
+  value       = local.dns_endpoint
 }
 
 output "location" {

@@ -38,6 +38,11 @@ variable "zones" {
   type        = list(string)
   default     = []
   nullable    = false
+
+  validation {
+    condition     = alltrue([for zone in var.zones : can(regex("^${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "-")}-[a-z0-9]*[a-z]$", zone))])
+    error_message = "zones: ${join(", ", var.zones)}: each must be a zone of ${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "the region")}, such as ${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "europe-west4")}-b. A region goes into location."
+  }
 }
 
 variable "kubernetes_version" {
@@ -194,6 +199,11 @@ variable "endpoint_public_access" {
     condition     = !var.endpoint_public_access || length(var.endpoint_public_access_cidrs) > 0
     error_message = "endpoint_public_access needs endpoint_public_access_cidrs: name the networks that may reach the Kubernetes API."
   }
+  # A control plane with a private address alone takes internal networks only (docs/concepts/network-isolation, November 2026).
+  validation {
+    condition     = var.endpoint_public_access || length(var.endpoint_public_access_cidrs) == 0
+    error_message = "endpoint_public_access must be true for endpoint_public_access_cidrs: without a public address nobody out there reaches the Kubernetes API. Internal networks go into endpoint_private_access_cidrs."
+  }
 }
 
 variable "endpoint_public_access_cidrs" {
@@ -206,6 +216,25 @@ variable "endpoint_public_access_cidrs" {
     condition     = alltrue([for cidr in var.endpoint_public_access_cidrs : can(cidrhost(cidr, 0)) && !endswith(cidr, "/0")])
     error_message = "endpoint_public_access_cidrs must be networks such as 203.0.113.0/24, and not the whole internet."
   }
+}
+
+variable "endpoint_private_access_cidrs" {
+  description = "Internal networks that may reach the Kubernetes API at its private address, beside the nodes' subnet: such as Airflow's subnet in the same network."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for cidr in var.endpoint_private_access_cidrs : can(cidrhost(cidr, 0)) && can(regex("^(10\\.|192\\.168\\.|172\\.(1[6-9]|2[0-9]|3[01])\\.|100\\.(6[4-9]|[7-9][0-9]|1[01][0-9]|12[0-7])\\.)", cidr))])
+    error_message = "endpoint_private_access_cidrs must be internal networks such as 10.20.0.0/16. Others go into endpoint_public_access_cidrs."
+  }
+}
+
+variable "dns_endpoint" {
+  description = "Whether the Kubernetes API can be reached by its DNS name, from anywhere: guarded by IAM (`container.clusters.connect`) instead of networks. For an Airflow that is in no network of the cluster. The outputs name that address then."
+  type        = bool
+  default     = false
+  nullable    = false
 }
 
 # --- nodes -------------------------------------------------------------------------------------------------------------
@@ -272,6 +301,7 @@ variable "node_pools" {
     gvnic             = optional(bool, true)
     image_streaming   = optional(bool, true)
     compact_placement = optional(bool, false)
+    ordinary_network  = optional(bool, false)
     allocatable = optional(object({
       cpu        = number
       memory_gib = number
@@ -315,6 +345,10 @@ variable "service_accounts" {
   validation {
     condition     = alltrue([for account in values(var.service_accounts) : account.bucket_access == "none" || var.bucket_mode != "none"])
     error_message = "service_accounts: bucket_access needs a bucket: set bucket_mode."
+  }
+  validation {
+    condition     = !contains(keys(var.service_accounts), "nodes")
+    error_message = "service_accounts: the key nodes is taken: the nodes' own account has that id."
   }
 }
 
@@ -380,6 +414,16 @@ variable "kms_key" {
 }
 
 # --- ray ---------------------------------------------------------------------------------------------------------------
+
+variable "gpu_image" {
+  description = "Image of the worker groups with GPUs in `ray_helm_values`: `repository`, `tag`, `digest`, such as `{ tag = \"2.60.0-gpu\" }`. Its Ray must be the head's. It counts more than a profile's, and less than the cluster's `values`. Null leaves the cluster's image; the chart's own has no CUDA."
+  type = object({
+    repository = optional(string)
+    tag        = optional(string)
+    digest     = optional(string)
+  })
+  default = null
+}
 
 variable "ray_head" {
   description = "What the Ray head asks for: `cpu` and `memory_gib`. Never more than a node of the system pool can give."

@@ -33,6 +33,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
     },
     "google_container_cluster": {
         "endpoint": "203.0.113.10",
+        "dns_endpoint_config.endpoint": "gke-0123456789ab.europe-west4.gke.goog",
         "cluster_ca_certificate": CA,
         "master_version": "1.33.4-gke.1000",
     },
@@ -72,6 +73,49 @@ INSTANCE_TYPES: Mapping[str, Mapping[str, Any]] = {
         "neuron_devices": [{"count": 1, "core_count": 2, "core_version": 2, "memory_size": 32768, "name": "Trainium"}],
     },
 }
+
+#: What Compute Engine says of some machine types: virtual CPUs, MiB, GPUs; and in which zones they aren't offered.
+MACHINE_TYPES: Mapping[str, tuple[int, int, tuple[str, int] | None]] = {
+    "e2-standard-4": (4, 16384, None),
+    "e2-standard-8": (8, 32768, None),
+    "n1-standard-8": (8, 30720, None),
+    "n2-standard-8": (8, 32768, None),
+    "n2-highmem-128": (128, 884736, None),
+    "c4-standard-96": (96, 368640, None),
+    "g2-standard-8": (8, 32768, ("nvidia-l4", 1)),
+    "g2-standard-48": (48, 196608, ("nvidia-l4", 4)),
+    "g4-standard-48": (48, 184320, ("nvidia-rtx-pro-6000", 1)),
+    "a2-ultragpu-8g": (96, 1392640, ("nvidia-a100-80gb", 8)),
+    "a3-highgpu-8g": (208, 1916928, ("nvidia-h100-80gb", 8)),
+    "a4x-highgpu-4g": (140, 905216, ("nvidia-gb200", 4)),
+    "ct6e-standard-4t": (180, 737280, None),
+    "ct6e-standard-8t": (180, 1474560, None),
+}
+NOT_OFFERED: Mapping[str, tuple[str, ...]] = {"a3-highgpu-8g": ("europe-west4-a",)}
+
+
+def machine_types(kind: str | None, zone: str) -> list[dict[str, Any]]:
+    """Answer ``google_compute_machine_types`` with the filter ``name = "…"``."""
+    name = str(kind or "").removeprefix('name = "').removesuffix('"')
+    if name not in MACHINE_TYPES or zone in NOT_OFFERED.get(name, ()):
+        return []
+    cpus, mib, gpus = MACHINE_TYPES[name]
+    accelerators = [{"guest_accelerator_type": gpus[0], "guest_accelerator_count": gpus[1]}] if gpus else []
+    return [
+        {
+            "accelerators": accelerators,
+            "architecture": "X86_64",
+            "deprecated": [],
+            "description": "",
+            "guest_cpus": cpus,
+            "is_shared_cpus": False,
+            "maximum_persistent_disks": 128,
+            "maximum_persistent_disks_size_gb": 263168,
+            "memory_mb": mib,
+            "name": name,
+            "self_link": f"zones/{zone}/machineTypes/{name}",
+        }
+    ]
 
 
 def install(
@@ -168,6 +212,10 @@ class StandIn:
                 "efa_supported": False,
                 **INSTANCE_TYPES[config["instance_type"]],
             }
+        if kind == "google_compute_zones":
+            answers = {"names": [f"{config['region']}-{letter}" for letter in "abc"]}
+        if kind == "google_compute_machine_types":
+            answers = {"machine_types": machine_types(config["filter"], config["zone"])}
         if kind == "aws_subnet":
             answers = {"availability_zone": f"us-east-1{config['id'][-1]}"}
         for name, attribute in block["attributes"].items():
@@ -194,14 +242,16 @@ class StandIn:
         values: dict[str, Any],
         root: dict[str, Any],
         is_unknown: Callable[[Any], bool],
+        inside: str = "",
     ) -> dict[str, Any]:
         for name, attribute in block["attributes"].items():
             if is_unknown(values.get(name)):
                 answers = self.answers.get(kind, {})
-                values[name] = answers[name] if name in answers else self._invent(kind, name, attribute["type"], root)
+                known = f"{inside}.{name}" if f"{inside}.{name}" in answers else name
+                values[name] = answers[known] if known in answers else self._invent(kind, name, attribute["type"], root)
         for name, nested in block["block_types"].items():
             for item in _items(values.get(name)):
-                self._settle(kind, nested["block"], item, root, is_unknown)
+                self._settle(kind, nested["block"], item, root, is_unknown, name)
         return values
 
     @staticmethod

@@ -14,6 +14,11 @@ variable "region" {
   description = "The region of subnet and NAT."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+$", var.region))
+    error_message = "region must be a region such as europe-west4, not a zone."
+  }
 }
 
 variable "node_cidr" {

@@ -3,6 +3,7 @@ locals {
     for name, pool in var.pools : name => try(
       { resource = "nvidia.com/gpu", type = local.gpu_machines[pool.machine_type].type, count = local.gpu_machines[pool.machine_type].count },
       { resource = "google.com/tpu", type = local.tpu_machines[pool.machine_type].type, count = local.tpu_machines[pool.machine_type].count },
+      { resource = "nvidia.com/gpu", type = local.told[pool.machine_type].type, count = local.told[pool.machine_type].count },
       null,
     )
   }
@@ -11,7 +12,7 @@ locals {
   hardware = {
     for name, pool in var.pools : name => local.inferred[name] != null ? local.inferred[name] : one([
       for said in [pool.accelerator] : {
-        resource = startswith(pool.machine_type, "ct") ? "google.com/tpu" : "nvidia.com/gpu"
+        resource = local.is_tpu_machine[pool.machine_type] ? "google.com/tpu" : "nvidia.com/gpu"
         type     = said.type
         count    = said.count
       } if try(said.type != null && said.count != null, false)
@@ -63,37 +64,43 @@ locals {
     )
   }
 
+  # GKE puts the taint on queued nodes, and the label for who selects them is ours to set (Cluster Toolkit, June 2026).
+  queued = { for name, pool in var.pools : name => { for key in ["cloud.google.com/gke-queued"] : key => "true" if pool.capacity == "queued" } }
+
   selector = {
     for name, pool in var.pools : name => merge(
       { "ray-pool" = name },
+      local.queued[name],
       # KubeRay's TPU webhook reads them off the pod.
       { for key in ["cloud.google.com/gke-tpu-accelerator"] : key => local.hardware[name].type if local.is_tpu[name] },
       { for key in ["cloud.google.com/gke-tpu-topology"] : key => local.topology[name] if local.is_tpu[name] },
     )
   }
 
-  gib = { for type, shape in local.shapes : type => coalesce(shape.gib, 1) }
-
-  # The steps in which GKE reserves memory, and 1 GiB for daemon sets.
-  reserved_gib = {
-    for type, gib in local.gib : type => sum([
-      0.25 * min(4, gib),
-      0.20 * min(4, max(0, gib - 4)),
-      0.10 * min(8, max(0, gib - 8)),
-      0.06 * min(112, max(0, gib - 16)),
-      0.02 * max(0, gib - 128),
-      1,
-    ])
-  }
-
   # On the low side: a pod that asks for too much is never scheduled.
   allocatable = {
     for name, pool in var.pools : name => {
-      cpu        = try(pool.allocatable.cpu, max(1, local.shapes[pool.machine_type].vcpus - (local.shapes[pool.machine_type].vcpus > 48 ? 2 : 1)), 1)
-      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.gib[pool.machine_type] - local.reserved_gib[pool.machine_type])))
+      cpu        = try(pool.allocatable.cpu, local.free_cpus[pool.machine_type] >= 1 ? floor(local.free_cpus[pool.machine_type]) : max(0.1, floor(local.free_cpus[pool.machine_type] * 10) / 10))
+      memory_gib = try(pool.allocatable.memory_gib, max(0, floor(local.free_gib[name])))
       gpus       = local.is_gpu[name] ? local.accelerators[name].count : 0
     }
   }
+
+  # GKE takes an initial number for each zone, and never makes up for one below the minimum: "manually resize the cluster"
+  # (docs/concepts/cluster-autoscaler). Machines without accelerators: as many as the minimum, rounded up to whole zones;
+  # the autoscaler takes back what is idle. Accelerators: never more than the minimum; Ray's pods ask for the rest.
+  zone_count = { for name, zones in local.zones : name => length(var.pools[name].zones) > 0 || length(var.zones) > 0 || local.is_zone ? length(zones) : 3 }
+  initial = {
+    for name, pool in var.pools : name => local.hardware[name] == null ? ceil(local.min[name] / local.zone_count[name]) : floor(local.min[name] * local.hosts[name] / local.zone_count[name])
+  }
+
+  # Whose nodes need further networks to talk to each other as fast as they can: GPUDirect-TCPX and -TCPXO on A3, RDMA on
+  # A3 Ultra, A4 and H4D (docs/how-to/gpu-bandwidth-gpudirect-tcpx; docs.cloud.google.com/ai-hypercomputer). November 2026.
+  fast_network = { for name, pool in var.pools : name => can(regex("^(a3-(high|mega|ultra)gpu-8g|a4-|h4d-)", pool.machine_type)) }
+
+  # With the limits of all zones together GKE's API refuses TPUs of flex-start (a fault of the provider, says the Cluster
+  # Toolkit's gke-node-pool, June 2026): with exactly one zone those of a zone mean the same.
+  zonal_limits = { for name, pool in var.pools : name => local.is_tpu[name] && pool.capacity == "flex_start" }
 }
 
 resource "google_container_node_pool" "this" {
@@ -104,11 +111,13 @@ resource "google_container_node_pool" "this" {
   location           = var.location
   cluster            = var.cluster
   node_locations     = length(each.value.zones) > 0 ? each.value.zones : null
-  initial_node_count = local.min[each.key] > 0 ? local.hosts[each.key] : 0
+  initial_node_count = local.initial[each.key]
 
   autoscaling {
-    total_min_node_count = local.min[each.key] * local.hosts[each.key]
-    total_max_node_count = each.value.max * local.hosts[each.key]
+    min_node_count       = local.zonal_limits[each.key] ? local.min[each.key] * local.hosts[each.key] : null
+    max_node_count       = local.zonal_limits[each.key] ? each.value.max * local.hosts[each.key] : null
+    total_min_node_count = local.zonal_limits[each.key] ? null : local.min[each.key] * local.hosts[each.key]
+    total_max_node_count = local.zonal_limits[each.key] ? null : each.value.max * local.hosts[each.key]
     # Where capacity is scarce, any zone that has some will do.
     location_policy = each.value.capacity != "on_demand" || local.hardware[each.key] != null ? "ANY" : "BALANCED"
   }
@@ -147,7 +156,7 @@ resource "google_container_node_pool" "this" {
     spot              = each.value.capacity == "spot"
     flex_start        = each.value.capacity == "flex_start" ? true : null
     max_run_duration  = each.value.max_run_duration
-    labels            = merge(each.value.labels, { "ray-pool" = each.key })
+    labels            = merge(local.queued[each.key], each.value.labels, { "ray-pool" = each.key })
     resource_labels   = var.labels
 
     metadata = {
@@ -220,8 +229,48 @@ resource "google_container_node_pool" "this" {
     ignore_changes = [initial_node_count, node_count]
 
     precondition {
-      condition     = each.value.allocatable != null || local.shapes[each.value.machine_type].vcpus != null
+      condition     = length(local.missing_in[each.key]) == 0
+      error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} is not offered in ${join(", ", local.missing_in[each.key])}${length(local.offered_in[each.key]) > 0 ? ". Set pools.${each.key}.zones = ${jsonencode(local.offered_in[each.key])}" : " (asked of google_compute_machine_types)"}."
+    }
+    precondition {
+      condition     = each.value.allocatable != null || local.shapes[each.value.machine_type].vcpus != null || length(local.missing_in[each.key]) > 0
       error_message = "pools.${each.key}.allocatable: this module doesn't know ${each.value.machine_type}; say what Ray may ask of a node."
+    }
+    precondition {
+      condition     = local.allocatable[each.key].memory_gib >= 1 || local.shapes[each.value.machine_type].vcpus == null
+      error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} has less than 1 GiB left for pods; take a larger one."
+    }
+    # A4X: Arm CPUs, a network of its own and a workload policy (docs.cloud.google.com/ai-hypercomputer, November 2026).
+    precondition {
+      condition     = !startswith(each.value.machine_type, "a4x-")
+      error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} needs RDMA networks, a workload policy and Arm images, which this module does not make. Take a4-highgpu-8g or a3-ultragpu-8g, or make the pool yourself and give it to modules/ray-values."
+    }
+    precondition {
+      condition     = !local.fast_network[each.key] || each.value.max == 1 || each.value.ordinary_network
+      error_message = "pools.${each.key}.max: ${each.value.machine_type} talks to others of its kind over networks for GPUDirect or RDMA, which this module does not make. With max = 1 it stays within a machine; ordinary_network = true says that several machines over the ordinary network are meant."
+    }
+    # docs/concepts/dws and the Cluster Toolkit's gke-node-pool (June 2026).
+    precondition {
+      condition     = !(each.value.capacity == "queued" && each.value.compact_placement && !local.is_tpu[each.key])
+      error_message = "pools.${each.key}.compact_placement: GKE has none for queued machines with GPUs or without accelerators."
+    }
+    precondition {
+      condition     = !(each.value.capacity == "flex_start" && each.value.compact_placement && !local.is_tpu[each.key]) || can(regex("^(a3-ultragpu-|a4-|h4d-)", each.value.machine_type))
+      error_message = "pools.${each.key}.compact_placement: with flex_start GKE has it for a3-ultragpu, a4 and h4d machines and TPUs, not for ${each.value.machine_type}."
+    }
+    # A slice lies in one zone: gcloud's --node-locations takes one for it (docs/how-to/tpus, November 2026).
+    precondition {
+      condition     = local.hosts[each.key] == 1 || local.zone_count[each.key] == 1
+      error_message = "pools.${each.key}.zones: a slice of several hosts (${coalesce(local.topology[each.key], "-")}) needs exactly one zone${length(local.offered_in[each.key]) > 0 ? ", such as ${jsonencode([local.offered_in[each.key][0]])}" : ""}."
+    }
+    precondition {
+      condition     = !local.zonal_limits[each.key] || local.zone_count[each.key] == 1
+      error_message = "pools.${each.key}.zones: TPUs with flex_start need exactly one zone: GKE takes no limit over several zones for them."
+    }
+    # docs/how-to/tpus: TPU7x slices of several hosts need a workload policy (November 2026).
+    precondition {
+      condition     = local.hosts[each.key] == 1 || !startswith(each.value.machine_type, "tpu7x-")
+      error_message = "pools.${each.key}.tpu_topology: slices of several TPU7x hosts need a workload policy, which this module does not make. Take 2x2x1, or ct6e or ct5p machines."
     }
     precondition {
       condition     = each.value.accelerator == null || local.inferred[each.key] == null || try(lower(coalesce(each.value.accelerator.type, local.inferred[each.key].type)) == local.inferred[each.key].type, false)
@@ -236,8 +285,8 @@ resource "google_container_node_pool" "this" {
       error_message = "pools.${each.key}.accelerator: ${each.value.machine_type} needs both type and count."
     }
     precondition {
-      condition     = each.value.accelerator == null || local.inferred[each.key] != null || can(regex("^(n1|a|g|ct)[0-9a-z]*-", each.value.machine_type))
-      error_message = "pools.${each.key}.accelerator: ${each.value.machine_type} can't have one; take an n1, a2, a3, a4, g2 or TPU machine type."
+      condition     = each.value.accelerator == null || local.inferred[each.key] != null || can(regex("^(n1|a|g|ct|tpu)[0-9a-z]*-", each.value.machine_type))
+      error_message = "pools.${each.key}.accelerator: ${each.value.machine_type} can't have one; take an n1, a2, a3, a4, g2, g4 or TPU machine type."
     }
     precondition {
       condition     = each.value.gpu_sharing == null || local.is_gpu[each.key]

@@ -8,6 +8,23 @@ variable "location" {
   description = "The cluster's region or zone."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = can(regex("^[a-z]+-[a-z]+[0-9]+(-[a-z])?$", var.location))
+    error_message = "location must be a region such as europe-west4, or a zone such as europe-west4-a."
+  }
+}
+
+variable "zones" {
+  description = "The cluster's zones, for pools that name none. By default all of the region are asked for the machine type; GKE takes three of them."
+  type        = list(string)
+  default     = []
+  nullable    = false
+
+  validation {
+    condition     = alltrue([for zone in var.zones : can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))])
+    error_message = "zones must be zones of ${join("-", slice(split("-", var.location), 0, 2))}, such as ${join("-", slice(split("-", var.location), 0, 2))}-b."
+  }
 }
 
 variable "cluster" {
@@ -38,14 +55,17 @@ variable "pools" {
   description = <<-EOT
     Node pools, by name. For each:
     - `machine_type`: such as `n2-standard-8`, `g2-standard-48`, `a3-highgpu-8g`, `ct6e-standard-4t`.
-    - `accelerator`: `{type, count}`, inferred for machine types that always have accelerators (a2, a3, a4, g2, ct…); what
+    - `accelerator`: `{type, count}`, inferred for machine types that always have accelerators (a2, a3, a4, g2, g4, TPUs); what
       is said here is checked against it. For n1 machines and types this module doesn't know it has to be said.
     - `capacity`: `on_demand`, `spot`, `reservation` (needs `reservation_name`), `flex_start` (starts when there is
       capacity, ends after `max_run_duration`) or `queued` (whole jobs by Kueue's provisioning requests). Exactly one of
       them. `capacity_block` is AWS's.
     - `min`, `max`: nodes in all zones together; for slices of several TPU hosts the number of slices, 0 or 1. `min` is 0
-      by default for accelerators, else 1.
-    - `zones`: where; the cluster's by default.
+      by default for accelerators, else 1. (A pool without accelerators begins with whole zones: `min = 1` in three zones
+      with three nodes, of which the autoscaler takes back the idle ones; one with accelerators never with more than
+      `min`, and what lacks comes with the first pods.)
+    - `zones`: where; the cluster's by default. Each has to offer the machine type. A TPU slice of several hosts, TPUs
+      with `flex_start` and `compact_placement` need exactly one.
     - `disk_gib`, `disk_type`: the boot disk.
     - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators). A taint's
       effect may be spelled as in Kubernetes or as in Google Cloud.
@@ -54,7 +74,10 @@ variable "pools" {
     - `tpu_topology`: such as `4x4`; the machine's own by default. More chips than a machine has make a slice of several
       hosts.
     - `gvnic`, `image_streaming`, `compact_placement`.
-    - `allocatable`: what Ray may ask of a node, `{cpu, memory_gib}`; by default computed from the machine type.
+    - `ordinary_network`: a3-…gpu-8g, a4 and h4d machines reach their speed over networks for GPUDirect or RDMA, which this
+      module does not make: more than one (`max`) is refused unless this says that the ordinary network will do.
+    - `allocatable`: what Ray may ask of a node, `{cpu, memory_gib}`; by default what the cloud says of the machine type,
+      less what GKE reserves.
   EOT
   type = map(object({
     machine_type = string
@@ -85,6 +108,7 @@ variable "pools" {
     gvnic             = optional(bool, true)
     image_streaming   = optional(bool, true)
     compact_placement = optional(bool, false)
+    ordinary_network  = optional(bool, false)
     allocatable = optional(object({
       cpu        = number
       memory_gib = number
@@ -138,8 +162,12 @@ variable "pools" {
     error_message = "pools: tpu_topology must look like 2x4 or 2x2x2."
   }
   validation {
-    condition     = alltrue([for pool in values(var.pools) : (pool.tpu_topology == null || startswith(pool.machine_type, "ct")) && !(pool.gpu_sharing != null && startswith(pool.machine_type, "ct"))])
-    error_message = "pools: tpu_topology is for TPU machines (ct…), gpu_sharing is not."
+    condition     = alltrue([for pool in values(var.pools) : (pool.tpu_topology == null || can(regex("^(ct|tpu)[0-9]", pool.machine_type))) && !(pool.gpu_sharing != null && can(regex("^(ct|tpu)[0-9]", pool.machine_type)))])
+    error_message = "pools: tpu_topology is for TPU machines (ct…, tpu…), gpu_sharing is not."
+  }
+  validation {
+    condition     = length(flatten([for name, pool in var.pools : [for zone in pool.zones : zone if !can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))]])) == 0
+    error_message = "pools: ${join(", ", flatten([for name, pool in var.pools : [for zone in pool.zones : "${name}.zones: ${zone}" if !can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))]]))} is no zone of ${join("-", slice(split("-", var.location), 0, 2))}; zones are such as ${join("-", slice(split("-", var.location), 0, 2))}-b."
   }
   validation {
     condition     = alltrue([for pool in values(var.pools) : length(pool.zones) == 1 || !pool.compact_placement])
