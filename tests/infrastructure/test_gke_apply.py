@@ -237,8 +237,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "offered": (
         {"machine_type": "a3-highgpu-8g"},
-        "pools.offered.machine_type: a3-highgpu-8g is not offered in europe-west4-a."
-        ' Set pools.offered.zones = ["europe-west4-b","europe-west4-c"].',
+        (
+            "pools.offered.machine_type: a3-highgpu-8g is not offered in europe-west4-a."
+            ' Set pools.offered.zones = ["europe-west4-b","europe-west4-c"].'
+        ),
     ),
     "nowhere": (
         {"machine_type": "z9-giga-1", "zones": ["europe-west4-a"]},

@@ -198,7 +198,9 @@ def test_a_cluster_of_a_cloud_is_named():
     )
     google = read({"gke_cluster": "ray", "cloud_location": "europe-west4", "gcp_project": "p", "gcp_impersonate": "sa"})
     assert google.cloud == CloudCluster("gcp", "ray", "europe-west4", project="p", impersonate="sa")
-    by_name = read({"gke_cluster": "ray", "cloud_location": "europe-west4", "gcp_project": "p", "gke_dns_endpoint": True})
+    by_name = read(
+        {"gke_cluster": "ray", "cloud_location": "europe-west4", "gcp_project": "p", "gke_dns_endpoint": True}
+    )
     assert by_name.cloud == CloudCluster("gcp", "ray", "europe-west4", project="p", endpoint="dns")
     assert CloudCluster("gcp", "ray", "europe-west4").entered_by(by_name).endpoint == "dns"
     assert CloudCluster("aws", "ray", "eu-west-1").entered_by(by_name).endpoint is None

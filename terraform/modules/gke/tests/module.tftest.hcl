@@ -336,7 +336,7 @@ run "gpu_groups_have_an_image_of_their_own" {
   }
 
   assert {
-    condition     = output.ray_helm_values.additionalWorkerGroups.l4.image == { tag = "2.60.0-gpu" } && !can(output.ray_helm_values.additionalWorkerGroups.cpu.image)
+    condition     = output.ray_helm_values.additionalWorkerGroups.l4.image.tag == "2.60.0-gpu" && !can(output.ray_helm_values.additionalWorkerGroups.cpu.image)
     error_message = "The chart's image has no CUDA."
   }
 }
