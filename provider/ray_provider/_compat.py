@@ -46,8 +46,6 @@ except ImportError:  # a common-compat as old as Airflow 2.11 or 3.0: it has not
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection, Context
 
-    from ray_provider.hooks.ray import RayHook
-
 __all__ = [
     "AirflowException",
     "AirflowFailException",
@@ -85,7 +83,7 @@ __all__ = [
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
-async def async_connection(hook: RayHook, conn_id: str) -> Connection:
+async def async_connection(hook: BaseHook, conn_id: str) -> Connection:
     """Read a connection on an event loop: a triggerer's, ``dag.test``'s or a worker's.
 
     The synchronous call in a thread is the one way that works in all of them: in a triggerer it is handed to the

@@ -153,9 +153,9 @@ def log_budget(ground: Ground) -> None:
 @row(alone=True)
 def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
     """Its supervisor reads 4 KiB of log a turn, and closes a task's log when it learns that the trigger has ended."""
-    count, flag = 1500, ground.folder / "print"
+    count, flag = 800, ground.folder / "print"
     waits = f"echo started; while [ ! -e {flag} ]; do echo waits; sleep 0.2; done"
-    cases = [ground.start("deferred", entrypoint=f"{waits}; seq -f 'line %g' 1 {count}") for _ in range(6)]
+    cases = [ground.start("deferred", entrypoint=f"{waits}; seq -f 'line %g' 1 {count}") for _ in range(3)]
     for case in cases:
         case.wait("deferred")
         case.printed("started")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -19,32 +17,10 @@ from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructu
 from ray_provider.sensors import InfrastructureDriftSensor
 from tests.infrastructure.lab.aws_server import AwsServer
 from tests.infrastructure.test_operators import Ti
-from tests.infrastructure.test_place import BUCKET, CLUSTER, HERE, THERE, backend, clusters, given, worker
-from tests.support.certificates import make_certificates
+from tests.infrastructure.test_place import BUCKET, HERE, TAGGED, THERE, aws, backend, clusters, given, worker
 from tests.support.terraform import need_terraform
 
-__all__ = ["worker"]
-
-#: As the bundled modules take their tags.
-TAGGED = CLUSTER.replace(
-    "  bootstrap_self_managed_addons",
-    "  tags = merge(var.tags, var.cluster_tags)\n  lifecycle {\n    ignore_changes = [\n"
-    '      tags["airflow-ray-run"], tags["airflow-ray-expires"],\n'
-    '      tags["airflow-ray-version"], tags["airflow-ray-used"],\n    ]\n  }\n  bootstrap_self_managed_addons',
-).replace("  assume_role_policy", "  tags = var.tags\n  assume_role_policy") + "".join(
-    f'variable "{name}" {{\n  type    = map(string)\n  default = {{}}\n}}\n' for name in ("tags", "cluster_tags")
-)
-
-
-@pytest.fixture(scope="module")
-def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServer]:
-    """Its clusters' API servers can't be reached."""
-    authority = make_certificates(tmp_path_factory.mktemp("certificates")).ca_file.read_bytes()
-    with AwsServer(
-        cluster_endpoint="https://127.0.0.1:9", cluster_ca_data=base64.b64encode(authority).decode()
-    ) as server:
-        server.client("s3").create_bucket(Bucket=BUCKET)
-        yield server
+__all__ = ["aws", "worker"]
 
 
 def context(run: str) -> dict[str, Any]:
@@ -62,7 +38,7 @@ def marks_of(aws: AwsServer, name: str) -> Marks:
     return found
 
 
-def test_a_second_run_changes_nothing_and_renews_the_end(
+async def test_a_second_run_changes_nothing_renews_the_end_and_keeps_that_it_is_used(
     aws: AwsServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     arguments = given(tmp_path, "twice", TAGGED, variables={"name": "twice", "tags": {"team": "x"}})
@@ -81,6 +57,10 @@ def test_a_second_run_changes_nothing_and_renews_the_end(
     assert role["airflow-ray-name"] == "twice"
     assert not {"airflow-ray-run", "airflow-ray-expires"} & set(role)
     assert handle["variables"] == arguments["variables"]
+
+    told: list[str] = []
+    await record_use(CloudCluster("aws", "twice", HERE), told.append)
+    assert (told, marks_of(aws, "twice").used) == ([], True)
     capsys.readouterr()
 
     # Another run, and another task, a longer time: it stays whose it was.
@@ -94,6 +74,7 @@ def test_a_second_run_changes_nothing_and_renews_the_end(
     assert renewed.is_of("task", "twice")
     assert renewed.expires is not None
     assert renewed.expires > made.expires + timedelta(hours=7)
+    assert renewed.used is True
     assert tags_of(aws, "twice")["team"] == "x"
     sensor = InfrastructureDriftSensor(**{**arguments, "task_id": "s"})
     assert sensor.poke(context("run 3")).is_done is False
@@ -101,25 +82,13 @@ def test_a_second_run_changes_nothing_and_renews_the_end(
     # No end any more.
     SetupRayInfrastructure(**arguments).execute(context("run 4"))
     assert marks_of(aws, "twice").expires is None
+
+    # Its API server can't be reached, and a Ray cluster was set up on it. (For one that was not: test_place.)
     delete = DeleteRayInfrastructure(**arguments, confirm="twice")
-    # Its API server can't be reached, and nobody ever had a Ray cluster there.
-    assert delete.execute(context("run 4")) == {"destroyed": 2}
-
-
-async def test_what_a_ray_cluster_was_set_up_on_does_not_go_unseen(aws: AwsServer, tmp_path: Path) -> None:
-    arguments = given(tmp_path, "used", TAGGED)
-    SetupRayInfrastructure(**arguments).execute(context("run 1"))
-    told: list[str] = []
-    await record_use(CloudCluster("aws", "used", HERE), told.append)
-    assert (told, marks_of(aws, "used").used) == ([], True)
-    SetupRayInfrastructure(**arguments).execute(context("run 2"))
-    assert marks_of(aws, "used").used is True
-    delete = DeleteRayInfrastructure(**arguments, confirm="used")
     with pytest.raises(Exception, match=r"(?s)a Ray cluster was set up on it.*live_clusters=\"ignore\""):
-        delete.execute(context("run 2"))
-    assert clusters(aws, HERE) == ["used"]
-    delete.live_clusters = "ignore"
-    assert delete.execute(context("run 2")) == {"destroyed": 2}
+        delete.execute(context("run 4"))
+    assert clusters(aws, HERE) == ["twice"]
+    aws.client("eks").delete_cluster(name="twice")
 
 
 def orphan(aws: AwsServer, name: str, *, ends: float | None = -1, airflow: str = "", **more: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ray_provider.sensors import InfrastructureDriftSensor
 from tests.infrastructure.lab.aws_server import CREDENTIALS, AwsServer
 from tests.infrastructure.runner_modules import make_module
 from tests.infrastructure.test_operators import Ti
+from tests.support.certificates import make_certificates
 from tests.support.terraform import environment, need_aws_provider, need_terraform
 
 HERE, THERE = "us-east-1", "eu-west-1"
@@ -58,12 +60,25 @@ output "location" {
   value = data.aws_region.current.id
 }
 """
+#: As the bundled modules take their tags.
+TAGGED = CLUSTER.replace(
+    "  bootstrap_self_managed_addons",
+    "  tags = merge(var.tags, var.cluster_tags)\n  lifecycle {\n    ignore_changes = [\n"
+    '      tags["airflow-ray-run"], tags["airflow-ray-expires"],\n'
+    '      tags["airflow-ray-version"], tags["airflow-ray-used"],\n    ]\n  }\n  bootstrap_self_managed_addons',
+).replace("  assume_role_policy", "  tags = var.tags\n  assume_role_policy") + "".join(
+    f'variable "{name}" {{\n  type    = map(string)\n  default = {{}}\n}}\n' for name in ("tags", "cluster_tags")
+)
 OWN_REGION = '\nvariable "region" {\n  type = string\n}\nprovider "aws" {\n  region = var.region\n}\n'
 
 
 @pytest.fixture(scope="module")
-def aws() -> Iterator[AwsServer]:
-    with AwsServer() as server:
+def aws(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsServer]:
+    """Its clusters' API servers can't be reached."""
+    authority = make_certificates(tmp_path_factory.mktemp("certificates")).ca_file.read_bytes()
+    with AwsServer(
+        cluster_endpoint="https://127.0.0.1:9", cluster_ca_data=base64.b64encode(authority).decode()
+    ) as server:
         server.client("s3").create_bucket(Bucket=BUCKET)
         yield server
 
@@ -129,13 +144,15 @@ def deleting(arguments: dict[str, Any], **more: Any) -> DeleteRayInfrastructure:
 def test_a_delete_on_a_worker_of_another_region_finds_what_was_made(
     aws: AwsServer, tmp_path: Path, context: dict[str, Any]
 ) -> None:
-    arguments = given(tmp_path, "far")
+    arguments = given(tmp_path, "far", TAGGED)
     handle = SetupRayInfrastructure(**arguments, **there()).execute(context)
     assert clusters(aws, THERE) == ["far"]
     assert handle["place"] == {"region": THERE, "account": "123456789012"}
-    assert deleting(arguments, infrastructure=handle).execute(context) == {"destroyed": 2}
+    # Its API server can't be reached, and its tag says that nobody ever had a Ray cluster there.
+    delete = deleting(arguments, infrastructure=handle, live_clusters="refuse")
+    assert delete.execute(context) == {"destroyed": 2}
     assert clusters(aws, THERE) == []
-    assert deleting(arguments, infrastructure=handle).execute(context) == {"destroyed": 0}
+    assert delete.execute(context) == {"destroyed": 0}
 
 
 @pytest.mark.slow

@@ -196,6 +196,7 @@ async def test_a_manifest_is_installed_secured_and_deleted_as_a_whole(kubernetes
     assert not kubernetes.exists("configmap", "settings", "-n", namespace)
 
 
+@pytest.mark.slow  # tests/apiserver/test_operator_by_helm.py does it with the same Helm
 async def test_the_operator_is_asked_for_and_installed_only_when_told(kubernetes, namespace):
     scene = Scene(kubernetes, namespace)
     chart = str(kubernetes.operator_chart)

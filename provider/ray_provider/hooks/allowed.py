@@ -71,7 +71,7 @@ class Allowed:
 
         :raises ConfigurationError: the handle names another identity, or a project that is not ours.
         """
-        entered = replace(cluster.entered_by(config), namespace=config.namespace)
+        entered = replace(config.enter(cluster), namespace=config.namespace)
         if self.everything:
             return entered
         for name, field in {**_CONNECTIONS, **_IDENTITIES}.items():

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.handle import InfrastructureHandle
-
-if TYPE_CHECKING:
-    from ray_provider.hooks.connection import RayConnectionConfig
 
 CLOUDS = ("aws", "gcp")
 #: ``CloudCluster.endpoint`` of a cluster that is reached by its DNS name.
@@ -109,15 +106,3 @@ class CloudCluster:
                 f"endpoint: {found.endpoint!r} is not {DNS!r}.", field="cluster.kubernetes.endpoint"
             )
         return found
-
-    def entered_by(self, config: RayConnectionConfig) -> CloudCluster:
-        """Give the cluster with the identity and the namespace that a connection names; else they stay as they are."""
-        return replace(
-            self,
-            role_arn=config.aws_role_arn or self.role_arn,
-            impersonate=config.gcp_impersonate or self.impersonate,
-            aws_conn_id=config.aws_conn_id or self.aws_conn_id,
-            gcp_conn_id=config.gcp_conn_id or self.gcp_conn_id,
-            namespace=config.namespace or self.namespace,
-            endpoint=self.endpoint or (DNS if config.gke_dns_endpoint and self.cloud == "gcp" else None),
-        )

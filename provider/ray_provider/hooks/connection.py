@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.address import address_of_parts, check_address
-from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 from ray_provider.hooks.connection_fields import CLUSTER_FIELDS, ConnectionFields
 from ray_provider.jobs.endpoint import TlsOptions
 
@@ -94,6 +94,18 @@ class RayConnectionConfig:
     gcp_project: str | None = None
     gke_dns_endpoint: bool = False
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def enter(self, cluster: CloudCluster) -> CloudCluster:
+        """Give a cloud's cluster with the identity and the namespace that are named here; the rest stays as it is."""
+        return replace(
+            cluster,
+            role_arn=self.aws_role_arn or cluster.role_arn,
+            impersonate=self.gcp_impersonate or cluster.impersonate,
+            aws_conn_id=self.aws_conn_id or cluster.aws_conn_id,
+            gcp_conn_id=self.gcp_conn_id or cluster.gcp_conn_id,
+            namespace=self.namespace or cluster.namespace,
+            endpoint=cluster.endpoint or (DNS if self.gke_dns_endpoint and cluster.cloud == "gcp" else None),
+        )
 
     @classmethod
     def from_connection(

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 class TerraformNotFoundError(ConfigurationError, InfrastructureError):
@@ -82,3 +87,17 @@ class ProviderChangedError(InfrastructureError):
 
 class ProviderCrashError(InfrastructureError):
     """A provider plugin (or Terraform itself) crashed."""
+
+
+def unsaved(path: str | Path, why: str, lock_id: str | None, program: str) -> UnsavedStateError:
+    """Make the error that says where a state lies and what to do with it."""
+    return UnsavedStateError(
+        f"THE STATE IS NOT IN ITS BACKEND. It lies in {path} on this worker, and tells what was made: without it"
+        f" nobody will delete that. The backend said: {why}",
+        hint="Bring the backend back, then run the task again on this worker: it pushes that state before anything"
+        f" else. Or by hand, in a folder with the same backend: `{program} init`, `{program} state push {path}`"
+        + (f", `{program} force-unlock {lock_id}`" if lock_id else "")
+        + ", and remove the file. Where the backend holds a newer state, compare both before.",
+        path=str(path),
+        lock_id=lock_id,
+    )

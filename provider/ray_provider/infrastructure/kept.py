@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.infrastructure.backend import Backend
-from ray_provider.infrastructure.errors import UnsavedStateError
+from ray_provider.infrastructure.errors import unsaved
 from ray_provider.infrastructure.folder import write_private_json
 from ray_provider.infrastructure.rescue import (
     IDENTITY,
@@ -96,17 +96,3 @@ def _lock_of(path: Path) -> str | None:
         found = json.loads(path.with_suffix(".json").read_text(encoding="utf-8")).get("lock_id")
         return found if isinstance(found, str) else None
     return None
-
-
-def unsaved(path: str | Path, why: str, lock_id: str | None, program: str) -> UnsavedStateError:
-    """Make the error that says where a state lies and what to do with it."""
-    return UnsavedStateError(
-        f"THE STATE IS NOT IN ITS BACKEND. It lies in {path} on this worker, and tells what was made: without it"
-        f" nobody will delete that. The backend said: {why}",
-        hint="Bring the backend back, then run the task again on this worker: it pushes that state before anything"
-        f" else. Or by hand, in a folder with the same backend: `{program} init`, `{program} state push {path}`"
-        + (f", `{program} force-unlock {lock_id}`" if lock_id else "")
-        + ", and remove the file. Where the backend holds a newer state, compare both before.",
-        path=str(path),
-        lock_id=lock_id,
-    )

@@ -23,11 +23,10 @@ from python_terraform import IsFlagged, IsNotFlagged, Terraform
 from ray_provider.exceptions import InfrastructureError
 from ray_provider.infrastructure.binary import TerraformBinary, find_binary
 from ray_provider.infrastructure.environment import build_environment
-from ray_provider.infrastructure.errors import TerraformInterruptedError
+from ray_provider.infrastructure.errors import TerraformInterruptedError, unsaved
 from ray_provider.infrastructure.events import EventReader
 from ray_provider.infrastructure.failures import error_for
 from ray_provider.infrastructure.folder import private_folder, write_private_json
-from ray_provider.infrastructure.kept import unsaved
 from ray_provider.infrastructure.process import PATIENCE_SECONDS, CommandProcess, Finished
 from ray_provider.infrastructure.redaction import Redactor
 from ray_provider.infrastructure.rescue import kept_states

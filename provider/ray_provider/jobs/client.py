@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
 from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
-from ray_provider.jobs.http_errors import connection_error, not_ray_error
+from ray_provider.jobs.http_errors import JobAlreadyExistsError, connection_error, not_ray_error
 from ray_provider.jobs.incoming import ERROR_BYTES, LIST_BYTES, STATUS_BYTES
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
+from ray_provider.jobs.pending import PendingJobEnder
 from ray_provider.jobs.retry import RetryPolicy
 from ray_provider.jobs.transport import Transport
 
@@ -45,10 +46,6 @@ _ASK_AGAIN_SECONDS = 5.0
 _PENDING_SECONDS = 1.0
 #: Who gives a stop so long, gives so long to the job that ends a waiting one: on a busy head its Python starts slowly.
 _PATIENT_SECONDS, _ENDING_SECONDS = 60.0, 180.0
-
-
-class JobAlreadyExistsError(RayApiError):
-    """The submission id is taken: by the same job, sent before, or by another one."""
 
 
 class RayJobsClient:
@@ -168,8 +165,6 @@ class RayJobsClient:
             gets up to 180 s.
         :raises JobError: the job had not ended in time.
         """
-        from ray_provider.jobs.pending import PendingJobEnder
-
         ender = PendingJobEnder(self, submission_id)
         loop = asyncio.get_running_loop()
         since = loop.time()

@@ -30,6 +30,10 @@ _PLAIN_HTTP = "plain HTTP"
 _HANDSHAKE_SECONDS = 5.0
 
 
+class JobAlreadyExistsError(RayApiError):
+    """The submission id is taken: by the same job, sent before, or by another one."""
+
+
 def kubernetes_status(body: str) -> dict[str, Any] | None:
     """Read the body as a Kubernetes ``Status``: then the API server answered in Ray's place.
 

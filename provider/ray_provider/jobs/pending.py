@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
+from ray_provider.jobs.http_errors import JobAlreadyExistsError
 from ray_provider.jobs.models import JobSpec
 
 if TYPE_CHECKING:
-    from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.models import JobDetails
     from ray_provider.jobs.retry import RetryPolicy
 
@@ -42,6 +42,18 @@ else:
 """
 
 
+class Jobs(Protocol):
+    """What is asked of a client of Ray's Jobs API."""
+
+    async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
+        """Ask for a job."""
+        ...
+
+    async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
+        """Submit a job and give its id."""
+        ...
+
+
 class PendingJobEnder:
     """Ends one job that Ray keeps waiting, by helpers that are submitted when :meth:`step` is called.
 
@@ -49,7 +61,7 @@ class PendingJobEnder:
     :param submission_id: of the job.
     """
 
-    def __init__(self, client: RayJobsClient, submission_id: str) -> None:
+    def __init__(self, client: Jobs, submission_id: str) -> None:
         self._client = client
         self._submission_id = submission_id
         self._number = 0
@@ -65,8 +77,6 @@ class PendingJobEnder:
 
         :param retry: how long to go on with each request.
         """
-        from ray_provider.jobs.client import JobAlreadyExistsError
-
         if self._number:
             self._helper = await self._client.get(self._id, retry=retry)
             if self._helper is None or not self._helper.is_final or self._number == _MOST_HELPERS:

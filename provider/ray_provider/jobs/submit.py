@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import ConfigurationError, JobConflictError, JobLostError, RayApiError, RayConnectionError
-from ray_provider.jobs.client import JobAlreadyExistsError
+from ray_provider.jobs.http_errors import JobAlreadyExistsError
 from ray_provider.jobs.identity import IDENTITY_KEYS
 from ray_provider.jobs.retry import RetryPolicy
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_provider.clusters.paths import candidates
 from ray_provider.exceptions import ConfigurationError
@@ -16,7 +16,6 @@ from ray_provider.exceptions import ConfigurationError
 if TYPE_CHECKING:
     from ray_provider.jobs.models import JobSpec
     from ray_provider.jobs.watcher import WatchOptions
-    from ray_provider.operators.job import SubmitRayJob
 
 #: Of ``job_timeout_seconds``, in seconds.
 DEFAULT_TIMEOUT = 600
@@ -31,6 +30,34 @@ _NUMBER_HINTS = {
     "poll_interval": "Give seconds, such as 0.5.",
     "log_max_lines": "Give a whole number, or leave it out to pass on all lines.",
 }
+
+
+class JobArguments(Protocol):
+    """What an operator was given for its job, as it was given or as a template made it."""
+
+    entrypoint: Any
+    submission_id: Any
+    runtime_env: Any
+    metadata: Any
+    num_cpus: Any
+    num_gpus: Any
+    memory: Any
+    ray_resources: Any
+    label_selector: Any
+    ray_cluster_yaml: Any
+    cluster: Any
+    wait_for_completion: Any
+    fetch_logs: Any
+    poll_interval: Any
+    job_timeout_seconds: Any
+    max_unreachable_seconds: Any
+    log_max_lines: Any
+    execution_timeout: timedelta | None
+
+    @property
+    def log(self) -> Any:
+        """The task's log."""
+        ...
 
 
 def command(value: Any) -> str:
@@ -179,7 +206,7 @@ def names(name: str, value: Any) -> list[str]:
     return list(found)
 
 
-def job_spec(operator: SubmitRayJob, folders: Iterable[Path] = ()) -> JobSpec:
+def job_spec(operator: JobArguments, folders: Iterable[Path] = ()) -> JobSpec:
     """Make the job's specification of an operator's arguments: before anything is created.
 
     :param folders: of the DAG's file.
@@ -215,7 +242,7 @@ def job_spec(operator: SubmitRayJob, folders: Iterable[Path] = ()) -> JobSpec:
     return spec
 
 
-def watch_options(operator: SubmitRayJob) -> WatchOptions:
+def watch_options(operator: JobArguments) -> WatchOptions:
     """Make of an operator's arguments how its job is watched; the deadline counts from now.
 
     :raises ConfigurationError: an argument that can't work; the message names it.
@@ -234,7 +261,7 @@ def watch_options(operator: SubmitRayJob) -> WatchOptions:
     )
 
 
-def limit_of(operator: SubmitRayJob) -> str | None:
+def limit_of(operator: JobArguments) -> str | None:
     """Say in words which limit of time counts for an operator's job."""
     timeout = number("job_timeout_seconds", operator.job_timeout_seconds)
     own = operator.execution_timeout.total_seconds() if operator.execution_timeout is not None else None

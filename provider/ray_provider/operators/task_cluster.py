@@ -2,25 +2,40 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.own_cluster import OwnCluster
 from ray_provider.operators import task_memory
+from ray_provider.operators.arguments import JobArguments
 from ray_provider.operators.cluster_common import folders_of, owner_of
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.hooks.connection import RayConnectionConfig
-    from ray_provider.operators.job import SubmitRayJob
 
 #: Arguments that only a cluster of the task's own, on Kubernetes, has a use for, and their defaults.
 _ONLY_OWN = {"kuberay_version": "1.0.0", "update_if_exists": True, "gpu_device_plugin_yaml": ""}
 
 
+class ClusterArguments(JobArguments, Protocol):
+    """What an operator was given for the cluster of its job."""
+
+    makes_cluster: ClassVar[bool]
+    names_cluster: Any
+    xcom_task_key: Any
+    kuberay_version: Any
+    update_if_exists: Any
+    gpu_device_plugin_yaml: Any
+
+    def render_template(self, content: Any, context: Context) -> Any:
+        """Fill in a template."""
+        ...
+
+
 def own_cluster(
-    operator: SubmitRayJob, context: Context, memory: task_memory.TaskMemory, config: RayConnectionConfig
+    operator: ClusterArguments, context: Context, memory: task_memory.TaskMemory, config: RayConnectionConfig
 ) -> OwnCluster | None:
     """Give the cluster that the task is to make for itself; ``None``: it uses one that is there.
 
@@ -68,12 +83,12 @@ def own_cluster(
     )
 
 
-def _names_one(operator: SubmitRayJob) -> bool:
+def _names_one(operator: ClusterArguments) -> bool:
     """Tell whether the DAG names a cluster, be it one of which there is nothing in XCom."""
     return bool(operator.names_cluster or operator.cluster or operator.xcom_task_key)
 
 
-def _tell_unused(operator: SubmitRayJob, config: RayConnectionConfig, *, makes: bool) -> None:
+def _tell_unused(operator: ClusterArguments, config: RayConnectionConfig, *, makes: bool) -> None:
     """Say which arguments were given that have no effect here."""
     given = [name for name, default in _ONLY_OWN.items() if getattr(operator, name) not in (default, None, "")]
     local = config.backend == "local"

@@ -202,11 +202,11 @@ def test_a_cluster_of_a_cloud_is_named():
         {"gke_cluster": "ray", "cloud_location": "europe-west4", "gcp_project": "p", "gke_dns_endpoint": True}
     )
     assert by_name.cloud == CloudCluster("gcp", "ray", "europe-west4", project="p", endpoint="dns")
-    assert CloudCluster("gcp", "ray", "europe-west4").entered_by(by_name).endpoint == "dns"
-    assert CloudCluster("aws", "ray", "eu-west-1").entered_by(by_name).endpoint is None
+    assert by_name.enter(CloudCluster("gcp", "ray", "europe-west4")).endpoint == "dns"
+    assert by_name.enter(CloudCluster("aws", "ray", "eu-west-1")).endpoint is None
     # By whom a cluster is entered that a task names.
     theirs = CloudCluster("aws", "other", "us-east-1", aws_conn_id="aws_of_the_handle")
-    assert theirs.entered_by(config).to_dict() == {
+    assert config.enter(theirs).to_dict() == {
         "cloud": "aws",
         "name": "other",
         "location": "us-east-1",
@@ -214,7 +214,7 @@ def test_a_cluster_of_a_cloud_is_named():
         "aws_conn_id": "aws_prod",
         "namespace": "n",
     }
-    assert theirs.entered_by(read({})) == theirs
+    assert read({}).enter(theirs) == theirs
     assert CloudCluster.from_dict(theirs.to_dict()) == theirs
 
 

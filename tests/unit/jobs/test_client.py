@@ -20,8 +20,9 @@ from ray_provider.exceptions import (
     RayAuthenticationError,
     RayConnectionError,
 )
-from ray_provider.jobs.client import JobAlreadyExistsError, RayJobsClient
+from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
+from ray_provider.jobs.http_errors import JobAlreadyExistsError
 from ray_provider.jobs.identity import JobOwner
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.retry import RetryPolicy
