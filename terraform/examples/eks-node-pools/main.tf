@@ -25,7 +25,7 @@ module "pools" {
 }
 
 module "ray_values" {
-  source = "../../modules/eks/modules/ray-values"
+  source = "../../modules/shared/ray-values"
 
   node_pools = module.pools.node_pools
 }

@@ -99,7 +99,7 @@ module "node_pools" {
 }
 
 module "ray_values" {
-  source = "./modules/ray-values"
+  source = "../shared/ray-values"
 
   node_pools      = merge({}, module.node_pools[*].node_pools...)
   head_pool       = one(keys(local.system_pool))

@@ -243,7 +243,7 @@ resource "google_container_node_pool" "this" {
     # A4X: Arm CPUs, a network of its own and a workload policy (docs.cloud.google.com/ai-hypercomputer, November 2026).
     precondition {
       condition     = !startswith(each.value.machine_type, "a4x-")
-      error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} needs RDMA networks, a workload policy and Arm images, which this module does not make. Take a4-highgpu-8g or a3-ultragpu-8g, or make the pool yourself and give it to modules/ray-values."
+      error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} needs RDMA networks, a workload policy and Arm images, which this module does not make. Take a4-highgpu-8g or a3-ultragpu-8g, or make the pool yourself and give it to the module ray-values."
     }
     precondition {
       condition     = !local.fast_network[each.key] || each.value.max == 1 || each.value.ordinary_network

@@ -1,5 +1,5 @@
-# This folder is the same in terraform/modules/eks and terraform/modules/gke: a module is copied and published alone, so
-# that it can't reach outside its own folder. A test keeps the two equal.
+# Used by both clouds' modules. Where each is a repository of its own it lies in that one's modules/
+# (scripts/terraform_registry.py copies it).
 
 locals {
   workers   = { for name, pool in var.node_pools : name => pool if name != var.head_pool }
