@@ -117,20 +117,8 @@ def make_spec(
     :param fetch: gets the text behind a URL.
     :raises ConfigurationError: something can't work; the message names it.
     """
-    if kuberay_operator not in MODES:
-        raise ConfigurationError(
-            f"`kuberay_operator` is {kuberay_operator!r}: it must be one of {', '.join(MODES)}.",
-            hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
-        )
+    _check_options(kuberay_operator=kuberay_operator, lease_seconds=lease_seconds, how=how)
     security_level(create_namespace)
-    if lease_seconds is not None and lease_seconds <= 0:
-        raise ConfigurationError(
-            f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
-            hint="Say for how many seconds the cluster is used, or None for ever.",
-            field="lease_seconds",
-        )
-    if how not in get_args(How):
-        raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
     manifest = None
     if ray_cluster_yaml:
         if str(chart) != BUNDLED or chart_repo:
@@ -144,16 +132,7 @@ def make_spec(
                 hint="A manifest says all of the cluster itself: use one of the two.",
             )
         manifest = read_manifest(ray_cluster_yaml, folders=folders, render=render, fetch=fetch)
-        if name and name != manifest.name:
-            raise ConfigurationError(
-                f"The task names the cluster {name!r}, and its manifest {manifest.name!r}.",
-                hint="Leave one of them out.",
-            )
-        if namespace and manifest.namespace and namespace != manifest.namespace:
-            raise ConfigurationError(
-                f"The task says namespace {namespace!r}, and its manifest {manifest.namespace!r}.",
-                hint="Leave one of them out.",
-            )
+        _check_names(manifest, name, namespace)
     profiles = [profile] if isinstance(profile, str) else list(profile or ())
     given = read_values(values, folders=folders, render=render)
     merged = merge(
@@ -192,6 +171,36 @@ def make_spec(
         gpu_plugin=_plugin(gpu_device_plugin_yaml, folders, fetch),
         folders=tuple(folders),
     )
+
+
+def _check_options(*, kuberay_operator: str, lease_seconds: float | None, how: str) -> None:
+    if kuberay_operator not in MODES:
+        raise ConfigurationError(
+            f"`kuberay_operator` is {kuberay_operator!r}: it must be one of {', '.join(MODES)}.",
+            hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
+        )
+    if lease_seconds is not None and lease_seconds <= 0:
+        raise ConfigurationError(
+            f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
+            hint="Say for how many seconds the cluster is used, or None for ever.",
+            field="lease_seconds",
+        )
+    if how not in get_args(How):
+        raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
+
+
+def _check_names(manifest: RayClusterManifest, name: str | None, namespace: str | None) -> None:
+    """Refuse a task that names another cluster than its manifest."""
+    if name and name != manifest.name:
+        raise ConfigurationError(
+            f"The task names the cluster {name!r}, and its manifest {manifest.name!r}.",
+            hint="Leave one of them out.",
+        )
+    if namespace and manifest.namespace and namespace != manifest.namespace:
+        raise ConfigurationError(
+            f"The task says namespace {namespace!r}, and its manifest {manifest.namespace!r}.",
+            hint="Leave one of them out.",
+        )
 
 
 def chart_values(

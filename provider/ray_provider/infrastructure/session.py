@@ -262,22 +262,7 @@ class InfrastructureRun:
         root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
         self._root = root
         self._declared = read_declared(root)
-        variables = {**spec.variables, **spec.sensitive_variables}
-        for name, value in variables.items():
-            if self._is_secret(name):
-                self.redactor.add(value)
-        elsewhere = {name.removeprefix("TF_VAR_"): value for name, value in env.items() if name.startswith("TF_VAR_")}
-        for name, value in elsewhere.items():
-            if self._is_secret(name):
-                self.redactor.add(value)
-        elsewhere |= names_in_files(root)
-        if spec.destroy:
-            variables, told = for_destroy(self._declared, variables, elsewhere=elsewhere)
-            for line in told:
-                self.write(line)
-        else:
-            check_variables(self._declared, variables, elsewhere=elsewhere)
-        self._variables = variables
+        self._check_variables(root, env)
         backend.prepare()
         backend.write(root)
         self._write_providers(root)
@@ -317,6 +302,26 @@ class InfrastructureRun:
             self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
         save_kept(identity, self._runner, self.write)
         self._settle(source)
+
+    def _check_variables(self, root: Path, env: Mapping[str, str]) -> None:
+        """Remember the secret ones, and refuse what the module does not take."""
+        spec = self.spec
+        variables = {**spec.variables, **spec.sensitive_variables}
+        for name, value in variables.items():
+            if self._is_secret(name):
+                self.redactor.add(value)
+        elsewhere = {name.removeprefix("TF_VAR_"): value for name, value in env.items() if name.startswith("TF_VAR_")}
+        for name, value in elsewhere.items():
+            if self._is_secret(name):
+                self.redactor.add(value)
+        elsewhere |= names_in_files(root)
+        if spec.destroy:
+            variables, told = for_destroy(self._declared, variables, elsewhere=elsewhere)
+            for line in told:
+                self.write(line)
+        else:
+            check_variables(self._declared, variables, elsewhere=elsewhere)
+        self._variables = variables
 
     def _settle(self, source: ModuleSource) -> None:
         """Go to the place where the infrastructure is, and refuse a state that would run other people's programs."""

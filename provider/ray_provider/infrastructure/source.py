@@ -134,18 +134,7 @@ class ModuleSource:
             config[f"http.{url}.extraHeader"] = f"Authorization: Basic {header}"
             # git sends the header to whomever it is redirected to.
             config["http.followRedirects"] = "false"
-        told = env.get("GIT_CONFIG_COUNT", "")
-        before = int(told) if told.isdigit() else 0
-        settings = {
-            **env,
-            "GIT_TERMINAL_PROMPT": "0",
-            "GIT_ALLOW_PROTOCOL": protocols,
-            "GIT_ASKPASS": "true",
-            "GIT_SSH_COMMAND": env.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
-            "GIT_CONFIG_COUNT": str(before + len(config)),
-            **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(config, before)},
-            **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(config.values(), before)},
-        }
+        settings = _git_environment(env, protocols, config)
 
         def git(*arguments: str) -> subprocess.CompletedProcess[str]:
             return subprocess.run(
@@ -214,6 +203,22 @@ def bundled_modules() -> list[str]:
         return sorted(path.name for path in bundled("terraform", "modules").iterdir() if any(path.glob("*.tf")))
     except FileNotFoundError:
         return []
+
+
+def _git_environment(env: Mapping[str, str], protocols: str, config: Mapping[str, str]) -> dict[str, str]:
+    """Give git's environment: it asks nobody, and takes these settings beside those that it is given already."""
+    told = env.get("GIT_CONFIG_COUNT", "")
+    before = int(told) if told.isdigit() else 0
+    return {
+        **env,
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_ALLOW_PROTOCOL": protocols,
+        "GIT_ASKPASS": "true",
+        "GIT_SSH_COMMAND": env.get("GIT_SSH_COMMAND", "ssh -oBatchMode=yes"),
+        "GIT_CONFIG_COUNT": str(before + len(config)),
+        **{f"GIT_CONFIG_KEY_{number}": name for number, name in enumerate(config, before)},
+        **{f"GIT_CONFIG_VALUE_{number}": value for number, value in enumerate(config.values(), before)},
+    }
 
 
 def _without_credentials(url: str) -> tuple[str, str]:
