@@ -7,6 +7,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,17 @@ class Package:
         """How a runtime environment names the package."""
         return f"gcs://{self.name}"
 
-    def write(self, target: Path) -> None:
+    def write(self, target: Path) -> str:
         """Write the package. Blocking.
 
+        Files may have changed since they were looked at, and may change while they are read: what counts is what was
+        read here. It is hashed on its way into the package, and the package is to be named by that.
+
         :param target: the file to make.
-        :raises ConfigurationError: it becomes larger than Ray takes.
+        :return: the name of what was packed.
+        :raises ConfigurationError: it becomes larger than Ray takes, or a file is gone.
         """
-        packed: dict[str, int] = {}
+        digest = hashlib.sha256()
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for entry in self.entries:
                 info = zipfile.ZipInfo(entry.name, _TIME)
@@ -64,16 +69,23 @@ class Package:
                 info.compress_type = zipfile.ZIP_DEFLATED
                 if entry.name.endswith("/"):
                     archive.writestr(info, b"")
+                    _count(digest, entry, "")
                     continue
                 info.file_size = entry.size
-                with entry.path.open("rb") as source, archive.open(info, "w", force_zip64=True) as sink:
+                content = hashlib.sha256()
+                with (
+                    _open(entry.path, self.field, self.source) as source,
+                    archive.open(info, "w", force_zip64=True) as sink,
+                ):
                     while block := source.read(_BLOCK):
+                        content.update(block)
                         sink.write(block)
                         if archive.fp is not None and archive.fp.tell() > MAX_PACKAGE_BYTES:
                             raise self._too_large()
-                packed[entry.name] = info.compress_size
+                _count(digest, entry, _short(content))
         if target.stat().st_size > MAX_PACKAGE_BYTES:
             raise self._too_large()
+        return _named(digest)
 
     def _too_large(self) -> ConfigurationError:
         total = sum(entry.size for entry in self.entries)
@@ -104,7 +116,7 @@ def pack_folder(folder: Path, field: str, excludes: Sequence[str], *, with_paren
     rules = [_rule(folder, folder, list(excludes), field)]
     try:
         entries = sorted(_walk(folder, folder, prefix, rules, frozenset(), field), key=lambda entry: entry.name)
-        return Package(field, folder, _name(entries), tuple(entries))
+        return Package(field, folder, _name(entries, field), tuple(entries))
     except OSError as error:
         raise _unreadable(field, folder, error) from error
 
@@ -117,15 +129,36 @@ def pack_file(path: Path, field: str) -> Package:
     path = path.absolute()
     try:
         entries = (_entry(path, path.name),)
-        return Package(field, path, _name(entries), entries)
+        return Package(field, path, _name(entries, field), entries)
     except OSError as error:
         raise _unreadable(field, path, error) from error
 
 
-def hash_file(path: Path) -> str:
-    """Make a name of a file's content. Blocking."""
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()[:40]
+def hash_file(path: Path, field: str) -> str:
+    """Make a name of a file's content. Blocking.
+
+    :param path: the file.
+    :param field: of the runtime environment, for errors.
+    :raises ConfigurationError: the file can't be read.
+    """
+    with _open(path, field, path) as source:
+        return _short(hashlib.file_digest(source, "sha256"))
+
+
+def copy_file(path: Path, target: Path, field: str) -> str:
+    """Copy a file, and make the name of what was copied: another program may write into the file meanwhile. Blocking.
+
+    :param path: the file.
+    :param target: the file to make.
+    :param field: of the runtime environment, for errors.
+    :raises ConfigurationError: the file can't be read.
+    """
+    digest = hashlib.sha256()
+    with _open(path, field, path) as source, target.open("wb") as sink:
+        while block := source.read(_BLOCK):
+            digest.update(block)
+            sink.write(block)
+    return _short(digest)
 
 
 def default_excludes() -> list[str]:
@@ -191,13 +224,31 @@ def _mode(entry: _Entry) -> int:
     return 0o100755 if entry.executable else 0o100644
 
 
-def _name(entries: Sequence[_Entry]) -> str:
+def _name(entries: Sequence[_Entry], field: str) -> str:
     """Make the package's name: of names, modes and contents, not of times."""
     digest = hashlib.sha256()
     for entry in entries:
-        content = "" if entry.name.endswith("/") else hash_file(entry.path)
-        digest.update(f"{entry.name}\0{entry.executable}\0{content}\0".encode("utf-8", "surrogateescape"))
-    return f"_ray_pkg_{digest.hexdigest()[:40]}.zip"
+        _count(digest, entry, "" if entry.name.endswith("/") else hash_file(entry.path, field))
+    return _named(digest)
+
+
+def _count(digest: hashlib._Hash, entry: _Entry, content: str) -> None:
+    digest.update(f"{entry.name}\0{entry.executable}\0{content}\0".encode("utf-8", "surrogateescape"))
+
+
+def _named(digest: hashlib._Hash) -> str:
+    return f"_ray_pkg_{_short(digest)}.zip"
+
+
+def _short(digest: hashlib._Hash) -> str:
+    return digest.hexdigest()[:40]
+
+
+def _open(path: Path, field: str, named: Path) -> BufferedReader:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise _unreadable(field, named, error) from error
 
 
 def _unreadable(field: str, source: Path, error: OSError) -> ConfigurationError:

@@ -78,11 +78,8 @@ async def package_runtime_env(
     if _is_conda_file(runtime_env.get("conda")):
         result["conda"] = await asyncio.to_thread(_read_conda, Path(runtime_env["conda"]))
 
-    uploads: list[_Upload] = []
     if (working_dir := runtime_env.get("working_dir")) is not None:
-        upload = await asyncio.to_thread(_plan_working_dir, working_dir, excludes)
-        result["working_dir"] = upload.uri if isinstance(upload, _Upload) else upload
-        uploads += [upload] if isinstance(upload, _Upload) else []
+        result["working_dir"] = await asyncio.to_thread(_plan_working_dir, working_dir, excludes)
     if (modules := runtime_env.get("py_modules")) is not None:
         if not isinstance(modules, list | tuple):
             raise ConfigurationError(
@@ -90,47 +87,94 @@ async def package_runtime_env(
                 hint='For example "py_modules": ["./my_package"].',
                 field="runtime_env.py_modules",
             )
-        uris = []
-        for number, module in enumerate(modules):
-            upload = await asyncio.to_thread(_plan_module, module, number, excludes)
-            uris.append(upload.uri if isinstance(upload, _Upload) else upload)
-            uploads += [upload] if isinstance(upload, _Upload) else []
-        result["py_modules"] = uris
+        result["py_modules"] = [
+            await asyncio.to_thread(_plan_module, module, number, excludes) for number, module in enumerate(modules)
+        ]
+    uploads = [each for each in (result.get("working_dir"), *result.get("py_modules", ())) if isinstance(each, _Upload)]
     for each in uploads:
         if told := await asyncio.to_thread(each.warning, allow):
             warn(told)
-    for each in uploads:
-        await each.send(client)
+    sent = {each: await each.send(client, warn) for each in uploads}
+    if isinstance(working_dir := result.get("working_dir"), _Upload):
+        result["working_dir"] = sent[working_dir]
+    if "py_modules" in result:
+        result["py_modules"] = [sent[each] if isinstance(each, _Upload) else each for each in result["py_modules"]]
     return result
 
 
 class _Upload:
-    """Something on this machine, and the name under which the cluster gets it."""
+    """Something on this machine, and the name under which the cluster gets it.
 
-    def __init__(self, uri: str, *, file: Path | None = None, package: Package | None = None) -> None:
+    :param uri: the name, as the content was when it was looked at.
+    :param field: of the runtime environment, for errors.
+    :param file: an archive or a wheel; it goes as it is.
+    :param extension: of an archive, which is named by its content; without, the name stays as it is.
+    :param package: a folder, or a single file, that is to be packed.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        field: str,
+        *,
+        file: Path | None = None,
+        extension: str = "",
+        package: Package | None = None,
+    ) -> None:
         self.uri = uri
+        self._field = field
         self._file = file
+        self._extension = extension
         self._package = package
+
+    @classmethod
+    def archive(cls, field: str, file: Path, extension: str) -> _Upload:
+        from ray_provider.jobs.archive import hash_file
+
+        return cls(_archive_uri(hash_file(file, field), extension), field, file=file, extension=extension)
 
     def warning(self, allow: Sequence[str]) -> str | None:
         from ray_provider.jobs.doubtful import warning_of
 
         return warning_of(self._package, allow) if self._package is not None else None
 
-    async def send(self, client: RayJobsClient) -> None:
+    async def send(self, client: RayJobsClient, warn: Callable[[str], None]) -> str:
+        """Upload it unless the cluster has it, and give the name that it got.
+
+        The cluster keeps packages by their names, for jobs that come later too. So a name has to tell what is in the
+        package, also where something was changed after it had been looked at.
+        """
         if await client.package_exists(self.uri):
-            return
-        if self._file is not None:
-            await client.upload_package(self.uri, self._file)
-        elif self._package is not None:
-            with tempfile.TemporaryDirectory(prefix="ray-package-") as folder:
-                target = Path(folder) / self._package.name
-                await asyncio.to_thread(self._package.write, target)
-                await client.upload_package(self.uri, target)
+            return self.uri
+        with tempfile.TemporaryDirectory(prefix="ray-package-") as folder:
+            source, target, uri = await asyncio.to_thread(self._fix, Path(folder))
+            if uri != self.uri:
+                warn(f"{source} has changed while it was packed. The job gets what was read last, as {uri}.")
+                if await client.package_exists(uri):
+                    return uri
+            await client.upload_package(uri, target)
+        return uri
+
+    def _fix(self, folder: Path) -> tuple[Path, Path, str]:
+        """Give what was to be sent, the file that is to go, which nobody changes any more, and the name for it."""
+        from ray_provider.jobs.archive import copy_file
+
+        if self._package is not None:
+            target = folder / self._package.name
+            return self._package.source, target, f"gcs://{self._package.write(target)}"
+        assert self._file is not None
+        if not self._extension:  # a wheel: pip wants its own name
+            return self._file, self._file, self.uri
+        target = folder / self._file.name
+        return self._file, target, _archive_uri(copy_file(self._file, target, self._field), self._extension)
+
+
+def _archive_uri(content: str, extension: str) -> str:
+    return f"gcs://_ray_pkg_{content}{extension}"
 
 
 def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
-    from ray_provider.jobs.archive import default_excludes, hash_file, pack_folder
+    from ray_provider.jobs.archive import default_excludes, pack_folder
 
     field = 'runtime_env["working_dir"]'
     if not isinstance(value, str | Path):
@@ -144,11 +188,10 @@ def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
     path = Path(value).expanduser()
     if path.is_dir():
         package = pack_folder(path, field, [*default_excludes(), *excludes], with_parent=False)
-        return _Upload(package.uri, package=package)
+        return _Upload(package.uri, field, package=package)
     extension = next((each for each in ARCHIVES if path.name.endswith(each)), None)
     if path.is_file() and extension:
-        kept = ".tar.gz" if extension == ".tgz" else extension
-        return _Upload(f"gcs://_ray_pkg_{hash_file(path)}{kept}", file=path)
+        return _Upload.archive(field, path, ".tar.gz" if extension == ".tgz" else extension)
     what = "is a file" if path.is_file() else "does not exist"
     raise ConfigurationError(
         f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",
@@ -159,7 +202,7 @@ def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
 
 
 def _plan_module(value: Any, number: int, excludes: Sequence[str]) -> _Upload | str:
-    from ray_provider.jobs.archive import hash_file, pack_file, pack_folder
+    from ray_provider.jobs.archive import pack_file, pack_folder
 
     field = f'runtime_env["py_modules"][{number}]'
     if isinstance(value, ModuleType):
@@ -175,14 +218,14 @@ def _plan_module(value: Any, number: int, excludes: Sequence[str]) -> _Upload | 
     path = Path(value).expanduser()
     if path.is_dir():
         package = pack_folder(path, field, excludes, with_parent=True)
-        return _Upload(package.uri, package=package)
+        return _Upload(package.uri, field, package=package)
     if path.is_file() and path.suffix == ".py":
         package = pack_file(path, field)
-        return _Upload(package.uri, package=package)
+        return _Upload(package.uri, field, package=package)
     if path.is_file() and path.suffix == ".whl":
-        return _Upload(f"gcs://{path.name}", file=path)
+        return _Upload(f"gcs://{path.name}", field, file=path)
     if path.is_file() and path.suffix == ".zip":
-        return _Upload(f"gcs://_ray_pkg_{hash_file(path)}.zip", file=path)
+        return _Upload.archive(field, path, ".zip")
     what = "is neither a folder nor a .py, .whl or .zip file" if path.exists() else "does not exist"
     raise ConfigurationError(
         f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",

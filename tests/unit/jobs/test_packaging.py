@@ -184,6 +184,86 @@ async def test_a_package_that_is_too_large_is_explained(api, client, project, mo
     assert api.packages == {}
 
 
+def as_archive(content: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("main.py"), content)
+    return buffer.getvalue()
+
+
+#: What is sent: name of the file that changes, what it holds, and the runtime environment.
+CHANGING = {
+    "a folder": ("project/main.py", str.encode, lambda path: {"working_dir": str(path.parent)}),
+    "a package": ("project/main.py", str.encode, lambda path: {"py_modules": [str(path.parent)]}),
+    "a single file": ("single.py", str.encode, lambda path: {"py_modules": [str(path)]}),
+    "an archive": ("code.zip", as_archive, lambda path: {"working_dir": str(path)}),
+    "an archive of a module": ("code.zip", as_archive, lambda path: {"py_modules": [str(path)]}),
+}
+
+
+@pytest.fixture
+def looked_at(client, monkeypatch):
+    """Do something between the look at the files and the packing: when the cluster is asked whether it has them."""
+    ask, todo = client.package_exists, []
+
+    async def package_exists(uri):
+        found = await ask(uri)
+        while todo:
+            todo.pop()()
+        return found
+
+    monkeypatch.setattr(client, "package_exists", package_exists)
+    return todo.append
+
+
+@pytest.mark.parametrize("what", CHANGING)
+async def test_what_changes_while_it_is_packed_is_named_by_what_was_packed(api, client, tmp_path, looked_at, what):
+    """Before: the new content under the old content's name, on the cluster for every later job of the old content."""
+    name, content, environment = CHANGING[what]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    told = []
+
+    async def send() -> tuple[str, str]:
+        made = await package_runtime_env(client, environment(path), warn=told.append)
+        uri = made.get("working_dir") or made["py_modules"][0]
+        with zipfile.ZipFile(io.BytesIO(api.packages[uri.removeprefix("gcs://")])) as archive:
+            [file] = [each for each in archive.namelist() if each.endswith(".py")]
+            return uri, archive.read(file).decode()
+
+    path.write_bytes(content("print(1)"))
+    looked_at(lambda: path.write_bytes(content("print(2)")))
+    second = await send()
+    assert second[1] == "print(2)"
+    [line] = told
+    assert f"{environment(path).popitem()[1]}".strip("[]'") in line
+    assert "has changed while it was packed" in line
+    assert await send() == second, "the same content again has the same name"
+    path.write_bytes(content("print(1)"))
+    first = await send()
+    assert first[1] == "print(1)"
+    assert first[0] != second[0]
+    assert len(told) == 1
+    looked_at(lambda: path.write_bytes(content("print(2)")))
+    api.packages.pop(first[0].removeprefix("gcs://"))
+    uploads = [request for request in api.requests if request[0] == "PUT"]
+    assert await send() == second
+    assert uploads == [request for request in api.requests if request[0] == "PUT"], "what the cluster has is not sent"
+
+
+@pytest.mark.parametrize("what", CHANGING)
+async def test_what_is_gone_when_it_is_packed_is_named(api, client, tmp_path, looked_at, what):
+    name, content, environment = CHANGING[what]
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(content("print(1)"))
+    looked_at(path.unlink)
+    with pytest.raises(ConfigurationError, match=f"can't be read: .*No such file.*{path.name}") as raised:
+        await package_runtime_env(client, environment(path))
+    assert "What to do" in str(raised.value)
+    assert api.packages == {}
+
+
 async def test_links_in_circles_end(api, client, project):
     (project / "pkg" / "up").symlink_to(project)
     made = await package_runtime_env(client, {"working_dir": str(project)})
