@@ -7,11 +7,11 @@ version numbers wherever that can be asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from airflow.providers.common.compat.sdk import (
     BaseHook,
@@ -46,6 +46,9 @@ except ImportError:  # a common-compat as old as Airflow 2.11 or 3.0: it has not
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Connection, Context
 
+
+_Answer = TypeVar("_Answer")
+
 __all__ = [
     "AirflowException",
     "AirflowFailException",
@@ -68,6 +71,7 @@ __all__ = [
     "core_state_of",
     "deployment_name",
     "get_xcom",
+    "in_thread",
     "known_dags",
     "mask_secrets",
     "old_path",
@@ -80,17 +84,48 @@ __all__ = [
 ]
 
 
+# -- asking Airflow on an event loop -----------------------------------------------------------------------------------
+
+#: What was asked and has no answer yet: the event loop keeps only weak references.
+_ASKING: set[asyncio.Future[Any]] = set()
+
+
+async def in_thread(call: Callable[..., _Answer], *arguments: Any, **named: Any) -> _Answer:
+    """Run what may ask Airflow for something in a thread, and wait for it; as ``asyncio.to_thread`` does, and more.
+
+    Triggerers of Airflow 3.0 and 3.1 put a thread's request on the event loop that asgiref knows the thread to have
+    come from. A thread that asgiref does not know gets a loop of its own, whose answers are read by nobody or by the
+    wrong one: that ends the triggerer, with all its triggers. So does a request that is given up before its answer was
+    read: where the caller is cancelled, the request goes on to its end.
+
+    :param call: a synchronous function.
+    """
+    from asgiref.sync import sync_to_async
+
+    asking = asyncio.ensure_future(sync_to_async(call, thread_sensitive=False)(*arguments, **named))
+    _ASKING.add(asking)
+    asking.add_done_callback(_asked)
+    return await asyncio.shield(asking)
+
+
+def _asked(asking: asyncio.Future[Any]) -> None:
+    _ASKING.discard(asking)
+    if not asking.cancelled():
+        asking.exception()  # seen: whoever waited may be gone
+
+
 # -- connections -------------------------------------------------------------------------------------------------------
 
 
 async def async_connection(hook: BaseHook, conn_id: str) -> Connection:
     """Read a connection on an event loop: a triggerer's, ``dag.test``'s or a worker's.
 
-    The synchronous call in a thread is the one way that works in all of them: in a triggerer it is handed to the
-    loop that talks to the supervisor; ``dag.test`` has only the synchronous channel (its ``aget_connection`` finds no
-    connection of the metadata database); Airflow 2 reads the database itself, which must not block the loop.
+    The synchronous call in a thread (:func:`in_thread`) is the one way that works in all of them: in a triggerer it is
+    handed to the loop that talks to the supervisor; ``dag.test`` has only the synchronous channel (its
+    ``aget_connection`` finds no connection of the metadata database); Airflow 2 reads the database itself, which must
+    not block the loop.
     """
-    connection: Connection = await asyncio.to_thread(hook.get_connection, conn_id)
+    connection: Connection = await in_thread(hook.get_connection, conn_id)
     return connection
 
 
@@ -234,19 +269,19 @@ async def get_xcom(task: TriggerTask, key: str) -> Any:
     """Read an XCom of a trigger's own task."""
     from airflow.providers.common.compat.sdk import XCom
 
-    return await asyncio.to_thread(XCom.get_one, key=key, **task.key)
+    return await in_thread(XCom.get_one, key=key, **task.key)
 
 
 async def set_xcom(task: TriggerTask, key: str, value: Any) -> None:
     """Write an XCom of a trigger's own task."""
     from airflow.providers.common.compat.sdk import XCom
 
-    await asyncio.to_thread(XCom.set, key=key, value=value, **task.key)
+    await in_thread(XCom.set, key=key, value=value, **task.key)
 
 
 async def core_state_of(task: TriggerTask) -> str | None:
     """Read the state of a trigger's own task: ``deferred``, ``failed``, … or ``None`` (cleared, or gone)."""
-    return await asyncio.to_thread(_state_of, task)
+    return await in_thread(_state_of, task)
 
 
 def _state_of(task: TriggerTask) -> str | None:

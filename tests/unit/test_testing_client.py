@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -27,6 +28,9 @@ class Server(ThreadingHTTPServer):
         self.lost: set[tuple[str, str]] = set()
         self.asked: list[str] = []
         self.busy = 0
+        #: What a task has logged; and whether the answer begins anew with each page, as that of Airflow 3.1 does.
+        self.logged: list[str] = []
+        self.anew = False
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -45,6 +49,8 @@ class Handler(BaseHTTPRequestHandler):
         elif self.server.busy:
             self.server.busy -= 1
             status, answer = 500, {"detail": {"reason": "Database error", "message": "Check logs for more details"}}
+        elif "/logs/" in self.path:
+            answer = self.log()
         elif name in self.server.made:
             status = 409
         elif name:
@@ -59,6 +65,12 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         self.wfile.write(text)
+
+    def log(self) -> dict:
+        """Give what is new since the token, which says how many lines are known: the task is not over."""
+        known = int(parse_qs(urlsplit(self.path).query).get("token", ["0"])[0])
+        content = self.server.logged[0 if self.server.anew else known :]
+        return {"content": content, "continuation_token": str(len(self.server.logged))}
 
     do_GET = do_POST = do_PATCH = do_DELETE = do
 
@@ -113,3 +125,12 @@ def test_what_is_not_safe_to_repeat_is_sent_once(server):
     with pytest.raises(OSError):
         client.request("POST", "/api/v2/dags/d/clearTaskInstances", {})
     assert len([one for one in server.asked if "clear" in one]) == 1
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("anew", [False, True], ids=["Airflow 3.3", "Airflow 3.1"])
+def test_the_log_of_a_task_that_goes_on_is_read_once(server, anew):
+    """Before, on Airflow 3.1: read until the task was over, each page with all of it once more."""
+    client = AirflowClient("127.0.0.1", server.server_port)
+    server.logged, server.anew = ["a", "b", "b"], anew
+    assert client.log_text("d", "r", "t").splitlines() == ["a", "b", "b"]

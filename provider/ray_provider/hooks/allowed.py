@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from ray_provider._compat import in_thread
 from ray_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class Allowed:
             return
         from ray_provider.hooks.cloud import google_project
 
-        own = await asyncio.to_thread(google_project, cluster.gcp_conn_id)
+        own = await in_thread(google_project, cluster.gcp_conn_id)
         if cluster.project != own:
             raise ConfigurationError(
                 f"The handle leads to the Google Cloud project {cluster.project!r}, and our credentials are those of "

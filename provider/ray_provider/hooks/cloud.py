@@ -6,13 +6,12 @@ the usual fields are read here. Everything is kept in memory. The functions bloc
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ray_provider._compat import BaseHook, mask_secrets
+from ray_provider._compat import BaseHook, in_thread, mask_secrets
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, KubernetesError
 from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 
@@ -37,7 +36,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
 
         session = None
         if cluster.aws_conn_id:
-            session = await asyncio.to_thread(aws_session, cluster.aws_conn_id, cluster.location)
+            session = await in_thread(aws_session, cluster.aws_conn_id, cluster.location)
         return await eks_credentials(
             EksCluster(cluster.name, cluster.location, role_arn=cluster.role_arn), session=session
         )
@@ -46,7 +45,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
 
         credentials, project = None, cluster.project
         if cluster.gcp_conn_id:
-            credentials, own_project = await asyncio.to_thread(google_credentials, cluster.gcp_conn_id)
+            credentials, own_project = await in_thread(google_credentials, cluster.gcp_conn_id)
             project = project or own_project
         return await gke_credentials(
             GkeCluster(

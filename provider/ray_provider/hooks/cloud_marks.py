@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from typing import Any
 
+from ray_provider._compat import in_thread
 from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.infrastructure.marks import CHANGING, PREFIX, USED, Marks, Tags
@@ -55,7 +55,7 @@ async def record_use(identity: Any, say: Say) -> None:
             cloud.retag(found, {USED: "yes"})
 
     try:
-        await asyncio.to_thread(record, identity)
+        await in_thread(record, identity)
     except RayProviderError as error:
         say(
             f"WARNING: it can't be written on {identity.name} that a Ray cluster is set up there: {error.message} While"

@@ -82,7 +82,7 @@ class RayHook(PeerMethods, BaseHook):
             self._check_id()
             connection = await _compat.async_connection(self, self.conn_id)
             # In a thread too: reading the extra masks secrets, which blocks on the supervisor.
-            self._config = await asyncio.to_thread(self._read, connection)
+            self._config = await _compat.in_thread(self._read, connection)
         return self._config
 
     def _check_id(self) -> None:

@@ -367,10 +367,12 @@ class AirflowClient:
         query: dict[str, Any] = {"map_index": map_index, "full_content": "true"}
         while True:
             answer = self.request("GET", path, query=query)
-            content = answer["content"]
-            entries += [entry if isinstance(entry, dict) else {"event": entry} for entry in content]
+            page = [entry if isinstance(entry, dict) else {"event": entry} for entry in answer["content"]]
+            # While a task runs, Airflow 3.0 and 3.1 give all of the log again with every page, from its heading on.
+            anew = entries and page and page[0].get("event") == entries[0].get("event")
+            entries = page if anew else entries + page
             token = answer.get("continuation_token")
-            if not token or not content:
+            if not token or not page or token == query.get("token"):
                 return entries
             query["token"] = token
 
