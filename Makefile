@@ -42,6 +42,11 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@echo "== environment with Airflow $*"
 	$(call venv,.venv-airflow-$*,requirements/airflow-$*.txt)
 
+# PYTHON has to be that one: tests/compat/matrix.py finds it.
+.venv-airflow-3.3-py%/.installed: requirements/airflow-3.3.txt pyproject.toml
+	@echo "== environment with Airflow 3.3 and Python $*"
+	$(call venv,.venv-airflow-3.3-py$*,requirements/airflow-3.3.txt)
+
 .PHONY: setup
 setup: $(VENV)/.installed ## make the development environment (.venv)
 
@@ -137,13 +142,14 @@ test-celery: $(VENV)/.installed system ## Celery workers that end while their ta
 	@scripts/system-packages redis-server
 	@$(RUN) tests/celery
 
+# COMPAT="airflow-3.1 airflow-3.3-py3.13" runs some of the Airflows.
+COMPAT ?=
 .PHONY: test-compat
-test-compat: $(VENV)/.installed .venv-peer/.installed .venv-airflow-2.11/.installed .venv-airflow-3.1/.installed ## astro-provider-ray's DAGs, and the oldest Airflows that are supported
+test-compat: $(VENV)/.installed .venv-peer/.installed ## astro-provider-ray's DAGs, the oldest Airflows that are supported, and the newest on newer Pythons
 	@echo "== a drop-in for astro-provider-ray"
 	@$(BIN)/python -m pytest tests/compat/test_drop_in.py
-	@echo "== Airflow 2.11 and 3.1"
-	@scripts/isolated .venv-airflow-2.11/bin/python tests/compat/run_compat.py
-	@scripts/isolated .venv-airflow-3.1/bin/python tests/compat/run_compat.py
+	@echo "== Airflow 2.11, 3.1 and 3.3"
+	@$(BIN)/python -m tests.compat.matrix $(COMPAT)
 
 .PHONY: test-infrastructure
 test-infrastructure: $(VENV)/.installed ## Terraform without a cloud

@@ -1,7 +1,8 @@
 """Does the provider work on this Airflow? Run it with the Python of an environment that has Airflow, Ray and us.
 
 It imports every module of the provider, checks the metadata as Airflow does when it starts, and runs DAGs by
-``airflow dags test`` on a real Ray, with the connection in the metadata database. Needs nothing of pytest.
+``airflow dags test`` on a real Ray, with the connection in the metadata database. Then deferred jobs on Airflow's own
+components (``deferred.py``). Needs nothing of pytest. ``run_compat.py deferred`` runs the last part only.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.support.ray_head import RayHead
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
@@ -74,31 +79,25 @@ def airflow(*arguments: str, expect: int | None = 0) -> str:
     return done.stdout
 
 
-def run_dags(result: Path) -> None:
-    from tests.support.ray_head import RayHead
-
-    with RayHead(token=secrets.token_hex(16)) as head:
-        airflow("db", "migrate")
-        extra = json.dumps({"address": head.url, "token": head.token})
-        airflow("connections", "add", "ray_compat", "--conn-type", "ray", "--conn-extra", extra)
-        airflow("dags", "reserialize", expect=None)
-        day = "2026-01-02"
-        told = airflow("dags", "test", "compat_jobs", day)
-        values = json.loads(result.read_text()) if result.exists() else None
-        expected = {"registered": {"answer": 42}, "old_name": "b"}
-        ok = values is not None and all(values[key] == value for key, value in expected.items())
-        ok = ok and all("compat-jobs" in values[key] for key in ("plain", "deferred", "sensor"))
-        if not ok:
-            raise SystemExit(f"compat_jobs returned {values}:\n{told[-8000:]}")
-        assert head.token not in told, "the token is in the log"
-        for line in ("in the worker", "in the triggerer"):
-            assert line in told, f"{line!r} is not in the log:\n{told[-6000:]}"
-        say("compat_jobs: done")
-        for waiting in ("plain", "deferred"):
-            told = airflow("dags", "test", f"compat_fails_{waiting}", day, expect=None)
-            for words in ("JobFailedError", "the reason", "What to do"):
-                assert words in told, f"{words!r} is not in the log of compat_fails_{waiting}:\n{told[-6000:]}"
-            say(f"compat_fails_{waiting}: failed as it should")
+def run_dags(head: RayHead, result: Path) -> None:
+    airflow("dags", "reserialize", expect=None)
+    day = "2026-01-02"
+    told = airflow("dags", "test", "compat_jobs", day)
+    values = json.loads(result.read_text()) if result.exists() else None
+    expected = {"registered": {"answer": 42}, "old_name": "b"}
+    ok = values is not None and all(values[key] == value for key, value in expected.items())
+    ok = ok and all("compat-jobs" in values[key] for key in ("plain", "deferred", "sensor"))
+    if not ok:
+        raise SystemExit(f"compat_jobs returned {values}:\n{told[-8000:]}")
+    assert head.token not in told, "the token is in the log"
+    for line in ("in the worker", "in the triggerer"):
+        assert line in told, f"{line!r} is not in the log:\n{told[-6000:]}"
+    say("compat_jobs: done")
+    for waiting in ("plain", "deferred"):
+        told = airflow("dags", "test", f"compat_fails_{waiting}", day, expect=None)
+        for words in ("JobFailedError", "the reason", "What to do"):
+            assert words in told, f"{words!r} is not in the log of compat_fails_{waiting}:\n{told[-6000:]}"
+        say(f"compat_fails_{waiting}: failed as it should")
 
 
 def run_quickstart(home: Path) -> None:
@@ -124,7 +123,7 @@ def run_quickstart(home: Path) -> None:
     say("ray_quickstart: the table and the picture are there, the cluster is gone")
 
 
-def main() -> None:
+def main(only: str | None = None) -> None:
     with tempfile.TemporaryDirectory(prefix="compat-") as folder:
         home = Path(folder)
         result = home / "result.json"
@@ -141,13 +140,24 @@ def main() -> None:
         )
         import airflow as installed
 
+        from tests.compat import deferred
+        from tests.support.ray_head import RayHead
+
         say(f"Airflow {installed.__version__}, Python {sys.version.split()[0]}")
-        import_everything()
-        check_metadata()
-        run_dags(result)
-        run_quickstart(home)
+        if not only:
+            import_everything()
+            check_metadata()
+        airflow("db", "migrate")
+        with RayHead(token=secrets.token_hex(16)) as head:
+            extra = json.dumps({"address": head.url, "token": head.token})
+            airflow("connections", "add", "ray_compat", "--conn-type", "ray", "--conn-extra", extra)
+            if not only:
+                run_dags(head, result)
+            deferred.run(home, head, say)
+        if not only:
+            run_quickstart(home)
         say("all well")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -1,0 +1,299 @@
+"""What happens around jobs that run for days: everybody does something to their DAGs, to Airflow and to its database.
+
+One stack. Twenty jobs, and a few that something of their own happens to, wait for a file while all of that is done.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.testing import AirflowStack
+from ray_provider.testing.client import AirflowApiError
+from tests.support.postgres import PostgresServer
+from tests.support.ray_head import RayHead
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
+
+#: On a machine that is busy with twenty jobs at once.
+SECONDS = 600
+#: DAG -> the tasks that have a job; 20 in the first.
+WAITING = {"twenty": 20, "paused": 1, "secret": 1, "shrinks": 2, "goes": 1}
+
+
+@pytest.fixture(scope="module")
+def head(token_ray_head: RayHead) -> RayHead:
+    return token_ray_head
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, head) -> Iterator[AirflowStack]:
+    folder = tmp_path_factory.mktemp("life")
+    dags = folder / "dags"
+    shutil.copytree(Path(__file__).parent / "dags_long_life", dags, ignore=shutil.ignore_patterns("__pycache__"))
+    connection = {"conn_type": "ray", "password": head.token, "extra": {"address": head.url}}
+    (folder / "connections.json").write_text(json.dumps({"ray_secret": connection}))
+    secrets_backend = {
+        "backend": "airflow.secrets.local_filesystem.LocalFilesystemBackend",
+        "backend_kwargs": json.dumps({"connections_file_path": str(folder / "connections.json")}),
+    }
+    # Twenty triggers write at once: more than SQLite can take.
+    with PostgresServer() as database:
+        stack = AirflowStack(
+            folder / "airflow",
+            dags_folder=dags,
+            sql_alchemy_conn=database.sqlalchemy_url,
+            config={"core": {"parallelism": "8"}, "secrets": secrets_backend},
+        )
+        with stack:
+            stack.client.add_connection("ray_life", "ray", password=head.token, extra={"address": head.url})
+            yield stack
+        assert not stack.leftovers
+
+
+def jobs_of(head: RayHead, dag_id: str, run_id: str | None = None) -> list:
+    async def ask():
+        async with RayJobsClient(head.endpoint) as client:
+            return [
+                job
+                for job in await client.list_jobs()
+                if job.metadata.get("airflow_dag_id") == dag_id and run_id in (None, job.metadata["airflow_run_id"])
+            ]
+
+    return asyncio.run(ask())
+
+
+def states(stack: AirflowStack, dag_id: str, run_id: str) -> list[tuple[str, int, str]]:
+    return sorted((e["task_id"], e["map_index"], e["state"]) for e in stack.client.task_instances(dag_id, run_id))
+
+
+@dataclass
+class Life:
+    """The runs that wait, and what was seen of them while things were done to them."""
+
+    gate: Path
+    runs: dict[str, str] = field(default_factory=dict)
+    earlier: str = ""
+    cleaned: str = ""
+    job_while_paused: str = ""
+    task_while_paused: str | None = ""
+
+
+@pytest.fixture(scope="module")
+def life(stack: AirflowStack, head: RayHead, tmp_path_factory) -> Life:
+    client, dags = stack.client, stack.dags_folder
+    life = Life(tmp_path_factory.mktemp("gate") / f"open-{secrets.token_hex(4)}")
+
+    life.earlier = client.trigger_run("earlier")
+    client.wait_run("earlier", life.earlier, state="success", timeout=SECONDS)
+    before = datetime.now(UTC)
+
+    for dag_id in WAITING:
+        conf = {} if dag_id == "goes" else {"gate": str(life.gate)}
+        life.runs[dag_id] = client.trigger_run(dag_id, conf=conf)
+
+    def all_watched() -> bool:
+        for dag_id, count in WAITING.items():
+            found = client.task_instances(dag_id, life.runs[dag_id])
+            if [each["state"] for each in found] != ["deferred"] * count:
+                return False
+            if not all(each["triggerer_job"] for each in found):
+                return False
+            if [job.status for job in jobs_of(head, dag_id, life.runs[dag_id])] != ["RUNNING"] * count:
+                return False
+        return True
+
+    client.wait_until("all jobs run, and a triggerer has each", all_watched, timeout=SECONDS)
+
+    # A new version of a file, with another task after the jobs, and other jobs for whoever starts one now.
+    twenty = (dags / "twenty.py").read_text()
+    assert "echo number" in twenty
+    new = twenty.replace("echo number", "echo other").replace("import DAG, Param", "import DAG, Param, task")
+    new += "\n    task(lambda: None, task_id='after')() << jobs\n"
+    (dags / "twenty.py").write_text(new)
+    # A file that has lost a task.
+    lines = (dags / "shrinks.py").read_text().splitlines(keepends=True)
+    (dags / "shrinks.py").write_text("".join(line for line in lines if 'task_id="goes"' not in line))
+    # A DAG that is deleted, file and all.
+    (dags / "goes.py").unlink()
+    client.request("DELETE", "/api/v2/dags/goes")
+    client.request("PATCH", "/api/v2/dags/paused", {"is_paused": True})
+
+    for dag_id in ("twenty", "shrinks"):
+        client.wait_until(
+            f"the new version of {dag_id} is known",
+            lambda dag_id=dag_id: len(client.request("GET", f"/api/v2/dags/{dag_id}/dagVersions")["dag_versions"]) > 1,
+            timeout=SECONDS,
+        )
+
+    stack.stop_component("triggerer")
+    stack.start_component("triggerer")
+    cleaning = ("db", "clean", "--clean-before-timestamp", before.isoformat(), "--skip-archive", "--yes")
+    life.cleaned = stack.airflow(*cleaning, timeout=300).stdout
+
+    life.gate.touch()
+    client.wait_until(
+        "the job of the paused DAG has ended",
+        lambda: [job.status for job in jobs_of(head, "paused")] == ["SUCCEEDED"],
+        timeout=SECONDS,
+    )
+    for dag_id in ("twenty", "secret"):
+        client.wait_run(dag_id, life.runs[dag_id], timeout=SECONDS)
+    life.task_while_paused = client.task_instance("paused", life.runs["paused"], "job")["state"]
+    client.unpause("paused")
+    return life
+
+
+def test_twenty_jobs_over_a_restart_and_a_new_version_of_their_file(stack, head, life):
+    run_id = life.runs["twenty"]
+    client = stack.client
+    found = states(stack, "twenty", run_id)
+    assert found == [("after", -1, "success"), *(("job", n, "success") for n in range(20))]
+    jobs = {job.submission_id: job for job in jobs_of(head, "twenty")}
+    assert len(jobs) == 20, "each has one job, and none was submitted again"
+    assert {job.status for job in jobs.values()} == {"SUCCEEDED"}
+    for index in range(20):
+        job = jobs[client.xcom("twenty", run_id, "job", map_index=index)]
+        assert job.metadata["airflow_map_index"] == str(index)
+        lines = client.log_text("twenty", run_id, "job", map_index=index).splitlines()
+        assert lines.count(f"number {index}") == 1, "\n".join(lines)
+        assert f"other {index}" not in lines, "the job is that of the version in which it was submitted"
+
+
+def test_a_dag_that_is_paused_ends_when_it_goes_on(stack, head, life):
+    run_id = life.runs["paused"]
+    assert life.task_while_paused != "failed"
+    stack.client.wait_run("paused", run_id, state="success", timeout=SECONDS)
+    [job] = jobs_of(head, "paused")
+    assert job.status == "SUCCEEDED"
+    assert stack.client.xcom("paused", run_id, "job") == job.submission_id
+    assert "through" in stack.client.log_text("paused", run_id, "job").splitlines()
+
+
+def test_the_job_of_a_dag_that_is_deleted_is_stopped(stack, head, life):
+    with pytest.raises(AirflowApiError, match="404"):
+        stack.client.run("goes", life.runs["goes"])
+
+    def stopped():
+        return [job.status for job in jobs_of(head, "goes")] == ["STOPPED"]
+
+    assert stack.client.wait_until("the job is stopped", stopped, timeout=120)
+
+
+def test_the_job_of_a_task_that_its_file_has_lost_is_stopped(stack, head, life):
+    run_id = life.runs["shrinks"]
+    stack.client.wait_task("shrinks", run_id, "stays", state="success", timeout=SECONDS)
+
+    def ended():
+        return {job.metadata["airflow_task_id"]: job.status for job in jobs_of(head, "shrinks")} == {
+            "stays": "SUCCEEDED",
+            "goes": "STOPPED",
+        }
+
+    assert stack.client.wait_until("the job of the lost task is stopped", ended, timeout=120)
+
+
+def test_db_clean_takes_what_is_over_and_nothing_else(stack, life):
+    assert "Performing Delete" in life.cleaned
+    with pytest.raises(AirflowApiError, match="404"):
+        stack.client.run("earlier", life.earlier)
+    assert stack.client.run("twenty", life.runs["twenty"])["state"] == "success"
+
+
+def test_a_connection_from_a_secrets_backend(stack, head, life):
+    with pytest.raises(AirflowApiError, match="404"):
+        stack.client.request("GET", "/api/v2/connections/ray_secret")
+    run_id = life.runs["secret"]
+    stack.client.wait_run("secret", run_id, state="success", timeout=SECONDS)
+    [job] = jobs_of(head, "secret")
+    assert job.status == "SUCCEEDED"
+    text = stack.client.log_text("secret", run_id, "job")
+    assert "through" in text.splitlines()
+    assert head.token not in text
+
+
+def test_a_backfill_and_the_same_days_once_more(stack, head, life):
+    client = stack.client
+    client.unpause("daily", timeout=SECONDS)
+    days = ["2026-01-02", "2026-01-03", "2026-01-04"]
+
+    def backfill(behavior: str) -> dict[str, str]:
+        known = len(jobs_of(head, "daily"))
+        span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
+        body = {"dag_id": "daily", **span, "reprocess_behavior": behavior, "max_active_runs": 2}
+        client.request("POST", "/api/v2/backfills", body)
+
+        def done() -> dict[str, str] | None:
+            runs = client.request("GET", "/api/v2/dags/daily/dagRuns")["dag_runs"]
+            ended = [run for run in runs if run["state"] == "success" and run["run_type"] == "backfill"]
+            enough = len(ended) == len(runs) == 3 and len(jobs_of(head, "daily")) == known + 3
+            return {run["logical_date"][:10]: run["dag_run_id"] for run in ended} if enough else None
+
+        return client.wait_until(f"the backfill ({behavior}) is through", done, timeout=SECONDS)
+
+    runs = backfill("none")
+    assert sorted(runs) == days
+    for day, run_id in runs.items():
+        [job] = jobs_of(head, "daily", run_id)
+        assert job.status == "SUCCEEDED"
+        assert f"the day {day}" in client.log_text("daily", run_id, "job").splitlines()
+    assert backfill("completed") == runs
+    for run_id in runs.values():
+        first, second = jobs_of(head, "daily", run_id)
+        assert first.submission_id != second.submission_id
+        assert {first.status, second.status} == {"SUCCEEDED"}, "done again means: a job of its own"
+
+
+def test_a_run_that_an_asset_starts(stack, head, life):
+    client = stack.client
+    client.unpause("takes", timeout=SECONDS)
+    made = client.trigger_run("makes")
+    client.wait_run("makes", made, state="success", timeout=SECONDS)
+
+    def started():
+        return client.request("GET", "/api/v2/dags/takes/dagRuns")["dag_runs"]
+
+    [run] = client.wait_until("the asset has started a run", started, timeout=SECONDS)
+    assert run["run_type"] == "asset_triggered"
+    assert run["logical_date"] is None
+    client.wait_run("takes", run["dag_run_id"], state="success", timeout=SECONDS)
+    [job] = jobs_of(head, "takes")
+    assert (job.status, job.metadata["airflow_run_id"]) == ("SUCCEEDED", run["dag_run_id"])
+    assert "taken x-life://made" in client.log_text("takes", run["dag_run_id"], "job").splitlines()
+
+
+def most_at_once(jobs: list) -> int:
+    return max(sum(one.start_time <= other.start_time < one.end_time for one in jobs) for other in jobs)
+
+
+def test_pools_hold_jobs_back_where_they_count_deferred_tasks(stack, head, life):
+    client = stack.client
+    runs = {}
+    for pool, slots, deferred in (("counts_deferred", 2, True), ("counts_running", 1, False)):
+        body = {"name": pool, "slots": slots, "include_deferred": deferred}
+        client.request("POST", "/api/v2/pools", body, creates=True)
+        runs[pool] = client.trigger_run(pool)
+    jobs = {}
+    for pool, run_id in runs.items():
+        client.wait_run(pool, run_id, state="success", timeout=SECONDS)
+        jobs[pool] = jobs_of(head, pool)
+        assert [job.status for job in jobs[pool]] == ["SUCCEEDED"] * 4
+    assert most_at_once(jobs["counts_deferred"]) <= 2
+    assert most_at_once(jobs["counts_running"]) > 1, "a task that waits in the triggerer holds no slot"
+
+
+def test_nothing_is_left(stack, head, life):
+    left = {job["submission_id"]: job["status"] for job in head.jobs() if job["status"] in ("PENDING", "RUNNING")}
+    assert left == {}
+    for dag_id, run_id in life.runs.items():
+        if dag_id != "goes":
+            assert {state for *_, state in states(stack, dag_id, run_id)} <= {"success", "removed"}
