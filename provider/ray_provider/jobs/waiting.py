@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ _SECTIONS = (
     ("Pending Demands", "All that waits in the cluster"),
 )
 _MOST_LINES = 5
+#: Of a runtime_env: what may take long to make, the slowest first.
+_SLOW_PARTS = ("conda", "pip", "uv", "py_modules", "working_dir")
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
     :param message: what Ray says of the job.
     :param ask: knows more of the cluster.
     """
-    wants = await _wants(client, submission_id)
+    supervisor = await _supervisor(client, submission_id)
+    wants = _amounts(supervisor.get("required_resources"))
+    making = await _making(client, supervisor)
     nodes = [_amounts(node.get("resources_total")) for node in await rows(client, "nodes") if _is_alive(node)]
     parts = []
     never = fits = False
@@ -68,9 +73,9 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
         )
     if wants and nodes:
         fits = any(all(node.get(name, 0.0) >= amount for name, amount in wants.items()) for node in nodes)
-        if fits:
+        if fits and making is None:
             parts.append("One node is large enough: other jobs and tasks hold what it has.")
-        else:
+        elif not fits:
             lacking = [name for name, amount in wants.items() if all(node.get(name, 0.0) < amount for node in nodes)]
             which = f" (no node has so much {', '.join(lacking)})" if lacking else ""
             parts.append(
@@ -80,6 +85,11 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
             if refused := await _refused(client, submission_id, wants):
                 never = True
                 parts.append(f"The autoscaler says: {refused}")
+    if making is not None and (fits or not wants):
+        parts.append(
+            f"It has its place. Ray is making its runtime_env[{making!r}] there: what takes long is most often large, "
+            "or comes from somewhere that the cluster reaches slowly or not at all (the package index?)."
+        )
     parts += await _autoscaler(client)
     if ask is not None:
         try:
@@ -146,12 +156,38 @@ async def _autoscaler(client: RayJobsClient) -> list[str]:
     return told
 
 
-async def _wants(client: RayJobsClient, submission_id: str) -> dict[str, float]:
+async def _supervisor(client: RayJobsClient, submission_id: str) -> Mapping[str, Any]:
+    """Give the actor that runs the entrypoint; empty where it is not to be found."""
     query = {"filter_keys": "class_name", "filter_predicates": "=", "filter_values": "JobSupervisor"}
     for actor in await rows(client, "actors", **query):
         if actor.get("name") == SUPERVISOR + submission_id:
-            return _amounts(actor.get("required_resources"))
+            return actor
     return {}
+
+
+async def environment_in_the_making(client: RayJobsClient, submission_id: str) -> str | None:
+    """Say which part of a job's ``runtime_env`` its node works at, most likely; ``None``: at none.
+
+    A node begins with it when the job has its place there: such a job does not wait for resources.
+
+    :param client: an open client.
+    :param submission_id: of a job whose entrypoint has not begun.
+    """
+    return await _making(client, await _supervisor(client, submission_id))
+
+
+async def _making(client: RayJobsClient, supervisor: Mapping[str, Any]) -> str | None:
+    try:
+        wanted = json.loads(str(supervisor.get("serialized_runtime_env") or "{}"))
+    except ValueError:
+        return None
+    parts = [name for name in _SLOW_PARTS if isinstance(wanted, dict) and wanted.get(name)]
+    if not parts:
+        return None
+    for made in await rows(client, "runtime_envs"):
+        if made.get("runtime_env") == wanted and made.get("success") is None:
+            return parts[0]
+    return None
 
 
 async def rows(client: RayJobsClient, what: str, **query: str) -> list[Mapping[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -32,6 +33,8 @@ class Cluster(JobsApi):
         self.wants: Any = {"CPU": 4.0, "memory": 8.0 * GIB}
         self.events: list[dict[str, Any]] = []
         self.status = ""
+        self.env: Any = {}
+        self.environments: Any = []
 
     @web.middleware
     async def _front(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -39,7 +42,10 @@ class Cluster(JobsApi):
             return self._rows(self.nodes)
         if request.path == "/api/v0/actors":
             names = ("_ray_internal_job_actor_other", "_ray_internal_job_actor_a")
-            return self._rows([{"name": name, "required_resources": self.wants} for name in names])
+            own = {"required_resources": self.wants, "serialized_runtime_env": json.dumps(self.env)}
+            return self._rows([{"name": name, **own} for name in names])
+        if request.path == "/api/v0/runtime_envs":
+            return self._rows(self.environments)
         if request.path == "/api/v0/cluster_events":
             return self._rows(self.events)
         if request.path == "/api/cluster_status":
@@ -88,6 +94,28 @@ async def test_what_fits_but_is_taken_is_told_apart(api):
     api.node(CPU=8)
     api.node(memory=16 * GIB)
     assert "No node that is there can hold that: " in await why(api), "each has a part of it"
+
+
+async def test_a_node_that_makes_the_runtime_env_is_told(api):
+    """Before, of a job that asks for resources: "other jobs and tasks hold what it has"."""
+    api.env = {"pip": {"packages": ["torch"]}, "env_vars": {"RAY_worker_niceness": "0"}}
+    api.node(CPU=8, memory=16 * GIB)
+    api.environments = [{"runtime_env": {**api.env, "pip": {"packages": ["x"]}}, "success": None}]
+    assert "hold what it has" in await why(api), "that is of another job"
+    api.environments.append({"runtime_env": api.env, "success": None})
+    told = await why(api)
+    assert "It has its place. Ray is making its runtime_env['pip'] there" in told
+    assert "hold what it has" not in told
+    api.wants = {}
+    assert "Ray is making its runtime_env['pip']" in await why(api)
+    api.wants = {"CPU": 99.0}
+    assert "Ray is making" not in await why(api), "another job with the same packages"
+    api.wants = {"CPU": 4.0}
+    api.environments[1]["success"] = True
+    assert "hold what it has" in await why(api), "they were made long ago"
+    api.env = "no object"
+    api.environments = None
+    assert "hold what it has" in await why(api)
 
 
 @pytest.mark.parametrize("rows", [None, "x", [1], [{"state": "ALIVE", "resources_total": "x"}]])
