@@ -18,7 +18,7 @@ CONNECTION = "ray_default"
 STORE = os.environ.get("RAY_EXAMPLE_STORE", f"file://{tempfile.gettempdir()}/airflow-ray-results")
 
 
-@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), catchup=False, tags=["ray", "example"])
+@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), catchup=False, tags=["ray", "example"], doc_md=__doc__)
 def ray_large_result():
     cluster = SetupRayCluster(task_id="cluster", conn_id=CONNECTION)
 

@@ -1,7 +1,7 @@
 """The quickstart: set up a Ray cluster, run a job on it, delete it.
 
-With a connection whose `backend` is `local` the cluster is a Ray on this machine; with one that names a Kubernetes, the
-same DAG makes it there. `make demo` runs this DAG.
+Start with this one. With a connection whose `backend` is `local` the cluster is a Ray on this machine; with a connection
+to Kubernetes, the same DAG makes it there. `ray-provider demo` runs this DAG. It uses `airflow-ray[examples]`.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ with DAG(
     start_date=pendulum.datetime(2026, 1, 1, tz="UTC"),
     catchup=False,
     tags=["ray", "example"],
+    doc_md=__doc__,
 ):
     setup = SetupRayCluster(task_id="setup", conn_id=CONNECTION)
 

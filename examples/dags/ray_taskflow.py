@@ -40,7 +40,7 @@ def fit(rows: list[list[float]], penalty: float) -> float:
     return float(np.sqrt(np.mean((features[cut:] @ weights - delay[cut:]) ** 2)))
 
 
-@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), catchup=False, tags=["ray", "example"])
+@dag(schedule=None, start_date=pendulum.datetime(2026, 1, 1), catchup=False, tags=["ray", "example"], doc_md=__doc__)
 def ray_taskflow():
     cluster = SetupRayCluster(task_id="cluster", conn_id=CONNECTION)
 

@@ -205,9 +205,9 @@ def run_states(dag_ids: Iterable[str]) -> dict[tuple[str, str], str]:
 
 def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Make the form's widgets out of the provider metadata's ``conn-fields``. Airflow 3.2 reads those itself."""
-    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextFieldWidget
+    from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextAreaFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
-    from wtforms import BooleanField, PasswordField, StringField
+    from wtforms import BooleanField, PasswordField, StringField, TextAreaField
 
     widgets: dict[str, Any] = {}
     for name, described in fields.items():
@@ -219,6 +219,8 @@ def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
             widgets[name] = BooleanField(label, default=schema.get("default", False), description=help_text)
         elif schema.get("format") == "password":
             widgets[name] = PasswordField(label, widget=BS3PasswordFieldWidget(), description=help_text)
+        elif schema.get("format") == "multiline":
+            widgets[name] = TextAreaField(label, widget=BS3TextAreaFieldWidget(), description=help_text)
         else:
             widgets[name] = StringField(label, widget=BS3TextFieldWidget(), description=help_text)
     return widgets

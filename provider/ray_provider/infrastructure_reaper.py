@@ -312,16 +312,21 @@ def delete_all(verdicts: Iterable[Verdict], say: Callable[[str], None]) -> list[
 
 def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
     """Show what was found and what is to become of it."""
+    return columns(rows(verdicts, now))
+
+
+def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
+    """Give the rows of that table, its head first."""
     now = now or datetime.now(tz=UTC)
-    rows: list[tuple[str, ...]] = [("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "STATE IN", "", "WHY")]
+    made: list[tuple[str, ...]] = [("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "STATE IN", "", "WHY")]
     for verdict in verdicts:
         one, marks = verdict.found, verdict.found.marks
         age = age_text(now - one.cluster.created) if one.cluster.created else "?"
         where = one.place.name if one.place.cloud == "aws" else f"{one.place.name}/{one.cluster.location}"
         owner = [marks.said(key) for key in ("dag", "run", "task")]
         what = "delete" if verdict.delete else "keep"
-        rows.append((where, one.cluster.name, age, *owner, _state(marks), what, verdict.reason))
-    return columns(rows)
+        made.append((where, one.cluster.name, age, *owner, _state(marks), what, verdict.reason))
+    return made
 
 
 def _state(marks: Marks) -> str:

@@ -7,144 +7,157 @@ from typing import Any
 from ray_provider import __version__
 
 _TEXT = ["string", "null"]
+_FLAG = ["boolean", "null"]
 
-#: The fields of the connection form that lie in the connection's extra. Airflow 3.2 and later read them from the
-#: metadata; for older ones the hook makes widgets of them.
+_DASHBOARD = "Ray dashboard"
+_CLUSTERS = "Ray clusters"
+_KUBERNETES = "Kubernetes"
+_CLOUD = "Cloud (EKS, GKE)"
+_TLS = "TLS of the dashboard"
+
+
+def _text(section: str, label: str, about: str, **schema: Any) -> dict[str, Any]:
+    return {"label": label, "description": about, "schema": {"type": _TEXT, "section": section, **schema}}
+
+
+def _flag(section: str, label: str, about: str, *, default: bool) -> dict[str, Any]:
+    return {"label": label, "description": about, "schema": {"type": _FLAG, "section": section, "default": default}}
+
+
+#: The fields of the connection form that lie in the connection's extra, grouped by the schema's ``section``.
+#: Airflow 3.2 and later read them from the metadata; for older ones the hook makes widgets of them.
 CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
-    "address": {
-        "label": "Ray dashboard URL",
-        "description": "Such as http://127.0.0.1:8265. Empty where tasks set up their clusters themselves.",
-        "schema": {"type": _TEXT},
-    },
-    "backend": {
-        "label": "Backend",
-        "description": "Where clusters are set up: local (a Ray on the worker) or kubernetes.",
-        "schema": {"type": _TEXT, "enum": ["kubernetes", "local"]},
-    },
-    "token": {
-        "label": "Ray token",
-        "description": "RAY_AUTH_TOKEN of the cluster, where it wants one.",
-        "schema": {"type": _TEXT, "format": "password"},
-    },
-    "headers": {
-        "label": "Headers",
-        "description": "A JSON object, sent with each request.",
-        "schema": {"type": _TEXT, "format": "password"},
-    },
-    "cookies": {
-        "label": "Cookies",
-        "description": "A JSON object, sent with each request.",
-        "schema": {"type": _TEXT, "format": "password"},
-    },
-    "metadata": {
-        "label": "Job metadata",
-        "description": "A JSON object of strings, added to each job's metadata.",
-        "schema": {"type": _TEXT},
-    },
-    "verify": {
-        "label": "Verify TLS certificates",
-        "description": "Of the dashboard. On, unless switched off here.",
-        "schema": {"type": ["boolean", "null"], "default": True},
-    },
-    "ca_file": {
-        "label": "CA file",
-        "description": "Path of a PEM file on the workers and triggerers with the authorities to trust.",
-        "schema": {"type": _TEXT},
-    },
-    "ca_data": {
-        "label": "CA certificates (PEM)",
-        "description": "The authorities to trust themselves, instead of a file with them.",
-        "schema": {"type": _TEXT},
-    },
-    "cert_file": {
-        "label": "Client certificate file",
-        "description": "Path of a PEM file on the workers and triggerers, where the dashboard asks for a certificate.",
-        "schema": {"type": _TEXT},
-    },
-    "key_file": {
-        "label": "Client key file",
-        "description": "Path of the certificate's key, if it is not in the same file.",
-        "schema": {"type": _TEXT},
-    },
-    "access": {
-        "label": "Access to clusters in Kubernetes",
-        "description": "auto, proxy (by the API server), service (from inside), ingress, or url (the address above).",
-        "schema": {"type": _TEXT, "enum": ["auto", "proxy", "service", "ingress", "url"]},
-    },
-    "namespace": {"label": "Kubernetes namespace", "schema": {"type": _TEXT}},
-    "allowed_namespaces": {
-        "label": "Further namespaces",
-        "description": "Separated by commas: where the handle of a cluster may lead as well. * is any.",
-        "schema": {"type": _TEXT},
-    },
-    "kube_config_path": {
-        "label": "Kubeconfig path",
-        "description": "On the workers and triggerers.",
-        "schema": {"type": _TEXT},
-    },
-    "kube_config": {
-        "label": "Kubeconfig (JSON or YAML)",
-        "description": "The file's content, instead of its path.",
-        "schema": {"type": _TEXT, "format": "password"},
-    },
-    "cluster_context": {"label": "Kubeconfig context", "schema": {"type": _TEXT}},
-    "in_cluster": {
-        "label": "In-cluster configuration",
-        "description": "Use the service account of the pod that runs the task.",
-        "schema": {"type": ["boolean", "null"], "default": False},
-    },
-    "kubernetes_conn_id": {
-        "label": "Kubernetes connection",
-        "description": "Take the Kubernetes access from this connection of type kubernetes.",
-        "schema": {"type": _TEXT},
-    },
-    "eks_cluster": {
-        "label": "EKS cluster",
-        "description": "Its name, instead of a kubeconfig: credentials come from AWS, and are renewed.",
-        "schema": {"type": _TEXT},
-    },
-    "gke_cluster": {
-        "label": "GKE cluster",
-        "description": "Its name, instead of a kubeconfig: credentials come from Google Cloud, and are renewed.",
-        "schema": {"type": _TEXT},
-    },
-    "cloud_location": {
-        "label": "Location of the EKS or GKE cluster",
-        "description": "Its region or, on Google Cloud, zone.",
-        "schema": {"type": _TEXT},
-    },
-    "gcp_project": {"label": "Google Cloud project of the GKE cluster", "schema": {"type": _TEXT}},
-    "aws_conn_id": {
-        "label": "AWS connection",
-        "description": "Enter EKS clusters with this connection (aws); else as the worker.",
-        "schema": {"type": _TEXT},
-    },
-    "aws_role_arn": {"label": "AWS role to assume for EKS", "schema": {"type": _TEXT}},
-    "gcp_conn_id": {
-        "label": "Google Cloud connection",
-        "description": "Enter GKE clusters with this connection (google_cloud_platform); else as the worker.",
-        "schema": {"type": _TEXT},
-    },
-    "gcp_impersonate": {"label": "Service account to act as for GKE", "schema": {"type": _TEXT}},
-    "gke_dns_endpoint": {
-        "label": "Reach GKE clusters by their DNS name",
-        "description": "Needs no way into the cluster's network: IAM decides who gets in.",
-        "schema": {"type": ["boolean", "null"], "default": False},
-    },
-    "disable_verify_ssl": {
-        "label": "Disable TLS verification of Kubernetes",
-        "schema": {"type": ["boolean", "null"], "default": False},
-    },
-    "allow_plain_http": {
-        "label": "Plain HTTP is meant",
-        "description": "No warning where credentials go over plain http to another machine.",
-        "schema": {"type": ["boolean", "null"], "default": False},
-    },
-    "disable_tcp_keepalive": {
-        "label": "Disable TCP keep-alive to Kubernetes",
-        "schema": {"type": ["boolean", "null"], "default": False},
-    },
+    "backend": _text(
+        _CLUSTERS,
+        "Backend",
+        "Where tasks make Ray clusters. kubernetes (the default), or local: a Ray on the worker, for a laptop.",
+        enum=["kubernetes", "local"],
+    ),
+    "namespace": _text(
+        _CLUSTERS, "Kubernetes namespace", "Of the Ray clusters. Default: the kubeconfig's, else the pod's own."
+    ),
+    "allowed_namespaces": _text(
+        _CLUSTERS,
+        "Further namespaces",
+        "Where a cluster handle may lead beside the namespace above. Separated by commas; * is any. Default: none.",
+    ),
+    "access": _text(
+        _CLUSTERS,
+        "Access to Ray clusters",
+        "proxy (through the Kubernetes API server), service (inside the cluster), ingress, or url (the dashboard URL "
+        "below). Default: auto, which is service inside the cluster and proxy outside.",
+        enum=["auto", "proxy", "service", "ingress", "url"],
+    ),
+    "address": _text(
+        _DASHBOARD,
+        "Dashboard URL",
+        "Of a Ray cluster that exists, such as http://127.0.0.1:8265. Empty where tasks make their clusters.",
+    ),
+    "token": _text(
+        _DASHBOARD, "Ray token", "RAY_AUTH_TOKEN of that cluster, if it requires one. Default: none.", format="password"
+    ),
+    "headers": _text(
+        _DASHBOARD,
+        "Headers",
+        'Sent with each request. A JSON object: {"X-Team": "maps"}. Default: none.',
+        format="password",
+    ),
+    "cookies": _text(
+        _DASHBOARD,
+        "Cookies",
+        'Sent with each request. A JSON object, or as a browser shows them: {"session": "..."}. Default: none.',
+        format="password",
+    ),
+    "metadata": _text(
+        _DASHBOARD, "Job metadata", 'Added to the metadata of each job. A JSON object of strings: {"team": "maps"}.'
+    ),
+    "allow_plain_http": _flag(
+        _DASHBOARD,
+        "Allow credentials over plain HTTP",
+        "Suppresses the warning where credentials go over plain http to another machine. Default: off.",
+        default=False,
+    ),
+    "verify": _flag(
+        _TLS,
+        "Verify TLS certificates",
+        "Of the dashboard, and of dashboards behind an ingress. Default: on.",
+        default=True,
+    ),
+    "ca_file": _text(
+        _TLS,
+        "CA file",
+        "Path of a PEM file with CA certificates, on workers and triggerers. Default: the system's CAs.",
+    ),
+    "ca_data": _text(
+        _TLS, "CA certificates (PEM)", "The CA certificates as text, instead of a file.", format="multiline"
+    ),
+    "cert_file": _text(
+        _TLS,
+        "Client certificate file",
+        "Path of a PEM file on workers and triggerers, if the dashboard requires a client certificate.",
+    ),
+    "key_file": _text(_TLS, "Client key file", "Path of its private key. Default: in the certificate's file."),
+    "kube_config_path": _text(
+        _KUBERNETES, "Kubeconfig path", "On workers and triggerers. Default: KUBECONFIG, else ~/.kube/config."
+    ),
+    "kube_config": _text(
+        _KUBERNETES,
+        "Kubeconfig (YAML or JSON)",
+        "The kubeconfig itself, instead of its path. Whoever may edit this connection sees it; a Kubernetes connection "
+        "or a path keeps it out of here.",
+        format="multiline",
+    ),
+    "cluster_context": _text(_KUBERNETES, "Kubeconfig context", "Default: the kubeconfig's current context."),
+    "in_cluster": _flag(
+        _KUBERNETES,
+        "In-cluster configuration",
+        "Use the service account of the pod that runs the task. Default: off.",
+        default=False,
+    ),
+    "kubernetes_conn_id": _text(
+        _KUBERNETES,
+        "Kubernetes connection",
+        "Take access to Kubernetes from this Airflow connection of type kubernetes. Default: none.",
+    ),
+    "disable_verify_ssl": _flag(
+        _KUBERNETES,
+        "Disable TLS verification of the API server",
+        "Accepts any certificate of the Kubernetes API server. Default: off.",
+        default=False,
+    ),
+    "eks_cluster": _text(
+        _CLOUD, "EKS cluster", "Its name, instead of a kubeconfig. AWS issues the credentials, which are renewed."
+    ),
+    "gke_cluster": _text(
+        _CLOUD,
+        "GKE cluster",
+        "Its name, instead of a kubeconfig. Google Cloud issues the credentials, which are renewed.",
+    ),
+    "cloud_location": _text(_CLOUD, "Location", "Region of the EKS cluster; region or zone of the GKE cluster."),
+    "gcp_project": _text(_CLOUD, "Google Cloud project", "Of the GKE cluster. Default: the Google Cloud connection's."),
+    "aws_conn_id": _text(
+        _CLOUD,
+        "AWS connection",
+        "Airflow connection of type aws that authenticates to EKS clusters. Default: the worker's own AWS credentials.",
+    ),
+    "aws_role_arn": _text(_CLOUD, "AWS role", "ARN of a role to assume for EKS clusters. Default: none."),
+    "gcp_conn_id": _text(
+        _CLOUD,
+        "Google Cloud connection",
+        "Airflow connection of type google_cloud_platform that authenticates to GKE clusters. Default: the worker's "
+        "own Google credentials.",
+    ),
+    "gcp_impersonate": _text(_CLOUD, "Google service account", "To impersonate for GKE clusters. Default: none."),
+    "gke_dns_endpoint": _flag(
+        _CLOUD,
+        "Reach GKE clusters by their DNS name",
+        "Needs no way into the cluster's network: IAM decides who gets in. Default: off.",
+        default=False,
+    ),
 }
+
+#: Fields of former forms. They are read, and have no effect.
+FORMER_FIELDS = ("disable_tcp_keepalive",)
 
 HIDDEN_FIELDS = ["host", "port", "schema", "login", "password", "extra"]
 
@@ -166,15 +179,10 @@ def get_provider_info() -> dict[str, Any]:
         "integrations": [
             {"integration-name": "Ray", "external-doc-url": "https://docs.ray.io/", "tags": ["software"]},
         ],
-        "hooks": [{"integration-name": "Ray", "python-modules": ["ray_provider.hooks.ray"]}],
-        "operators": [
-            {
-                "integration-name": "Ray",
-                "python-modules": ["ray_provider.operators.cluster", "ray_provider.operators.job"],
-            },
-        ],
-        "sensors": [{"integration-name": "Ray", "python-modules": ["ray_provider.sensors.job"]}],
-        "triggers": [{"integration-name": "Ray", "python-modules": ["ray_provider.triggers.job"]}],
+        "hooks": [_modules("hooks", "ray")],
+        "operators": [_modules("operators", "cluster", "cluster_delete", "infrastructure", "job")],
+        "sensors": [_modules("sensors", "cluster", "infrastructure", "job")],
+        "triggers": [_modules("triggers", "cluster", "job")],
         "connection-types": [
             {
                 "connection-type": "ray",
@@ -187,3 +195,7 @@ def get_provider_info() -> dict[str, Any]:
         "task-decorators": [{"name": "ray", "class-name": "ray_provider.decorators.ray_task"}],
         "extra-links": ["ray_provider.links.RayDashboardLink"],
     }
+
+
+def _modules(kind: str, *names: str) -> dict[str, Any]:
+    return {"integration-name": "Ray", "python-modules": [f"ray_provider.{kind}.{name}" for name in names]}

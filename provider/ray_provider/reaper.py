@@ -220,16 +220,21 @@ def age_text(age: timedelta) -> str:
 
 def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
     """Show what was found and what is to become of it."""
+    return columns(rows(verdicts, now))
+
+
+def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
+    """Give the rows of that table, its head first."""
     now = now or datetime.now(tz=UTC)
     head = ("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "RUN IS", "", "WHY")
-    rows: list[tuple[str, ...]] = [head]
+    made: list[tuple[str, ...]] = [head]
     for verdict in verdicts:
         one = verdict.cluster
         name = one.name if one.what == "cluster" else f"{one.name} ({one.what} only)"
         owner = [one.owner.get(key, "?") for key in ("dag_id", "run_id", "task_id")]
         what = "delete" if verdict.delete else "keep"
-        rows.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))
-    return columns(rows)
+        made.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))
+    return made
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -1,4 +1,4 @@
-"""Where the chart, the profiles and the Terraform modules lie: inside the wheel, or in the checkout."""
+"""Where the chart, the profiles, the Terraform modules and the examples lie: inside the wheel, or in the checkout."""
 
 from __future__ import annotations
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import runpy
+from pathlib import Path
+
 import pytest
 
 from ray_provider import cli
@@ -44,10 +48,69 @@ def test_doctor_says_that_there_is_no_such_connection(capsys, tmp_path, monkeypa
     assert "no_such_connection" in capsys.readouterr().out
 
 
-def test_the_demonstration_outside_a_checkout_says_where_it_runs(monkeypatch, capsys):
-    def missing(*_parts):
-        raise FileNotFoundError
-
-    monkeypatch.setattr("ray_provider.resources.bundled", missing)
+def test_the_demonstration_without_what_it_shows_names_the_extra(monkeypatch, capsys):
+    real = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: None if name == "pandas" else real(name, *rest))
     assert cli.main(["demo"]) == 2
-    assert "make demo" in capsys.readouterr().err
+    assert capsys.readouterr().err == "The demonstration uses pandas: pip install 'airflow-ray[examples]'\n"
+
+
+def test_the_version_and_the_help_with_examples(capsys):
+    for argument, expected in (
+        ("--version", "airflow-ray 1."),
+        ("--help", "ray-provider examples copy ~/airflow/dags"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            cli.main([argument])
+        assert ended.value.code == 0
+        assert expected in capsys.readouterr().out
+    for command in ("demo", "examples", "doctor", "reap"):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        assert f"examples:\n  ray-provider {command}" in capsys.readouterr().out
+
+
+def test_the_examples_are_listed_the_first_one_first_and_those_that_cost_money_say_so(capsys):
+    assert cli.main(["examples"]) == 0
+    head, first, *others = capsys.readouterr().out.splitlines()
+    assert head.split() == ["DAG", "WHAT"]
+    assert first.startswith("ray_quickstart ")
+    for line in others:
+        assert line.endswith("costs money: makes machines in a cloud" if "infrastructure" in line else "a laptop")
+
+
+def test_the_examples_are_copied_and_read_from_there(tmp_path, capsys):
+    dags = tmp_path / "airflow" / "dags"
+    assert cli.main(["examples", "copy", str(dags)]) == 0
+    told = capsys.readouterr().out
+    assert "Start with ray_quickstart." in told
+    assert "cost money: ray_infrastructure_eks, ray_infrastructure_gke" in told
+    assert not list(dags.rglob("__pycache__"))
+    assert (dags / "include" / "flight_delays.py").exists()
+    quickstart = runpy.run_path(str(dags / "ray_quickstart.py"))
+    assert Path(quickstart["INCLUDE"]) == dags / "include"
+
+
+def test_a_copy_replaces_nothing_of_the_users_unless_told(tmp_path, capsys):
+    assert cli.main(["examples", "copy", str(tmp_path)]) == 0
+    assert cli.main(["examples", "copy", str(tmp_path)]) == 0, "the same files are no reason to stop"
+    mine = tmp_path / "ray_quickstart.py"
+    mine.write_text("mine = 1\n")
+    (tmp_path / "ray_taskflow.py").unlink()
+    assert cli.main(["examples", "copy", str(tmp_path)]) == 1
+    assert "other files of these names: ray_quickstart.py. Nothing was copied." in capsys.readouterr().err
+    assert mine.read_text() == "mine = 1\n"
+    assert not (tmp_path / "ray_taskflow.py").exists()
+    assert cli.main(["examples", "copy", str(tmp_path), "--force"]) == 0
+    assert "SetupRayCluster" in mine.read_text()
+    assert cli.main(["examples", "copy", str(mine)]) == 1
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_table_that_hides_no_word(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+    assert cli.main(["examples"]) == 0
+    told = capsys.readouterr().out
+    assert "ray_quickstart" in told
+    assert "─" in told

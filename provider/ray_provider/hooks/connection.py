@@ -52,7 +52,7 @@ class RayConnectionConfig:
     :param in_cluster: use the service account of the pod that runs the task.
     :param disable_verify_ssl: don't check the certificate of the Kubernetes API server.
     :param allow_plain_http: credentials may go over plain http: no warning.
-    :param disable_tcp_keepalive: no TCP keep-alive on connections to it.
+    :param disable_tcp_keepalive: no effect; read for connections that have it.
     :param kubernetes_conn_id: take all of that from this connection of type ``kubernetes``.
     :param cloud: a cluster of EKS or GKE, by its name.
     :param aws_conn_id: connection of type ``aws`` that EKS clusters are entered with; else what the worker has.

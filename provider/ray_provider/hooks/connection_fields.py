@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +13,16 @@ from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 from ray_provider.jobs.endpoint import TlsOptions
 
 #: How the forms of Airflow before 2.3 stored a field; connections made by the predecessor may still hold it.
-_OLD_PREFIX = "extra__ray__"
+#: Its hook was one of Kubernetes, and read fields by that name, too.
+_OLD_PREFIXES = ("extra__kubernetes__", "extra__ray__")
 
 #: Airflow masks extras in its API by their name only (token, password, secret ...): these under such a name.
 MASKED_NAMES = {"kube_config": "kube_config_secret", "headers": "headers_secret", "cookies": "cookies_secret"}
+
+_KUBECONFIG_OUTPUT = "Paste the output of: kubectl config view --minify --flatten --raw --output=json"
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----(.*?)-----END CERTIFICATE-----", re.DOTALL)
+_BASE64 = re.compile(r"[A-Za-z0-9+/]+={0,2}")
+_YAML_KEY = re.compile(r"\b(apiVersion|clusters|kind): ")
 
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
@@ -33,10 +40,13 @@ class ConnectionFields:
 
     def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
         self.conn_id = conn_id
-        self._fields = {
-            **{key.removeprefix(_OLD_PREFIX): value for key, value in extra.items() if key.startswith(_OLD_PREFIX)},
-            **{key: value for key, value in extra.items() if not key.startswith(_OLD_PREFIX)},
-        }
+        self._fields: dict[str, Any] = {}
+        for prefix in (*_OLD_PREFIXES, ""):  # what is given under its own name wins
+            self._fields |= {
+                key.removeprefix(prefix): value
+                for key, value in extra.items()
+                if key.startswith(prefix) and (prefix or not key.startswith(_OLD_PREFIXES))
+            }
         self._read: set[str] = set()
 
     def error(self, name: str, what: str, hint: str) -> ConfigurationError:
@@ -145,8 +155,8 @@ class ConnectionFields:
         ca_data = self.text("ca_data")
         if ca_data and ca_file:
             raise self.error("ca_data", "is given, and so is `ca_file`", "Keep one of the two.")
-        if ca_data and "-----BEGIN CERTIFICATE-----" not in ca_data:
-            raise self.error("ca_data", "is no certificate", "Paste the PEM text, BEGIN and END lines included.")
+        if ca_data:
+            ca_data = self._pem("ca_data", ca_data)
         files = {name: self.text(name) for name in ("cert_file", "key_file")}
         if files["key_file"] and not files["cert_file"]:
             raise self.error("key_file", "is given without `cert_file`", "A key is shown with its certificate only.")
@@ -154,6 +164,27 @@ class ConnectionFields:
             if path and not os.path.isfile(path):  # noqa: PTH113
                 raise self.error(name, f"names {path!r}, which is no file on this machine", "Give a PEM file's path.")
         return TlsOptions(verify=verify, ca_file=ca_file, ca_data=ca_data, **files)
+
+    def _pem(self, name: str, text: str) -> str:
+        """Give certificates with their lines as they were: a form of one line turns line ends into spaces.
+
+        :raises ConfigurationError: there are none, or one is damaged.
+        """
+        found = _CERTIFICATE.findall(text)
+        if not found or text.count("-----BEGIN CERTIFICATE-----") != len(found):
+            raise self.error(name, "is no certificate", "Paste the PEM text, BEGIN and END lines included.")
+        if "\\n" in text:
+            raise self.error(name, "has \\n where lines end", "Paste the PEM text with real line ends.")
+        made = []
+        for body in found:
+            data = "".join(body.split())
+            if not _BASE64.fullmatch(data) or len(data) % 4:
+                raise self.error(
+                    name, "holds a certificate that is damaged: it is no base64", "Copy the PEM text once more."
+                )
+            lines = [data[start : start + 64] for start in range(0, len(data), 64)]
+            made.append("\n".join(["-----BEGIN CERTIFICATE-----", *lines, "-----END CERTIFICATE-----\n"]))
+        return "".join(made)
 
     def mapping(self, name: str, other_form: Callable[[str], dict[str, str] | None] | None = None) -> dict[str, str]:
         """Give a field that holds names and values: a mapping, or its JSON.
@@ -235,14 +266,21 @@ class ConnectionFields:
         value = self.get("kube_config")
         if value is None or value == "":
             return None
+        text = ""
         if isinstance(value, str):
-            value = _load(value)
+            text, value = value, _load(value)
         if isinstance(value, Mapping) and isinstance(value.get("clusters"), list):
             return dict(value)
+        if "\n" not in text and not text.startswith("{") and _YAML_KEY.search(text):
+            raise self.error(
+                "kube_config",
+                "has lost its line ends: it is YAML in one line, as a form of one line leaves it",
+                f"Paste JSON, which needs no lines. {_KUBECONFIG_OUTPUT}",
+            )
         raise self.error(
             "kube_config",
             "is no kubeconfig (a JSON or YAML object with `clusters`)",
-            "Paste the output of: kubectl config view --minify --flatten --output=json",
+            _KUBECONFIG_OUTPUT,
         )
 
 

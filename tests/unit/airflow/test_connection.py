@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.address import check_address
@@ -259,3 +260,44 @@ def test_airflow_masks_what_holds_secrets_under_their_second_names():
     assert not config.extra
     with pytest.raises(ConfigurationError, match="`headers_secret` is given, and so is `headers`"):
         read({"headers_secret": {"a": "b"}, "headers": {"a": "b"}})
+
+
+def pem(lines: int = 3) -> str:
+    body = "\n".join(["QUJD" * 16] * lines)
+    return f"-----BEGIN CERTIFICATE-----\n{body}\nQUI=\n-----END CERTIFICATE-----\n"
+
+
+@pytest.mark.parametrize("spoil", [str, lambda text: text.replace("\n", " "), lambda text: text.replace("\n", "\r\n")])
+def test_a_certificate_whose_line_ends_became_spaces_is_put_right(spoil):
+    """As Airflow's forms of one line leave it."""
+    chain = pem() + pem(1)
+    assert read({"ca_data": spoil(chain)}).tls.ca_data == chain
+
+
+@pytest.mark.parametrize(
+    "text",
+    [pem().replace("-----END CERTIFICATE-----", ""), pem().replace("QUI=", "QUI"), pem().replace("\n", "\\n"), "MIIB"],
+    ids=["cut off", "damaged", "escaped", "no PEM"],
+)
+def test_one_that_cannot_be_put_right_is_refused_by_the_fields_name(text):
+    with pytest.raises(ConfigurationError, match="the field `ca_data`") as caught:
+        read({"ca_data": text})
+    assert "QUJD" not in str(caught.value)
+
+
+def test_a_kubeconfig_whose_line_ends_became_spaces_is_refused_by_that_name():
+    text = yaml.safe_dump({**KUBECONFIG, "users": [{"name": "u", "user": {"token": "planted"}}]})
+    with pytest.raises(ConfigurationError, match="`kube_config` has lost its line ends") as caught:
+        read({"kube_config": text.replace("\n", " ")})
+    assert "--raw --output=json" in str(caught.value)
+    assert "planted" not in str(caught.value)
+    assert read({"kube_config": text}).kubeconfig["clusters"] == KUBECONFIG["clusters"]
+
+
+@pytest.mark.parametrize("prefix", ["extra__ray__", "extra__kubernetes__"])
+def test_fields_under_the_names_of_old_forms_are_read(prefix):
+    """The predecessor's hook was one of Kubernetes: it read both."""
+    config = read({f"{prefix}namespace": "maps", f"{prefix}kube_config_path": "/k", f"{prefix}cluster_context": "c"})
+    assert (config.namespace, config.kubeconfig_path, config.cluster_context) == ("maps", "/k", "c")
+    assert config.extra == {}
+    assert read({f"{prefix}namespace": "old", "namespace": "new"}).namespace == "new"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
+import pkgutil
 import subprocess
 import sys
 from importlib import import_module
@@ -11,10 +14,13 @@ from pathlib import Path
 
 import airflow
 import jsonschema
+import pytest
+from airflow.providers.common.compat.sdk import BaseHook, BaseOperator, BaseSensorOperator
+from airflow.triggers.base import BaseTrigger
 
 from ray_provider import __version__
 from ray_provider.hooks import RayHook
-from ray_provider.provider_info import CONNECTION_FIELDS, get_provider_info
+from ray_provider.provider_info import CONNECTION_FIELDS, FORMER_FIELDS, get_provider_info
 from tests.support.requirements import need
 
 SCHEMAS = Path(airflow.__file__).parent
@@ -50,13 +56,44 @@ def test_all_that_is_named_exists():
             import_module(module)
 
 
+@pytest.mark.parametrize(
+    ("kind", "base"),
+    [("operators", BaseOperator), ("sensors", BaseSensorOperator), ("triggers", BaseTrigger), ("hooks", BaseHook)],
+)
+def test_all_that_exists_is_named(kind, base):
+    """The modules in which a class that DAGs use is defined: these and no others. Aliases of old paths don't count."""
+    package = import_module(f"ray_provider.{kind}")
+    made = set()
+    for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
+        for _, one in inspect.getmembers(import_module(module.name), inspect.isclass):
+            if issubclass(one, base) and one.__name__ in package.__all__ and not inspect.isabstract(one):
+                made.add(one.__module__)
+    assert made
+    assert set(get_provider_info()[kind][0]["python-modules"]) == made
+
+
 def test_the_form_has_all_fields_of_the_predecessor():
     theirs = {
         "address", "cookies", "metadata", "headers", "verify", "kube_config_path", "kube_config", "namespace",
         "cluster_context", "disable_verify_ssl", "disable_tcp_keepalive",
     }  # fmt: skip
-    assert theirs <= set(CONNECTION_FIELDS)
+    assert theirs == theirs & {*CONNECTION_FIELDS, *FORMER_FIELDS}
+    assert not set(FORMER_FIELDS) & set(CONNECTION_FIELDS)
     assert CONNECTION_FIELDS["verify"]["schema"]["default"] is True
+
+
+def test_each_field_stands_in_a_section_and_says_what_it_is():
+    sections = [field["schema"]["section"] for field in CONNECTION_FIELDS.values()]
+    assert [one for one, _ in itertools.groupby(sections)] == list(dict.fromkeys(sections)), (
+        "each section is in one piece"
+    )
+    assert sections[0] == "Ray clusters"
+    for name, field in CONNECTION_FIELDS.items():
+        assert field["description"].endswith("."), name
+        if "default" in field["schema"] or "enum" in field["schema"]:
+            assert "default" in field["description"].lower(), name
+    for name in ("kube_config", "ca_data"):
+        assert CONNECTION_FIELDS[name]["schema"]["format"] == "multiline", "a form of one line loses its line ends"
 
 
 def test_the_metadata_imports_nothing():
