@@ -246,6 +246,10 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"machine_type": "z9-giga-1", "zones": ["europe-west4-a"]},
         "pools.nowhere.machine_type: z9-giga-1 is not offered in europe-west4-a (asked of google_compute_machine_types).",
     ),
+    "elsewhere": (
+        {"machine_type": "g2-standard-8", "zones": ["europe-west4", "europe-west3-a"]},
+        "pools.elsewhere.zones: europe-west4, europe-west3-a: no zone of europe-west4; zones are such as europe-west4-b.",
+    ),
     "rdma": (
         {"machine_type": "a3-highgpu-8g", "max": 2, "zones": ["europe-west4-b"]},
         "pools.rdma.max: a3-highgpu-8g talks to others of its kind over networks for GPUDirect or RDMA",
@@ -332,7 +336,15 @@ def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace) 
     applied.apply()
 
 
-def test_destroy_leaves_nothing(applied: Workspace) -> None:
+def test_destroy_leaves_nothing_also_of_what_a_plan_would_refuse(applied: Workspace) -> None:
+    """A cluster that an earlier release made, before it knew better: it costs money until it is gone."""
+    configure(
+        applied,
+        node_pools={"h100": {"machine_type": "a3-highgpu-8g", "max": 2, "zones": ["europe-west4-a", "europe-west3-a"]}},
+        zones=["europe-west3-a"],
+        endpoint_public_access_cidrs=["203.0.113.0/24"],
+    )
+    assert applied.run("plan", "-input=false", "-refresh=false", check=False).returncode == 1
     applied.destroy()
     assert applied.state()["resources"] == []
     assert stand_in.made(applied.folder.parents[2] / "plugin", "google") == []

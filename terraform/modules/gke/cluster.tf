@@ -141,6 +141,21 @@ resource "google_container_cluster" "this" {
       resource_labels["airflow-ray-run"], resource_labels["airflow-ray-expires"],
       resource_labels["airflow-ray-version"], resource_labels["airflow-ray-used"],
     ]
+
+    # Here and not at the variables: whose rules would end a destroy, too, of what an earlier release began.
+    precondition {
+      condition     = alltrue([for zone in var.zones : can(regex("^${local.region}-[a-z0-9]*[a-z]$", zone))])
+      error_message = "zones: ${join(", ", var.zones)}: each must be a zone of ${local.region}, such as ${local.region}-b. A region goes into location."
+    }
+    # A control plane with a private address alone takes internal networks only (docs/concepts/network-isolation, November 2026).
+    precondition {
+      condition     = var.endpoint_public_access || length(var.endpoint_public_access_cidrs) == 0
+      error_message = "endpoint_public_access must be true for endpoint_public_access_cidrs: without a public address nobody out there reaches the Kubernetes API. Internal networks go into endpoint_private_access_cidrs."
+    }
+    precondition {
+      condition     = !contains(keys(var.service_accounts), "nodes")
+      error_message = "service_accounts: the key nodes is taken: the nodes' own account has that id."
+    }
   }
 
   depends_on = [google_kms_crypto_key_iam_member.cluster, google_project_iam_member.nodes]

@@ -38,11 +38,6 @@ variable "zones" {
   type        = list(string)
   default     = []
   nullable    = false
-
-  validation {
-    condition     = alltrue([for zone in var.zones : can(regex("^${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "-")}-[a-z0-9]*[a-z]$", zone))])
-    error_message = "zones: ${join(", ", var.zones)}: each must be a zone of ${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "the region")}, such as ${try(regex("^[a-z]+-[a-z]+[0-9]+", var.location), "europe-west4")}-b. A region goes into location."
-  }
 }
 
 variable "kubernetes_version" {
@@ -199,11 +194,6 @@ variable "endpoint_public_access" {
     condition     = !var.endpoint_public_access || length(var.endpoint_public_access_cidrs) > 0
     error_message = "endpoint_public_access needs endpoint_public_access_cidrs: name the networks that may reach the Kubernetes API."
   }
-  # A control plane with a private address alone takes internal networks only (docs/concepts/network-isolation, November 2026).
-  validation {
-    condition     = var.endpoint_public_access || length(var.endpoint_public_access_cidrs) == 0
-    error_message = "endpoint_public_access must be true for endpoint_public_access_cidrs: without a public address nobody out there reaches the Kubernetes API. Internal networks go into endpoint_private_access_cidrs."
-  }
 }
 
 variable "endpoint_public_access_cidrs" {
@@ -345,10 +335,6 @@ variable "service_accounts" {
   validation {
     condition     = alltrue([for account in values(var.service_accounts) : account.bucket_access == "none" || var.bucket_mode != "none"])
     error_message = "service_accounts: bucket_access needs a bucket: set bucket_mode."
-  }
-  validation {
-    condition     = !contains(keys(var.service_accounts), "nodes")
-    error_message = "service_accounts: the key nodes is taken: the nodes' own account has that id."
   }
 }
 

@@ -364,13 +364,21 @@ run "refuses_what_can_not_be_meant" {
   command = plan
 
   variables {
-    zones                         = ["europe-west4"]
-    endpoint_public_access_cidrs  = ["203.0.113.0/24"]
-    endpoint_private_access_cidrs = ["203.0.113.0/24"]
-    service_accounts              = { nodes = { namespace = "ray", name = "ray" } }
+    autopilot                    = true
+    zones                        = ["europe-west4"]
+    endpoint_public_access_cidrs = ["203.0.113.0/24"]
+    service_accounts             = { nodes = { namespace = "ray", name = "ray" } }
   }
 
-  expect_failures = [
-    var.zones, var.endpoint_public_access, var.endpoint_private_access_cidrs, var.service_accounts,
-  ]
+  expect_failures = [google_container_cluster.this]
+}
+
+run "refuses_a_public_network_as_internal" {
+  command = plan
+
+  variables {
+    endpoint_private_access_cidrs = ["203.0.113.0/24"]
+  }
+
+  expect_failures = [var.endpoint_private_access_cidrs]
 }

@@ -17,11 +17,13 @@ locals {
     local.is_zone ? [var.location] : local.region_zones
   }
 
+  no_zones = { for name, zones in local.zones : name => [for zone in zones : zone if !can(regex("^${local.region}-[a-z0-9]*[a-z]$", zone))] }
+
   # n2-custom-8-32768: the cloud lists no custom types, and their name says it all.
   custom = { for type in distinct([for pool in values(var.pools) : pool.machine_type]) : type => can(regex("custom-[0-9]+-[0-9]+", type)) }
 
   asked = merge([
-    for name, pool in var.pools : { for zone in local.zones[name] : "${zone}/${pool.machine_type}" => { zone = zone, type = pool.machine_type } if !local.custom[pool.machine_type] }
+    for name, pool in var.pools : { for zone in local.zones[name] : "${zone}/${pool.machine_type}" => { zone = zone, type = pool.machine_type } if !local.custom[pool.machine_type] && !contains(local.no_zones[name], zone) }
   ]...)
 
   found = {

@@ -228,12 +228,17 @@ resource "google_container_node_pool" "this" {
     # The autoscaler decides.
     ignore_changes = [initial_node_count, node_count]
 
+    # Rules that came later than pools did stand here and not at the variable: there they would end a destroy, too.
+    precondition {
+      condition     = length(local.no_zones[each.key]) == 0
+      error_message = "pools.${each.key}.zones: ${join(", ", local.no_zones[each.key])}: no zone of ${local.region}; zones are such as ${local.region}-b."
+    }
     precondition {
       condition     = length(local.missing_in[each.key]) == 0
       error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} is not offered in ${join(", ", local.missing_in[each.key])}${length(local.offered_in[each.key]) > 0 ? ". Set pools.${each.key}.zones = ${jsonencode(local.offered_in[each.key])}" : " (asked of google_compute_machine_types)"}."
     }
     precondition {
-      condition     = each.value.allocatable != null || local.shapes[each.value.machine_type].vcpus != null || length(local.missing_in[each.key]) > 0
+      condition     = each.value.allocatable != null || local.shapes[each.value.machine_type].vcpus != null || length(local.missing_in[each.key]) + length(local.no_zones[each.key]) > 0
       error_message = "pools.${each.key}.allocatable: this module doesn't know ${each.value.machine_type}; say what Ray may ask of a node."
     }
     precondition {

@@ -20,11 +20,6 @@ variable "zones" {
   type        = list(string)
   default     = []
   nullable    = false
-
-  validation {
-    condition     = alltrue([for zone in var.zones : can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))])
-    error_message = "zones must be zones of ${join("-", slice(split("-", var.location), 0, 2))}, such as ${join("-", slice(split("-", var.location), 0, 2))}-b."
-  }
 }
 
 variable "cluster" {
@@ -164,10 +159,6 @@ variable "pools" {
   validation {
     condition     = alltrue([for pool in values(var.pools) : (pool.tpu_topology == null || can(regex("^(ct|tpu)[0-9]", pool.machine_type))) && !(pool.gpu_sharing != null && can(regex("^(ct|tpu)[0-9]", pool.machine_type)))])
     error_message = "pools: tpu_topology is for TPU machines (ct…, tpu…), gpu_sharing is not."
-  }
-  validation {
-    condition     = length(flatten([for name, pool in var.pools : [for zone in pool.zones : zone if !can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))]])) == 0
-    error_message = "pools: ${join(", ", flatten([for name, pool in var.pools : [for zone in pool.zones : "${name}.zones: ${zone}" if !can(regex("^${join("-", slice(split("-", var.location), 0, 2))}-[a-z0-9]*[a-z]$", zone))]]))} is no zone of ${join("-", slice(split("-", var.location), 0, 2))}; zones are such as ${join("-", slice(split("-", var.location), 0, 2))}-b."
   }
   validation {
     condition     = alltrue([for pool in values(var.pools) : length(pool.zones) == 1 || !pool.compact_placement])

@@ -665,9 +665,10 @@ run "refuses_zones_that_are_none_of_the_region" {
   variables {
     zones = ["us-central1-a"]
     pools = {
-      bad = { machine_type = "g2-standard-48", zones = ["europe-west3-a", "europe-west4"] }
+      none = { machine_type = "g2-standard-48" }
+      bad  = { machine_type = "g2-standard-48", zones = ["europe-west3-a", "europe-west4"] }
     }
   }
 
-  expect_failures = [var.zones, var.pools]
+  expect_failures = [google_container_node_pool.this["bad"], google_container_node_pool.this["none"]]
 }
