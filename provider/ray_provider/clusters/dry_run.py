@@ -47,7 +47,7 @@ def _explain(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRay
     newer = [field for field in fields if one.get("kind") == "RayCluster" and since(field)]
     return ConfigurationError(
         f"Kubernetes does not know {', '.join(told)} of the {what}, and would drop it without a word.",
-        hint=f"The definitions here are those of KubeRay {kuberay.text}: have the operator and them upgraded, "
+        hint=f"The CRDs here are those of KubeRay {kuberay.text}: have the operator and them upgraded, "
         "or leave the field out."
         if newer
         else "Correct the field's name or place; `kubectl explain` tells what there is.",

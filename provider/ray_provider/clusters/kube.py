@@ -60,7 +60,7 @@ class WatchEvent:
 
 @asynccontextmanager
 async def open_kube(access: KubernetesAccess) -> AsyncIterator[Kube]:
-    """Connect to a Kubernetes, and close the connection afterwards."""
+    """Connect to a Kubernetes cluster, and close the connection afterwards."""
     connected = await connect(access)
     async with client_of(connected) as client:
         yield Kube(client, connected)

@@ -166,8 +166,8 @@ async def require_operator(kube: Kube, version: str = VERSION) -> None:
 async def ensure_operator(kube: Kube, helm: Helm, chart: OperatorChart, mode: Mode, say: Say) -> None:
     """Install the operator if it is missing; with ``upgrade`` also when it is older. Never downgrades.
 
-    The definitions come first, applied server-side: Helm installs them only once and never upgrades them, and an
-    operator with old definitions loses the new fields without a word.
+    The CRDs come first, applied server-side: Helm installs them only once and never upgrades them, and an
+    operator with old CRDs loses the new fields without a word.
 
     :raises ConfigurationError: it can't be upgraded, as it was not installed by Helm; nothing was changed.
     :raises KubernetesAccessError: this needs an administrator's rights.
@@ -293,7 +293,7 @@ async def _apply_definition(kube: Kube, definition: Json, timeout: float) -> Non
                         return
     except TimeoutError:
         raise ClusterTimeoutError(
-            f"The definition {name} was not taken up by Kubernetes within {timeout:.0f} s.", cause="definitions"
+            f"Kubernetes did not establish the CRD {name} within {timeout:.0f} s.", cause="definitions"
         ) from None
 
 

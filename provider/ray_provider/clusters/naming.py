@@ -15,7 +15,7 @@ _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 PREFIX = "airflow-ray/"
 MANAGED = f"{PREFIX}managed"
-#: What an owner consists of. ``airflow`` tells two Airflows apart that share a Kubernetes: its web interface's address.
+#: What an owner consists of. ``airflow`` tells two Airflows apart that share a cluster: its web interface's address.
 KEYS = ("dag_id", "run_id", "task_id", "map_index", "airflow")
 #: Whether somebody chose the name of a cluster: it may be meant to outlive the run that made it.
 NAMED = f"{PREFIX}named"

@@ -119,7 +119,7 @@ class _Setup:
         await check_namespace(self._kube, self._namespace, create=spec.create_namespace, say=self._say)
         kuberay = await probe(self._kube, self._namespace)
         if not kuberay.at_least(1, 5, 1):
-            self._say(f"The KubeRay here (definitions of {kuberay.text}) lacks: {'; '.join(kuberay.lacks)}.")
+            self._say(f"The KubeRay here (CRDs of {kuberay.text}) lacks: {'; '.join(kuberay.lacks)}.")
         source = find_chart(spec.chart, repo=spec.chart_repo, version=spec.chart_version, folders=spec.folders)
         chart = await self._helm.chart(source)
         defaults = await self._helm.defaults(chart)

@@ -36,7 +36,7 @@ class KubeRay:
     lacks: tuple[str, ...] = ()
 
     def at_least(self, *version: int) -> bool:
-        """Whether its definitions are those of a version, or newer."""
+        """Whether its CRDs are those of a version, or newer."""
         return self.version >= version
 
     @property

@@ -57,7 +57,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     """Sends a function to a Ray cluster, waits for it like ``SubmitRayJob``, and returns what it returned.
 
     Without ``cluster``, ``xcom_task_key`` or an address in the connection, the task makes a Ray cluster for itself
-    where the connection says (``backend``, or a Kubernetes), and deletes it when it ends.
+    where the connection says (``backend``, or a cluster), and deletes it when it ends.
 
     :param python_callable: the function.
     :param config: arguments of ``SubmitRayJob`` and those below, or a callable that makes them when the task runs.

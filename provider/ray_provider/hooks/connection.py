@@ -191,7 +191,7 @@ class RayConnectionConfig:
 
     @property
     def makes_clusters(self) -> bool:
-        """Whether the connection itself says where clusters are made: by its backend, or by a Kubernetes."""
+        """Whether the connection itself says where clusters are made: by its backend, or by a Kubernetes cluster."""
         kubernetes = (self.kubeconfig_path, self.kubeconfig, self.in_cluster, self.kubernetes_conn_id, self.cloud)
         return bool(self.named_backend or any(kubernetes))
 

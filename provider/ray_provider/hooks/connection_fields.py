@@ -133,7 +133,7 @@ class ConnectionFields:
         raise self.error(name, f"is {value!r}", f"It must be one of: {', '.join(values)}.")
 
     def verify(self) -> tuple[bool, str | None]:
-        """Give whether certificates are checked, and by which authorities' file. On, unless switched off by name."""
+        """Give whether certificates are checked, and by which CA file. On, unless switched off by name."""
         ca_file = self.text("ca_file")
         value = self.get("verify")
         if isinstance(value, str) and value and value.lower() not in _TRUE | _FALSE:

@@ -21,7 +21,7 @@ class TlsOptions:
     """How a server's certificate is checked, and ours shown.
 
     :param verify: check the server's certificate. Off only by an explicit false.
-    :param ca_file: path of a PEM file with the authorities to trust instead of the system's.
+    :param ca_file: path of a PEM file with the CA certificates to trust instead of the system's.
     :param ca_data: the same as text.
     :param cert_file: path of our certificate (PEM), if the server wants one.
     :param key_file: path of its key, if not in the same file.

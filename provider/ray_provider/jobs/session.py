@@ -145,7 +145,7 @@ def _ssl_context(endpoint: RayEndpoint) -> ssl.SSLContext:
         files = ", ".join(filter(None, (tls.ca_file, tls.cert_file, tls.key_file))) or "the given certificate"
         raise ConfigurationError(
             f"The TLS settings can't be used: {files}: {error}.",
-            hint="ca_file has to be a PEM file with the certificates of the authorities to trust; cert_file one with"
+            hint="ca_file has to be a PEM file with the CA certificates to trust; cert_file one with"
             " our certificate, key_file the key that belongs to it, without a pass phrase.",
             field="ca_file" if not tls.cert_file else "cert_file",
         ) from error

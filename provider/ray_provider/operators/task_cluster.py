@@ -40,7 +40,7 @@ def own_cluster(
     """Give the cluster that the task is to make for itself; ``None``: it uses one that is there.
 
     It makes one of a manifest (``ray_cluster_yaml``). A function makes one without a manifest, too, where nothing names
-    a cluster and the connection says where clusters are made (``backend``, or a Kubernetes).
+    a cluster and the connection says where clusters are made (``backend``, or a Kubernetes cluster).
 
     :raises ConfigurationError: the task would not wait for the job, which would go with the cluster.
     """
