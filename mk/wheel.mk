@@ -1,5 +1,5 @@
-# What is published: the wheel as a stranger installs it, and the source distribution. STRANGERS: the interpreters.
-STRANGERS ?= python3.11 python3.13
+# What is published: the wheel as a stranger installs it, and the source distribution. STRANGERS: minor versions of Python 3.
+STRANGERS ?= 11 13
 TWINE_VERSION := 7.0.0
 PYROMA_VERSION := 5.0.1
 
@@ -8,7 +8,11 @@ test-wheel: $(VENV)/.installed ## the built wheel in an empty home (pip, example
 	@rm -rf dist && $(BIN)/uv build --quiet --out-dir dist
 	@$(BIN)/uv tool run --from "twine==$(TWINE_VERSION)" twine check --strict dist/*
 	@$(BIN)/uv tool run --from "pyroma==$(PYROMA_VERSION)" pyroma --min=8 dist/*.tar.gz
-	@for python in $(STRANGERS); do WHEEL="$$(echo dist/*.whl)" scripts/stranger "$$python"; done
+	@for minor in $(STRANGERS); do \
+	  python="$$($(BIN)/python -c "from tests.support.pythons import find_python; print(find_python($$minor) or '')")"; \
+	  test -n "$$python" || { echo "no Python 3.$$minor here"; exit 1; }; \
+	  WHEEL="$$(echo dist/*.whl)" scripts/stranger "$$python"; \
+	done
 	@$(MAKE) --no-print-directory test-sdist
 
 .PHONY: test-sdist
