@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -133,6 +133,7 @@ def nothing_left_behind() -> Iterator[None]:
     try:
         yield
         assert private_folders() == set()
+        wait_for(lambda: not working_in(own), seconds=10)
     finally:
         tempfile.tempdir = before[0]
         if before[1] is None:
@@ -140,8 +141,21 @@ def nothing_left_behind() -> Iterator[None]:
         else:
             os.environ["TMPDIR"] = before[1]
         shutil.rmtree(own, ignore_errors=True)
+        for process in working_in(own):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     left = [child for child in psutil.Process(os.getpid()).children(recursive=True) if is_ours(child)]
     assert left == []
+
+
+def working_in(folder: Path) -> list[psutil.Process]:
+    """What has its temporary files there: Terraform, its supervisor, what its provisioners have started."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get("TMPDIR", "").startswith(str(folder)):
+                found.append(process)
+    return found
 
 
 def is_ours(process: psutil.Process) -> bool:

@@ -141,6 +141,9 @@ def test_the_private_folder_of_a_run_that_died_with_its_keeper(module: Module) -
         for line in worker.stdout:
             if line.strip() == "terraform_data.slow[0]: creating …":
                 break
+        wait_for(
+            lambda: any(process.name() == "sleep" for process in psutil.Process(worker.pid).children(recursive=True))
+        )
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in family:

@@ -111,6 +111,10 @@ class _Keeper:
                 self.step()
             if self.rescue is not None:
                 self.rescue.look(running=self.child.poll() is None)
+        if self.interrupts:
+            # Of a provisioner that is interrupted, Terraform ends the shell; what that has started would go on.
+            with suppress(ProcessLookupError):
+                os.killpg(self.child.pid, signal.SIGTERM)
         rescued = {} if self.rescue is None else self.rescue.finish()
         _tell({"exited": self.child.returncode, "killed": self.killed, "interrupts": self.interrupts, **rescued})
         done = False

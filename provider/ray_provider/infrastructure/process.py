@@ -199,11 +199,14 @@ class CommandProcess:
         for seconds, number in zip(deadlines, [signal.SIGINT] * len(self._patience) + [signal.SIGKILL], strict=True):
             until = time.monotonic() + seconds
             with suppress(ProcessLookupError, PermissionError):
-                os.kill(self.pid, number)
+                (os.killpg if number == signal.SIGKILL else os.kill)(self.pid, number)
             while not _is_gone(self.pid) and time.monotonic() < until:
                 time.sleep(READ_EVERY_SECONDS)
             if _is_gone(self.pid):
                 break
+        # Of a provisioner that is interrupted, Terraform ends the shell; what that has started would go on.
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGTERM)
         if self._rescue is not None:
             Rescue(self._rescue, self._messages.put, self._env).finish()
 
