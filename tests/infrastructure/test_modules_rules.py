@@ -136,3 +136,17 @@ def test_every_skip_is_explained() -> None:
     for before, line in zip(lines, lines[1:], strict=False):
         if line.strip().startswith("- CKV"):
             assert before.strip().startswith("# "), line
+
+
+def test_the_gpu_images_that_people_copy_have_the_charts_ray() -> None:
+    """Workers of another Ray than the head's never join."""
+    tag = re.search(r'^  tag: "(\S+)"$', (ROOT / "helm" / "ray-cluster" / "values.yaml").read_text(), re.M)
+    assert tag is not None
+    found = {
+        str(path.relative_to(ROOT)): set(re.findall(r"\d+\.\d+\.\d+(?:-py\d+)?-gpu", path.read_text()))
+        for folder in ("terraform", "examples", "docs")
+        for path in (ROOT / folder).rglob("*")
+        if path.suffix in (".tf", ".py", ".md") and ".terraform" not in path.parts
+    }
+    assert {name for name, tags in found.items() if tags} >= {"terraform/examples/gke-gpu/main.tf"}
+    assert [name for name, tags in found.items() if tags - {f"{tag[1]}-gpu"}] == []
