@@ -2,7 +2,11 @@
 
 Needs a `google_cloud_platform` connection (or a worker with an identity), a bucket for Terraform's state, and a `ray`
 connection whose backend is `kubernetes`. Terraform 1.9 or newer (or OpenTofu) is on the worker. A cluster takes 15 to 20 minutes; the machines
-with GPUs come when Ray asks for them, and go afterwards.
+for workers come when Ray asks for them, and go afterwards.
+
+The Kubernetes API of a new network is closed to Airflow, which is not in it. It is reached by its DNS name, where IAM
+decides who gets in (`container.clusters.connect`); or, with `RAY_EXAMPLE_AIRFLOW_CIDRS` (`203.0.113.7/32`, several with
+commas), from those addresses. Google's APIs and the roles that it takes are in docs/infrastructure.md.
 """
 
 from __future__ import annotations
@@ -29,6 +33,11 @@ REGION = os.environ.get("RAY_EXAMPLE_GOOGLE_REGION", "europe-west4")
 PROJECT = os.environ.get("RAY_EXAMPLE_GOOGLE_PROJECT", "my-project")
 GOOGLE = os.environ.get("RAY_EXAMPLE_GCP_CONN_ID") or None
 CONNECTION = "ray_default"
+CIDRS = [cidr.strip() for cidr in os.environ.get("RAY_EXAMPLE_AIRFLOW_CIDRS", "").split(",") if cidr.strip()]
+#: How Airflow's workers reach the Kubernetes API. In a network that is there: create_network, network, subnetwork, …
+REACH: dict[str, object] = {"dns_endpoint": True}
+if CIDRS:
+    REACH = {"endpoint_public_access": True, "endpoint_public_access_cidrs": CIDRS}
 
 with DAG(
     "ray_infrastructure_gke",
@@ -46,14 +55,12 @@ with DAG(
             "project": PROJECT,
             "location": REGION,
             "deletion_protection": False,  # this DAG deletes it again
-            # Airflow is in no network of the cluster: the API server is reached by its name, and IAM decides who gets in.
-            # In a network of your own: create_network, network, subnetwork, pod_range, service_range instead.
-            "dns_endpoint": True,
             "node_pools": {
                 "cpu": {"machine_type": "n2-standard-8", "min": 0, "max": 4},
                 "gpu": {"machine_type": "g2-standard-8", "capacity": "spot", "max": 2},
             },
             "gpu_image": {"tag": "2.60.0-gpu"},
+            **REACH,
         },
         providers={"google": {"project": PROJECT, "region": REGION}},
         backend={
@@ -68,6 +75,8 @@ with DAG(
         task_id="cluster",
         conn_id=CONNECTION,
         infrastructure=infrastructure.output,
+        namespace="ray",
+        create_namespace=True,
         kuberay_operator="install",
     )
 
