@@ -86,12 +86,13 @@ locals {
     }
   }
 
-  # GKE takes an initial number for each zone, and never makes up for one below the minimum: "manually resize the cluster"
-  # (docs/concepts/cluster-autoscaler). Machines without accelerators: as many as the minimum, rounded up to whole zones;
-  # the autoscaler takes back what is idle. Accelerators: never more than the minimum; Ray's pods ask for the rest.
+  # GKE takes an initial number for each zone, and its autoscaler makes machines for pods that wait, not to reach a minimum
+  # (docs/how-to/cluster-autoscaler, November 2026). Without accelerators: as many as the minimum, rounded up to whole zones
+  # but not over the maximum; the autoscaler takes back what is idle. Accelerators: never more than the minimum, and Ray's
+  # pods ask for the rest.
   zone_count = { for name, zones in local.zones : name => length(var.pools[name].zones) > 0 || length(var.zones) > 0 || local.is_zone ? length(zones) : 3 }
   initial = {
-    for name, pool in var.pools : name => local.hardware[name] == null ? ceil(local.min[name] / local.zone_count[name]) : floor(local.min[name] * local.hosts[name] / local.zone_count[name])
+    for name, pool in var.pools : name => local.hardware[name] == null ? min(ceil(local.min[name] / local.zone_count[name]), floor(pool.max / local.zone_count[name])) : floor(local.min[name] * local.hosts[name] / local.zone_count[name])
   }
 
   # Whose nodes need further networks to talk to each other as fast as they can: GPUDirect-TCPX and -TCPXO on A3, RDMA on

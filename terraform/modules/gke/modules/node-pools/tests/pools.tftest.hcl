@@ -577,13 +577,14 @@ run "the_minimum_is_that_of_all_zones" {
     pools = {
       six  = { machine_type = "n2-standard-8", min = 6, max = 9 }
       one  = { machine_type = "n2-standard-8", min = 1, zones = ["europe-west4-a"] }
+      few  = { machine_type = "n2-standard-8", min = 1, max = 2 }
       gpus = { machine_type = "g2-standard-8", min = 1 }
       four = { machine_type = "g2-standard-8", min = 4, max = 4, zones = ["europe-west4-a", "europe-west4-b"] }
     }
   }
 
   assert {
-    condition     = { for name, pool in google_container_node_pool.this : name => pool.initial_node_count } == { six = 2, one = 1, gpus = 0, four = 2 }
+    condition     = { for name, pool in google_container_node_pool.this : name => pool.initial_node_count } == { six = 2, one = 1, few = 0, gpus = 0, four = 2 }
     error_message = "The initial number is one for each zone."
   }
 
