@@ -14,7 +14,7 @@ import yaml
 from airflow.sdk import DAG
 
 from ray_provider import operators
-from tests.support.snippets import ROOT, WAYS, Snippet, snippets
+from tests.support.snippets import DOCUMENTS, ROOT, WAYS, Snippet, snippets
 
 ALL = snippets()
 MAKEFILES = "\n".join(path.read_text() for path in [ROOT / "Makefile", *(ROOT / "mk").glob("*.mk")])
@@ -71,6 +71,21 @@ def test_what_is_data_is_read(snippet: Snippet):
         assert hcl2.loads(snippet.code)
     else:
         assert list(yaml.safe_load_all(snippet.code)) if snippet.language == "yaml" else json.loads(snippet.code)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_inside_the_repository_leads_somewhere(document: str):
+    wrong = []
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / document).read_text()):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / document).parent / path if path else ROOT / document
+        if link.startswith(("http", "<")):
+            continue
+        titles = re.findall(r"^#+ (.*)$", target.read_text(), re.MULTILINE) if anchor and target.is_file() else []
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+        if not target.exists() or (anchor and target.suffix == ".md" and anchor not in anchors):
+            wrong.append(link)
+    assert not wrong
 
 
 def test_code_whose_names_are_not_there_fails():
