@@ -147,7 +147,7 @@ resource "google_container_cluster" "this" {
       condition     = alltrue([for zone in var.zones : can(regex("^${local.region}-[a-z0-9]*[a-z]$", zone))])
       error_message = "zones: ${join(", ", var.zones)}: each must be a zone of ${local.region}, such as ${local.region}-b. A region goes into location."
     }
-    # A control plane with a private address alone takes internal networks only (docs/concepts/network-isolation, November 2026).
+    # A control plane with a private address alone takes internal networks only (docs/concepts/network-isolation).
     precondition {
       condition     = var.endpoint_public_access || length(var.endpoint_public_access_cidrs) == 0
       error_message = "endpoint_public_access must be true for endpoint_public_access_cidrs: without a public address nobody out there reaches the Kubernetes API. Internal networks go into endpoint_private_access_cidrs."

@@ -96,7 +96,7 @@ locals {
   }
 
   # Whose nodes need further networks to talk to each other as fast as they can: GPUDirect-TCPX and -TCPXO on A3, RDMA on
-  # A3 Ultra, A4 and H4D (docs/how-to/gpu-bandwidth-gpudirect-tcpx; docs.cloud.google.com/ai-hypercomputer). November 2026.
+  # A3 Ultra, A4 and H4D (the Cluster Toolkit's examples for GKE make them, June 2026).
   fast_network = { for name, pool in var.pools : name => can(regex("^(a3-(high|mega|ultra)gpu-8g|a4-|h4d-)", pool.machine_type)) }
 
   # With the limits of all zones together GKE's API refuses TPUs of flex-start (a fault of the provider, says the Cluster
@@ -246,7 +246,7 @@ resource "google_container_node_pool" "this" {
       condition     = local.allocatable[each.key].memory_gib >= 1 || local.shapes[each.value.machine_type].vcpus == null
       error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} has less than 1 GiB left for pods; take a larger one."
     }
-    # A4X: Arm CPUs, a network of its own and a workload policy (docs.cloud.google.com/ai-hypercomputer, November 2026).
+    # A4X: Arm CPUs, RDMA networks and a workload policy (the Cluster Toolkit's examples for GKE, June 2026).
     precondition {
       condition     = !startswith(each.value.machine_type, "a4x-")
       error_message = "pools.${each.key}.machine_type: ${each.value.machine_type} needs RDMA networks, a workload policy and Arm images, which this module does not make. Take a4-highgpu-8g or a3-ultragpu-8g, or make the pool yourself and give it to the module ray-values."
@@ -255,7 +255,7 @@ resource "google_container_node_pool" "this" {
       condition     = !local.fast_network[each.key] || each.value.max == 1 || each.value.ordinary_network
       error_message = "pools.${each.key}.max: ${each.value.machine_type} talks to others of its kind over networks for GPUDirect or RDMA, which this module does not make. With max = 1 it stays within a machine; ordinary_network = true says that several machines over the ordinary network are meant."
     }
-    # docs/concepts/dws and the Cluster Toolkit's gke-node-pool (June 2026).
+    # The Cluster Toolkit's gke-node-pool, June 2026.
     precondition {
       condition     = !(each.value.capacity == "queued" && each.value.compact_placement && !local.is_tpu[each.key])
       error_message = "pools.${each.key}.compact_placement: GKE has none for queued machines with GPUs or without accelerators."
@@ -264,7 +264,7 @@ resource "google_container_node_pool" "this" {
       condition     = !(each.value.capacity == "flex_start" && each.value.compact_placement && !local.is_tpu[each.key]) || can(regex("^(a3-ultragpu-|a4-|h4d-)", each.value.machine_type))
       error_message = "pools.${each.key}.compact_placement: with flex_start GKE has it for a3-ultragpu, a4 and h4d machines and TPUs, not for ${each.value.machine_type}."
     }
-    # A slice lies in one zone: gcloud's --node-locations takes one for it (docs/how-to/tpus, November 2026).
+    # A slice is placed compactly, and compact placement is for pools of a single zone (gke-node-pool, June 2026).
     precondition {
       condition     = local.hosts[each.key] == 1 || local.zone_count[each.key] == 1
       error_message = "pools.${each.key}.zones: a slice of several hosts (${coalesce(local.topology[each.key], "-")}) needs exactly one zone${length(local.offered_in[each.key]) > 0 ? ", such as ${jsonencode([local.offered_in[each.key][0]])}" : ""}."
@@ -273,7 +273,7 @@ resource "google_container_node_pool" "this" {
       condition     = !local.zonal_limits[each.key] || local.zone_count[each.key] == 1
       error_message = "pools.${each.key}.zones: TPUs with flex_start need exactly one zone: GKE takes no limit over several zones for them."
     }
-    # docs/how-to/tpus: TPU7x slices of several hosts need a workload policy (November 2026).
+    # TPU7x slices of several hosts need a workload policy (AI-Hypercomputer/xpk, pull request 825).
     precondition {
       condition     = local.hosts[each.key] == 1 || !startswith(each.value.machine_type, "tpu7x-")
       error_message = "pools.${each.key}.tpu_topology: slices of several TPU7x hosts need a workload policy, which this module does not make. Take 2x2x1, or ct6e or ct5p machines."

@@ -20,7 +20,7 @@ resource "google_service_account" "this" {
     # Earlier releases cut without a hash: an account that is there stays.
     ignore_changes = [account_id]
 
-    # cloud.google.com/iam/docs/service-accounts-create, November 2026.
+    # cloud.google.com/iam/docs/service-accounts-create, read in November 2026.
     precondition {
       condition     = length(local.ids[each.key]) >= 6
       error_message = "service_accounts.${each.key}: ${local.ids[each.key]} is too short for an account's id, which has 6 to 30 characters. Take a longer key."
