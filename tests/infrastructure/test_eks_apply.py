@@ -23,6 +23,7 @@ VARIABLES: dict[str, Any] = {
     "node_pools": {"cpu": {"machine_type": "m6i.2xlarge", "max": 4}, "a10g": GPU_POOL},
     "service_accounts": {"ray": {"namespace": "ray", "name": "ray", "bucket_access": "write"}},
     "ray_service_account": "ray",
+    "log_drain_seconds": 0,
     "access_entries": {
         "ops": {"principal_arn": "arn:aws:iam::123456789012:role/ops", "policy": "view", "namespaces": ["ray"]}
     },
@@ -130,7 +131,18 @@ def test_nodes_have_no_public_address_and_leave_by_nat(applied: Workspace, aws: 
 def test_gpu_pool_as_the_api_has_it(applied: Workspace, aws: AwsServer) -> None:
     group = aws.client("eks").describe_nodegroup(clusterName=NAME, nodegroupName="a10g")["nodegroup"]
     assert group["taints"] == [{"key": "nvidia.com/gpu", "value": "present", "effect": "NO_SCHEDULE"}]
-    assert group["labels"] == {"ray-pool": "a10g", "team": "vision"}
+    assert group["labels"] == {
+        "ray-pool": "a10g",
+        "team": "vision",
+        "k8s.amazonaws.com/accelerator": "nvidia-a10g",
+    }
+    assert group["nodeRepairConfig"]["enabled"] is True
+    name = group["resources"]["autoScalingGroups"][0]["name"]
+    tags = aws.client("autoscaling").describe_tags(Filters=[{"Name": "auto-scaling-group", "Values": [name]}])["Tags"]
+    told = {tag["Key"].removeprefix("k8s.io/cluster-autoscaler/node-template/"): tag["Value"] for tag in tags}
+    assert told["label/ray-pool"] == "a10g"
+    assert told["taint/nvidia.com/gpu"] == "present:NoSchedule"
+    assert told["resources/nvidia.com/gpu"] == "4"
     assert group["capacityType"] == "SPOT"
     assert group["amiType"] == "AL2023_x86_64_NVIDIA"
     assert group["instanceTypes"] == ["g5.12xlarge"]
@@ -256,7 +268,8 @@ def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer)
     configure(applied, node_pools=pools)
     status, text = applied.plan()
     assert status == 2
-    assert "2 to add, 1 to change, 0 to destroy" in text
+    # The launch template, the group, its place, and five tags for the autoscaler.
+    assert "8 to add, 1 to change, 0 to destroy" in text
     applied.apply()
     eks = aws.client("eks")
     assert set(eks.list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g", "h100"}
@@ -282,10 +295,24 @@ def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(a
     assert applied.state()["serial"] == serial
 
 
+def test_who_made_the_cluster_is_asked_once(applied: Workspace) -> None:
+    configure(applied, creator_is_admin=False)
+    status, text = applied.plan("-refresh=false")
+    configure(applied)
+    assert status == 0, text
+    assert "creator_is_admin counts when the cluster is made" in " ".join(text.replace("\u2502", " ").split())
+
+
 def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace, aws: AwsServer) -> None:
     configure(applied, deletion_protection=True)
     applied.apply("-refresh=false")
     done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
+    assert done.returncode == 1
+    assert "deletion_protection is on" in done.stdout + done.stderr
+    assert aws.client("eks").list_clusters()["clusters"] == [NAME]
+    assert set(aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g"}
+    replace = ["-input=false", "-no-color", "-auto-approve", "-refresh=false", "-replace=aws_eks_cluster.this"]
+    done = applied.run("apply", *replace, check=False)
     assert done.returncode == 1
     assert "deletion_protection is on" in done.stdout + done.stderr
     assert aws.client("eks").list_clusters()["clusters"] == [NAME]

@@ -77,6 +77,34 @@ def test_own_tests(folder: str, aws: Workspace, google: Workspace) -> None:
     print(f"{folder}: {match[0]} in {target.times[-1][1]:.1f} s")
 
 
+def test_what_the_eks_module_makes_before_what(aws: Workspace, google: Workspace) -> None:
+    """Terraform destroys the other way round."""
+    lines = at("modules/eks", aws, google).run("graph").stdout.splitlines()
+    edges: dict[str, set[str]] = {}
+    for line in lines:
+        if match := re.match(r'\s*"([^"]+)" -> "([^"]+)";', line):
+            edges.setdefault(match[1], set()).add(match[2])
+
+    def needs(one: str) -> set[str]:
+        found: set[str] = set()
+        left = [one]
+        while left:
+            new = edges.get(left.pop(), set()) - found
+            found |= new
+            left += new
+        return found
+
+    # Without the network plugin no node becomes ready; without its driver's role a volume is never made.
+    assert "aws_eks_addon.early" in needs("module.node_pools.aws_eks_node_group.this")
+    assert "module.node_pools.aws_eks_node_group.this" in needs("aws_eks_addon.later")
+    assert "module.service_accounts.aws_iam_role.this" in needs("aws_eks_addon.later")
+    # What EKS logs after its cluster's end must find the group that is there.
+    assert "terraform_data.log_drain" in needs("aws_eks_cluster.this")
+    assert "aws_cloudwatch_log_group.cluster" in needs("terraform_data.log_drain")
+    # Data of the pools is read in the plan: what it refuses is refused before anything is made.
+    assert not needs("module.node_pools.data.aws_ec2_instance_type.this") & {"aws_eks_addon.early", "aws_eks_cluster.this"}
+
+
 def test_every_module_for_users_has_tests() -> None:
     parts = {"modules/eks/modules/node-pools", "modules/gke/modules/node-pools", "modules/shared/ray-values"}
     assert {"modules/eks", "modules/gke", *parts} <= set(TESTED)

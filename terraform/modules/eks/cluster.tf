@@ -76,6 +76,25 @@ resource "aws_cloudwatch_log_group" "cluster" {
   tags              = var.tags
 }
 
+# EKS delivers logs for a while after the cluster is gone, and makes the group anew for them: the next cluster of that name
+# then fails with ResourceAlreadyExistsException (github.com/terraform-aws-modules/terraform-aws-eks/issues/2763, read
+# 2026-11-29). So the group goes some time after the cluster. That narrows the race; AWS offers nothing that ends it.
+resource "terraform_data" "log_drain" {
+  count = length(var.control_plane_logs) > 0 ? 1 : 0
+
+  input = var.log_drain_seconds
+
+  provisioner "local-exec" {
+    when    = destroy
+    command = "sleep \"$SECONDS_TO_WAIT\""
+    environment = {
+      SECONDS_TO_WAIT = tostring(self.input)
+    }
+  }
+
+  depends_on = [aws_cloudwatch_log_group.cluster]
+}
+
 resource "aws_eks_cluster" "this" {
   name                          = var.name
   version                       = var.kubernetes_version
@@ -139,12 +158,24 @@ resource "aws_eks_cluster" "this" {
   }
 
   lifecycle {
-    # Of the run that set it up last: written when the cluster is made, and renewed without Terraform.
-    ignore_changes = [tags["airflow-ray-run"], tags["airflow-ray-expires"], tags["airflow-ray-version"], tags["airflow-ray-used"]]
+    # Of the run that set it up last: written when the cluster is made, and renewed without Terraform. And who made the
+    # cluster is asked once: EKS can't change that later, and a change would replace the cluster.
+    ignore_changes = [
+      tags["airflow-ray-run"], tags["airflow-ray-expires"], tags["airflow-ray-version"], tags["airflow-ray-used"],
+      access_config[0].bootstrap_cluster_creator_admin_permissions,
+    ]
 
     precondition {
       condition     = length(distinct(local.subnets[*].zone)) >= 2
       error_message = "EKS needs subnets in two zones or more: see availability_zones or private_subnet_ids."
+    }
+    precondition {
+      condition     = length(local.in_refused_zones) == 0
+      error_message = "${var.create_network ? "availability_zones" : "private_subnet_ids"}: EKS makes no cluster in ${join(", ", keys(local.refused_zones))}, and in this account ${join(", ", local.in_refused_zones)}. Take other zones."
+    }
+    precondition {
+      condition     = alltrue([for zone in values(data.aws_availability_zone.given) : zone.zone_type == "availability-zone"])
+      error_message = "availability_zones: ${join(", ", [for name, zone in data.aws_availability_zone.given : "${name} is a ${zone.zone_type}" if zone.zone_type != "availability-zone"])}. EKS wants availability zones of the region."
     }
   }
 
@@ -153,6 +184,7 @@ resource "aws_eks_cluster" "this" {
     aws_iam_role_policy_attachment.auto_node,
     aws_iam_role_policy.cluster_key,
     aws_cloudwatch_log_group.cluster,
+    terraform_data.log_drain,
   ]
 }
 
@@ -177,8 +209,9 @@ resource "aws_eks_addon" "later" {
   configuration_values        = each.value.configuration
   resolve_conflicts_on_create = "OVERWRITE"
   resolve_conflicts_on_update = "OVERWRITE"
+  service_account_role_arn    = each.key == "aws-ebs-csi-driver" && var.identity_mode == "irsa" ? module.service_accounts.service_accounts["ebs-csi"].identity : null
   tags                        = var.tags
 
-  # A Deployment that waits for nodes is degraded, and EKS waits for it in vain.
-  depends_on = [module.node_pools]
+  # A Deployment that waits for nodes is degraded, and EKS waits for it in vain. So is a driver without its identity.
+  depends_on = [module.node_pools, module.service_accounts]
 }

@@ -6,6 +6,17 @@ locals {
     view          = "AmazonEKSViewPolicy"
   }
 
+  # The driver makes volumes in AWS: without a role its pods fail, and claims stay pending. Auto Mode has its own.
+  ebs_csi = contains(keys(var.addons), "aws-ebs-csi-driver") && !var.auto_mode ? {
+    ebs-csi = {
+      namespace     = "kube-system"
+      name          = "ebs-csi-controller-sa"
+      bucket_access = "none"
+      policy_arns   = { driver = "arn:${local.partition}:iam::aws:policy/service-role/AmazonEBSCSIDriverPolicy" }
+      policy_json   = null
+    }
+  } : {}
+
   # Auto Mode scales by itself.
   autoscaler = var.cluster_autoscaler.enabled && !var.auto_mode ? {
     cluster-autoscaler = {
@@ -94,11 +105,12 @@ module "service_accounts" {
   mode               = var.identity_mode
   oidc_provider_arn  = one(aws_iam_openid_connect_provider.this[*].arn)
   bucket_arn         = local.bucket_arn
-  bucket_kms_key_arn = var.bucket_mode == "create" ? local.kms_key_arn : null
+  bucket_kms_key_arn = { create = local.kms_key_arn, existing = var.bucket_kms_key_arn, none = null }[var.bucket_mode]
   tags               = var.tags
 
   service_accounts = merge(
     { for key, account in var.service_accounts : key => merge(account, { policy_json = null }) },
     local.autoscaler,
+    local.ebs_csi,
   )
 }

@@ -10,12 +10,19 @@ data "aws_region" "current" {}
 data "aws_availability_zones" "available" {
   count = var.create_network && length(var.availability_zones) == 0 ? 1 : 0
 
-  state = "available"
+  state            = "available"
+  exclude_zone_ids = keys(local.refused_zones)
 
   filter {
     name   = "opt-in-status"
     values = ["opt-in-not-required"]
   }
+}
+
+data "aws_availability_zone" "given" {
+  for_each = toset(var.create_network ? var.availability_zones : [])
+
+  name = each.key
 }
 
 data "aws_subnet" "existing" {
@@ -25,6 +32,16 @@ data "aws_subnet" "existing" {
 }
 
 locals {
+  # EKS makes no cluster whose subnets lie there: https://docs.aws.amazon.com/eks/latest/userguide/network-reqs.html
+  # (read 2026-11-29; the API answers UnsupportedAvailabilityZoneException. Not tried against a cloud). A zone's name is
+  # another one in each account: only ids tell.
+  refused_zones = { use1-az3 = "us-east-1", usw1-az2 = "us-west-1", cac1-az3 = "ca-central-1" }
+  zone_ids = merge(
+    { for name, zone in data.aws_availability_zone.given : name => zone.zone_id },
+    { for subnet in data.aws_subnet.existing : subnet.availability_zone => subnet.availability_zone_id },
+  )
+  in_refused_zones = sort([for name, id in local.zone_ids : "${name} is ${id}" if contains(keys(local.refused_zones), coalesce(id, "-"))])
+
   region    = data.aws_region.current.id
   partition = data.aws_partition.current.partition
   account   = data.aws_caller_identity.current.account_id
@@ -54,6 +71,7 @@ locals {
         ami_release           = null
         efa                   = false
         placement_group       = false
+        local_disks           = false
       })
     },
   )
@@ -87,14 +105,16 @@ module "node_pools" {
   source = "./modules/node-pools"
   count  = var.auto_mode ? 0 : 1
 
-  # The name comes from the cluster, so that no pool is made before it.
-  cluster_name              = aws_eks_cluster.this.name
+  # The name comes from the cluster and the add-ons that nodes need, so that no pool is made before them, nor outlives
+  # them. (depends_on would do the same, and put off what the pools' data sources find out until the apply.)
+  cluster_name              = one(distinct(concat([aws_eks_cluster.this.name], values(aws_eks_addon.early)[*].cluster_name)))
   kubernetes_version        = var.kubernetes_version
   cluster_security_group_id = one(aws_eks_cluster.this.vpc_config[*].cluster_security_group_id)
   vpc_id                    = local.vpc_id
   subnets                   = local.subnets
   pools                     = local.pools
   volume_kms_key_arn        = var.volume_kms_key_arn
+  autoscaler_tags           = var.cluster_autoscaler.enabled
   tags                      = var.tags
 }
 
@@ -105,6 +125,7 @@ module "ray_values" {
   head_pool       = one(keys(local.system_pool))
   head_cpu        = var.ray_head.cpu
   head_memory_gib = var.ray_head.memory_gib
+  gpu_image       = var.gpu_image
   service_account = var.ray_service_account == null ? null : var.service_accounts[var.ray_service_account].name
 }
 
@@ -119,6 +140,11 @@ resource "terraform_data" "deletion_guard" {
     environment = {
       PROTECTED = tostring(self.input)
     }
+  }
+
+  lifecycle {
+    # A cluster that is replaced is destroyed, too: then the guard goes first, and speaks.
+    replace_triggered_by = [aws_eks_cluster.this.id]
   }
 
   depends_on = [module.network, module.storage, module.node_pools, module.service_accounts, aws_eks_cluster.this, aws_eks_addon.later]

@@ -36,6 +36,11 @@ output "kubernetes_version" {
   value       = aws_eks_cluster.this.version
 }
 
+output "kubernetes_support_ends" {
+  description = "The day on which Amazon's standard support of that version ends (the control plane then costs more, or is upgraded), or null: not in this module's table."
+  value       = try(local.standard_support_ends[aws_eks_cluster.this.version], null)
+}
+
 output "node_pools" {
   description = "Each pool: `node_selector`, `tolerations`, `accelerator` (`{resource, type, count}` or null), `allocatable` (`{cpu, memory_gib, gpus}`), `min`, `max`, `num_of_hosts`."
   value       = merge({}, module.node_pools[*].node_pools...)
@@ -59,6 +64,11 @@ output "bucket_uri" {
 output "nvidia_device_plugin_required" {
   description = "Whether NVIDIA's device plugin has to be installed before a pod can ask for nvidia.com/gpu."
   value       = anytrue(module.node_pools[*].nvidia_device_plugin_required)
+}
+
+output "efa_device_plugin_required" {
+  description = "Whether AWS' EFA device plugin has to be installed: workers of pools with EFA ask for `vpc.amazonaws.com/efa`."
+  value       = anytrue(module.node_pools[*].efa_device_plugin_required)
 }
 
 output "ray_operator_managed" {

@@ -12,14 +12,13 @@ variable "name" {
 }
 
 variable "kubernetes_version" {
-  description = "Kubernetes version of the control plane and the nodes, such as `1.33`."
+  description = "Kubernetes version of the control plane and the nodes, such as `1.34`. Null takes EKS' own choice when the cluster is made, and leaves it then. The plan warns when Amazon's standard support has ended."
   type        = string
-  default     = "1.33"
-  nullable    = false
+  default     = null
 
   validation {
-    condition     = can(regex("^1\\.[0-9]{2}$", var.kubernetes_version))
-    error_message = "kubernetes_version must be a minor version such as 1.33."
+    condition     = var.kubernetes_version == null || can(regex("^1\\.[0-9]{2}$", var.kubernetes_version))
+    error_message = "kubernetes_version must be a minor version such as 1.34."
   }
 }
 
@@ -43,7 +42,7 @@ variable "auto_mode" {
 }
 
 variable "deletion_protection" {
-  description = "Whether `terraform destroy` is refused. To destroy, apply with false first. (Works with every version of the AWS provider: a guard in this module, not a setting of AWS.)"
+  description = "Whether `terraform destroy` is refused, and a plan that would replace the cluster. To destroy, apply with false first. (Works with every version of the AWS provider: a guard in this module, not a setting of AWS.)"
   type        = bool
   default     = false
   nullable    = false
@@ -73,10 +72,23 @@ variable "log_retention_days" {
   }
 }
 
+variable "log_drain_seconds" {
+  description = "How long after the cluster its log group is destroyed: EKS delivers the last logs late, and would make the group anew, so that a cluster of the same name could not be made again."
+  type        = number
+  default     = 60
+  nullable    = false
+
+  validation {
+    condition     = var.log_drain_seconds >= 0 && var.log_drain_seconds <= 900 && floor(var.log_drain_seconds) == var.log_drain_seconds
+    error_message = "log_drain_seconds must be a whole number from 0 to 900."
+  }
+}
+
 variable "addons" {
   description = <<-EOT
     EKS add-ons, by name. For each: `version` (default: EKS's own choice), `configuration` (JSON), and `before_nodes`:
     whether nodes wait for it (the network plugin: without it no node becomes ready). Not used with Auto Mode.
+    `aws-ebs-csi-driver` gets the role that it needs. `eks-node-monitoring-agent` finds GPUs that fail, for node repair.
   EOT
   type = map(object({
     version       = optional(string)
@@ -88,6 +100,8 @@ variable "addons" {
     kube-proxy             = { before_nodes = true }
     eks-pod-identity-agent = { before_nodes = true }
     coredns                = {}
+
+    eks-node-monitoring-agent = {}
   }
   nullable = false
 }
@@ -114,7 +128,7 @@ variable "vpc_cidr" {
 }
 
 variable "availability_zones" {
-  description = "Zones of the VPC that is made. By default the first three of the region."
+  description = "Zones of the VPC that is made. By default the first three of the region in which EKS makes clusters."
   type        = list(string)
   default     = []
   nullable    = false
@@ -126,7 +140,7 @@ variable "availability_zones" {
 }
 
 variable "nat" {
-  description = "How the private nodes of the VPC that is made reach the internet: `single`, `per_zone` or `none`."
+  description = "How the private nodes of the VPC that is made reach the internet: `single`, `per_zone` or `none`. With `none` the module makes endpoints for what EKS' own parts ask of AWS; every image, Ray's and KubeRay's too, has to come from ECR then."
   type        = string
   default     = "single"
   nullable    = false
@@ -191,6 +205,13 @@ variable "endpoint_public_access_cidrs" {
   }
 }
 
+variable "private_endpoint_reachable" {
+  description = "Whether a peering, a VPN or a transit gateway leads into the VPC that is made, so that the private endpoint can be reached. It only ends the plan's warning."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 # --- nodes -------------------------------------------------------------------------------------------------------------
 
 variable "system_pool" {
@@ -207,6 +228,7 @@ variable "system_pool" {
     disk_gib     = optional(number, 100)
     labels       = optional(map(string), {})
     ami          = optional(string)
+    node_repair  = optional(bool, true)
     allocatable = optional(object({
       cpu        = number
       memory_gib = number
@@ -250,6 +272,8 @@ variable "node_pools" {
     ami_release     = optional(string)
     efa             = optional(bool, false)
     placement_group = optional(bool, false)
+    local_disks     = optional(bool, false)
+    node_repair     = optional(bool, true)
     allocatable = optional(object({
       cpu        = number
       memory_gib = number
@@ -277,7 +301,7 @@ variable "volume_kms_key_arn" {
 # --- identity ----------------------------------------------------------------------------------------------------------
 
 variable "creator_is_admin" {
-  description = "Whether whoever makes the cluster may administer it. The DAG that makes it needs that to install Ray."
+  description = "Whether whoever makes the cluster may administer it. The DAG that makes it needs that to install Ray. It counts when the cluster is made: a later change does nothing but warn."
   type        = bool
   default     = true
   nullable    = false
@@ -338,8 +362,8 @@ variable "service_accounts" {
     error_message = "service_accounts: bucket_access needs a bucket: set bucket_mode."
   }
   validation {
-    condition     = !contains(keys(var.service_accounts), "cluster-autoscaler")
-    error_message = "service_accounts: the key cluster-autoscaler is the module's own."
+    condition     = !contains(keys(var.service_accounts), "cluster-autoscaler") && !contains(keys(var.service_accounts), "ebs-csi")
+    error_message = "service_accounts: the keys cluster-autoscaler and ebs-csi are the module's own."
   }
 }
 
@@ -390,6 +414,17 @@ variable "bucket_name" {
   }
 }
 
+variable "bucket_kms_key_arn" {
+  description = "The KMS key of an existing bucket, so that `bucket_access` includes it: without it every read and write of an encrypted object is refused. Its policy has to leave the decision to IAM."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.bucket_kms_key_arn == null || var.bucket_mode == "existing"
+    error_message = "bucket_kms_key_arn goes with bucket_mode = existing: the bucket that is made has the module's key."
+  }
+}
+
 variable "bucket_force_destroy" {
   description = "Whether destroying the bucket deletes the objects in it. Otherwise destroying stops at a bucket with objects."
   type        = bool
@@ -425,6 +460,21 @@ variable "ray_head" {
   })
   default  = {}
   nullable = false
+}
+
+variable "gpu_image" {
+  description = "Image of the worker groups with GPUs in `ray_helm_values`: `repository`, `tag`, `digest`; what is not said is as for the whole cluster. It counts more than a profile, and less than `values`. Null leaves the cluster's image: name the `-gpu` image of the Ray version that you use."
+  type = object({
+    repository = optional(string)
+    tag        = optional(string)
+    digest     = optional(string)
+  })
+  default = null
+
+  validation {
+    condition     = var.gpu_image == null || try(coalesce(var.gpu_image.repository, var.gpu_image.tag, var.gpu_image.digest), null) != null
+    error_message = "gpu_image needs repository, tag or digest."
+  }
 }
 
 variable "tags" {

@@ -9,6 +9,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import unquote, urlparse
 
@@ -159,6 +160,30 @@ def _fill_association(cluster: str, name: str, body: dict[str, Any]) -> dict[str
     }
 
 
+def _autoscaling_groups(models: Any) -> None:
+    """Node groups name an Auto Scaling group: let there be one, without machines, that takes tags."""
+    from moto.autoscaling.models import autoscaling_backends
+
+    create, delete = models.EKSBackend.create_nodegroup, models.EKSBackend.delete_nodegroup
+
+    def name_of(group: Any) -> str:
+        return str(group.resources["autoScalingGroups"][0]["name"])
+
+    def create_nodegroup(self: Any, *given: Any, **named: Any) -> Any:
+        group = create(self, *given, **named)
+        autoscaling_backends[self.account_id][self.region_name].autoscaling_groups[name_of(group)] = SimpleNamespace(
+            tags=[]
+        )
+        return group
+
+    def delete_nodegroup(self: Any, *given: Any, **named: Any) -> Any:
+        group = delete(self, *given, **named)
+        autoscaling_backends[self.account_id][self.region_name].autoscaling_groups.pop(name_of(group), None)
+        return group
+
+    models.EKSBackend.create_nodegroup, models.EKSBackend.delete_nodegroup = create_nodegroup, delete_nodegroup
+
+
 def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
     """Change moto.
 
@@ -209,6 +234,8 @@ def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
         return answer
 
     responses.EKSResponse.create_cluster = create
+
+    _autoscaling_groups(models)
 
     addons = Collection("addon", "addons", lambda body: body["addonName"], _fill_addon, "addonName")
     entries = Collection("accessEntry", "accessEntries", lambda body: body["principalArn"], _fill_entry, "principalArn")

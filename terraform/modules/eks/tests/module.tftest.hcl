@@ -24,6 +24,17 @@ mock_provider "aws" {
       names = ["us-east-1a", "us-east-1b", "us-east-1c"]
     }
   }
+  mock_data "aws_availability_zone" {
+    defaults = {
+      zone_id   = "use1-az6"
+      zone_type = "availability-zone"
+    }
+  }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = {
+      locations = ["us-east-1a", "us-east-1b", "us-east-1c"]
+    }
+  }
   mock_data "aws_ec2_instance_type" {
     defaults = {
       default_vcpus           = 4
@@ -38,6 +49,8 @@ mock_provider "aws" {
 
 variables {
   name = "ray"
+  # The warning about a private endpoint has a run of its own.
+  private_endpoint_reachable = true
 }
 
 run "private_by_default" {
@@ -331,4 +344,168 @@ run "refuses_a_name_that_leaves_no_room_for_what_aws_adds" {
   }
 
   expect_failures = [var.name]
+}
+
+run "the_plan_warns_of_an_endpoint_that_nothing_reaches" {
+  command = plan
+
+  variables {
+    private_endpoint_reachable = false
+  }
+
+  expect_failures = [check.endpoint_is_in_reach]
+}
+
+run "the_plan_warns_of_a_version_that_support_has_left" {
+  command = plan
+
+  variables {
+    kubernetes_version = "1.29"
+  }
+
+  expect_failures = [check.kubernetes_support]
+}
+
+run "no_version_is_eks_own_choice" {
+  command = plan
+
+  override_resource {
+    target = aws_eks_cluster.this
+    values = {
+      version = "1.99"
+    }
+    override_during = plan
+  }
+
+  assert {
+    condition     = output.kubernetes_version == "1.99"
+    error_message = "EKS chooses the version."
+  }
+}
+
+run "refuses_a_zone_where_eks_makes_no_cluster" {
+  command = plan
+
+  variables {
+    availability_zones = ["us-east-1a", "us-east-1e"]
+  }
+
+  override_data {
+    target = data.aws_availability_zone.given
+    values = {
+      zone_id   = "use1-az3"
+      zone_type = "availability-zone"
+    }
+  }
+
+  expect_failures = [aws_eks_cluster.this]
+}
+
+run "refuses_a_local_zone" {
+  command = plan
+
+  variables {
+    availability_zones = ["us-east-1a", "us-east-1-bos-1a"]
+  }
+
+  override_data {
+    target = data.aws_availability_zone.given
+    values = {
+      zone_id   = "use1-bos1-az1"
+      zone_type = "local-zone"
+    }
+  }
+
+  expect_failures = [aws_eks_cluster.this]
+}
+
+run "refuses_a_subnet_where_eks_makes_no_cluster" {
+  command = plan
+
+  variables {
+    create_network     = false
+    vpc_id             = "vpc-1"
+    private_subnet_ids = ["subnet-a", "subnet-b"]
+  }
+
+  override_data {
+    target = data.aws_subnet.existing[0]
+    values = {
+      availability_zone    = "us-west-1a"
+      availability_zone_id = "usw1-az1"
+    }
+  }
+  override_data {
+    target = data.aws_subnet.existing[1]
+    values = {
+      availability_zone    = "us-west-1c"
+      availability_zone_id = "usw1-az2"
+    }
+  }
+
+  expect_failures = [aws_eks_cluster.this]
+}
+
+run "without_nat_there_are_endpoints" {
+  command = plan
+
+  variables {
+    nat = "none"
+  }
+
+  assert {
+    condition     = length(setsubtract(["ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts", "autoscaling"], keys(module.network[0].endpoints))) == 0
+    error_message = "Nodes without them join nothing: ${jsonencode(module.network[0].endpoints)}"
+  }
+}
+
+run "volumes_and_existing_buckets_come_with_their_rights" {
+  command = plan
+
+  variables {
+    bucket_mode        = "existing"
+    bucket_name        = "data"
+    bucket_kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/data"
+    addons             = { "aws-ebs-csi-driver" = {}, vpc-cni = { before_nodes = true } }
+    service_accounts   = { ray = { namespace = "ray", name = "ray", bucket_access = "read" } }
+  }
+
+  assert {
+    condition     = output.service_accounts["ebs-csi"].name == "ebs-csi-controller-sa" && output.service_accounts["ebs-csi"].namespace == "kube-system"
+    error_message = "The driver acts as this service account."
+  }
+  assert {
+    condition     = module.service_accounts.bucket_keys.ray == "arn:aws:kms:us-east-1:123456789012:key/data"
+    error_message = "Reading includes the key."
+  }
+}
+
+run "refuses_a_key_of_a_bucket_that_is_made" {
+  command = plan
+
+  variables {
+    bucket_kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/data"
+  }
+
+  expect_failures = [var.bucket_kms_key_arn]
+}
+
+run "refuses_a_gpu_image_that_says_nothing" {
+  command = plan
+
+  variables {
+    gpu_image = {}
+  }
+
+  expect_failures = [var.gpu_image]
+}
+
+run "refuses_half_a_second" {
+  command = plan
+
+  variables {
+    log_drain_seconds = 0.5
+  }
+
+  expect_failures = [var.log_drain_seconds]
 }

@@ -113,6 +113,46 @@ resource "aws_vpc_endpoint" "s3" {
   tags              = merge(var.tags, { Name = "${var.name}-s3" })
 }
 
+# Without a way out, nodes reach AWS through these alone. What nodes, the network plugin, Pod Identity, the autoscaler and
+# the EBS driver ask: https://docs.aws.amazon.com/eks/latest/userguide/private-clusters.html (read 2026-11-29, not tried
+# against a cloud). Images have to come from ECR then.
+resource "aws_security_group" "endpoints" {
+  count = var.nat == "none" ? 1 : 0
+
+  name_prefix = "${substr(var.name, 0, 60)}-endpoints-"
+  description = "Nodes and pods to AWS, without the internet"
+  vpc_id      = aws_vpc.this.id
+  tags        = merge(var.tags, { Name = "${var.name}-endpoints" })
+
+  lifecycle {
+    create_before_destroy = true
+  }
+}
+
+resource "aws_vpc_security_group_ingress_rule" "endpoints" {
+  count = var.nat == "none" ? 1 : 0
+
+  security_group_id = aws_security_group.endpoints[0].id
+  cidr_ipv4         = var.cidr
+  ip_protocol       = "tcp"
+  from_port         = 443
+  to_port           = 443
+  description       = "HTTPS from the VPC"
+  tags              = var.tags
+}
+
+resource "aws_vpc_endpoint" "private" {
+  for_each = var.nat == "none" ? toset(["autoscaling", "ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "elasticloadbalancing", "logs", "sts"]) : toset([])
+
+  vpc_id              = aws_vpc.this.id
+  service_name        = "com.amazonaws.${data.aws_region.current.id}.${each.key}"
+  vpc_endpoint_type   = "Interface"
+  private_dns_enabled = true
+  subnet_ids          = [for zone in var.availability_zones : aws_subnet.private[zone].id]
+  security_group_ids  = [aws_security_group.endpoints[0].id]
+  tags                = merge(var.tags, { Name = "${var.name}-${each.key}" })
+}
+
 resource "aws_cloudwatch_log_group" "flow" {
   count = var.flow_logs ? 1 : 0
 

@@ -28,7 +28,7 @@ variable "availability_zones" {
 }
 
 variable "nat" {
-  description = "How private nodes reach the internet: `single` (one NAT gateway), `per_zone` (survives the loss of a zone) or `none`."
+  description = "How private nodes reach the internet: `single` (one NAT gateway), `per_zone` (survives the loss of a zone) or `none`. With `none` there are endpoints for what EKS' own parts ask of AWS, and every image has to come from a registry inside, such as ECR."
   type        = string
   default     = "single"
   nullable    = false

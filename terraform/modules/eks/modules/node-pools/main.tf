@@ -6,6 +6,18 @@ data "aws_ec2_instance_type" "this" {
   instance_type = each.key
 }
 
+# Not every zone of a region has every machine type.
+data "aws_ec2_instance_type_offerings" "this" {
+  for_each = toset(flatten([for pool in values(var.pools) : concat([pool.machine_type], pool.other_machine_types)]))
+
+  location_type = "availability-zone"
+
+  filter {
+    name   = "instance-type"
+    values = [each.key]
+  }
+}
+
 locals {
   machines = {
     for type, machine in data.aws_ec2_instance_type.this : type => {
@@ -17,7 +29,8 @@ locals {
         for device in machine.neuron_devices : { name = device.name, cores = device.count * device.core_count }
       ]
       # Of an instance with several network cards, each carries one EFA.
-      efas = machine.efa_supported ? max(1, coalesce(machine.efa_maximum_interfaces, 1)) : 0
+      efas     = machine.efa_supported ? max(1, coalesce(machine.efa_maximum_interfaces, 1)) : 0
+      disk_gib = try(machine.instance_storage_supported, false) ? floor(coalesce(machine.total_instance_storage, 0) * 0.93) : 0
     }
   }
 
@@ -69,10 +82,26 @@ locals {
 
   min = { for name, pool in var.pools : name => coalesce(pool.min, local.accelerators[name] == null ? 1 : 0) }
 
-  labels = { for name, pool in var.pools : name => merge(pool.labels, { "ray-pool" = name }) }
+  # The cluster autoscaler knows a GPU node that is not ready yet by this label:
+  # https://github.com/kubernetes/autoscaler/blob/master/cluster-autoscaler/cloudprovider/aws/README.md (read 2026-11-29).
+  labels = {
+    for name, pool in var.pools : name => merge(
+      { for key in ["k8s.amazonaws.com/accelerator"] : key => "nvidia-${replace(lower(local.accelerators[name].type), "/[^a-z0-9]+/", "-")}" if try(local.accelerators[name].resource, "") == "nvidia.com/gpu" },
+      pool.labels,
+      { "ray-pool" = name },
+    )
+  }
 
+  # Where the pool may be, and in which of these zones one of its machine types is had. EC2 that names none (it then fails
+  # for the type itself) says nothing.
+  wanted_subnets = {
+    for name, pool in var.pools : name => [for subnet in var.subnets : subnet if length(pool.zones) == 0 || contains(pool.zones, subnet.zone)]
+  }
+  offered = {
+    for name, pool in var.pools : name => distinct(flatten([for type in concat([pool.machine_type], pool.other_machine_types) : data.aws_ec2_instance_type_offerings.this[type].locations]))
+  }
   subnets = {
-    for name, pool in var.pools : name => [for subnet in var.subnets : subnet.id if length(pool.zones) == 0 || contains(pool.zones, subnet.zone)]
+    for name, subnets in local.wanted_subnets : name => [for subnet in subnets : subnet.id if length(local.offered[name]) == 0 || contains(local.offered[name], subnet.zone)]
   }
 
   # The steps in which kubelets reserve memory, and 1 GiB for daemon sets.
@@ -92,12 +121,57 @@ locals {
   allocatable = {
     for name, pool in var.pools : name => {
       cpu        = try(pool.allocatable.cpu, max(1, local.machines[pool.machine_type].vcpus - (local.machines[pool.machine_type].vcpus > 48 ? 2 : 1)))
-      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.machines[pool.machine_type].gib - local.reserved_gib[pool.machine_type])))
+      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.machines[pool.machine_type].gib - local.reserved_gib[pool.machine_type] - (local.huge_pages[name] ? 5128 * 2 / 1024 : 0))))
       gpus       = try(local.accelerators[name].resource, "") == "nvidia.com/gpu" ? local.accelerators[name].count : 0
     }
   }
 
   efa_pools = { for name, pool in var.pools : name => pool if pool.efa }
+
+  # AMIs with EFA's driver set 5128 huge pages of 2 MiB aside, and AWS' own pods ask for 5120 MiB of them:
+  # https://docs.aws.amazon.com/eks/latest/userguide/node-efa.html (read 2026-11-29). Bottlerocket sets none aside.
+  huge_pages = { for name, pool in var.pools : name => pool.efa && can(regex("^AL2023.*(NVIDIA|NEURON)$", local.ami[name])) }
+  resources = {
+    for name, pool in var.pools : name => merge(
+      { for resource in ["vpc.amazonaws.com/efa"] : resource => tostring(local.machines[pool.machine_type].efas) if pool.efa },
+      { for resource in ["hugepages-2Mi"] : resource => "5120Mi" if local.huge_pages[name] },
+    )
+  }
+
+  local_disks = {
+    for name, pool in var.pools : name => startswith(local.ami[name], "BOTTLEROCKET") ? join("\n", [
+      "[settings.bootstrap-commands.local-disks]",
+      "commands = [[\"apiclient\", \"ephemeral-storage\", \"init\"], [\"apiclient\", \"ephemeral-storage\", \"bind\", \"--dirs\", \"/var/lib/containerd\", \"/var/lib/kubelet\", \"/var/log/pods\"]]",
+      "essential = true",
+      "mode = \"always\"",
+      "",
+      ]) : join("\n", [
+      "MIME-Version: 1.0",
+      "Content-Type: multipart/mixed; boundary=\"node\"",
+      "",
+      "--node",
+      "Content-Type: application/node.eks.aws",
+      "",
+      yamlencode({ apiVersion = "node.eks.aws/v1alpha1", kind = "NodeConfig", spec = { instance = { localStorage = { strategy = "RAID0" } } } }),
+      "--node--",
+      "",
+    ]) if pool.local_disks
+  }
+
+  # What the autoscaler can't see of a group without nodes. It derives CPU, memory and NVIDIA's GPUs from the machine type,
+  # and asks EKS for labels and taints only where it has the right to. Tag keys have at most 128 characters.
+  template = "k8s.io/cluster-autoscaler/node-template"
+  template_tags = merge([
+    for name, pool in var.pools : {
+      for key, value in merge(
+        { for label, value in local.labels[name] : "${local.template}/label/${label}" => value },
+        { for key in distinct(local.taints[name][*].key) : "${local.template}/taint/${key}" => [for taint in local.taints[name] : "${taint.value}:${taint.effect}" if taint.key == key][0] },
+        { for resource, count in local.resources[name] : "${local.template}/resources/${resource}" => count },
+        { for accelerator in [local.accelerators[name]] : "${local.template}/resources/${accelerator.resource}" => tostring(accelerator.count) if accelerator != null },
+        { "${local.template}/resources/ephemeral-storage" = "${floor((pool.local_disks ? local.machines[pool.machine_type].disk_gib : pool.disk_gib) * 0.85)}Gi" },
+      ) : "${name} ${key}" => { pool = name, key = key, value = value } if length(key) <= 128
+    }
+  ]...)
 }
 
 resource "aws_security_group" "efa" {
@@ -151,6 +225,10 @@ resource "aws_launch_template" "this" {
 
   # A capacity block wants its instance type here; elsewhere the node group says it.
   instance_type = each.value.capacity == "capacity_block" ? each.value.machine_type : null
+
+  # EKS adds its own part. https://awslabs.github.io/amazon-eks-ami/nodeadm/ and
+  # https://bottlerocket.dev/en/os/latest/#/concepts/bootstrap-commands/ (read 2026-11-29, not tried against a cloud).
+  user_data = each.value.local_disks ? base64encode(local.local_disks[each.key]) : null
 
   block_device_mappings {
     # Bottlerocket keeps images and containers on its second disk.
@@ -236,7 +314,19 @@ resource "aws_launch_template" "this" {
       error_message = "pools.${each.key}.efa needs vpc_id and cluster_security_group_id."
     }
     precondition {
-      condition     = length(local.subnets[each.key]) > 0
+      condition     = !each.value.local_disks || local.machines[each.value.machine_type].disk_gib > 0
+      error_message = "pools.${each.key}.local_disks: ${each.value.machine_type} has no disks of its own."
+    }
+    precondition {
+      condition     = length(local.wanted_subnets[each.key]) == 0 || length(local.subnets[each.key]) > 0
+      error_message = "pools.${each.key}.machine_type: ${join(", ", concat([each.value.machine_type], each.value.other_machine_types))} is had in ${join(", ", local.offered[each.key])}, and the pool may be in ${join(", ", local.wanted_subnets[each.key][*].zone)} alone. Take another machine type, or other zones."
+    }
+    precondition {
+      condition     = length(each.value.zones) == 0 || length(local.offered[each.key]) == 0 || length(setsubtract(each.value.zones, local.offered[each.key])) == 0
+      error_message = "pools.${each.key}.zones: ${join(", ", concat([each.value.machine_type], each.value.other_machine_types))} is not had in ${join(", ", setsubtract(each.value.zones, local.offered[each.key]))}."
+    }
+    precondition {
+      condition     = length(local.wanted_subnets[each.key]) > 0
       error_message = "pools.${each.key}.zones: no subnet is in ${join(", ", each.value.zones)}."
     }
     precondition {
@@ -325,10 +415,38 @@ resource "aws_eks_node_group" "this" {
 
   tags = var.tags
 
+  dynamic "node_repair_config" {
+    for_each = each.value.node_repair ? [1] : []
+
+    content {
+      enabled = true
+    }
+  }
+
   lifecycle {
-    # The cluster autoscaler decides.
-    ignore_changes = [scaling_config[0].desired_size]
+    # The cluster autoscaler decides. And a zone that gets the machine type one day is no reason to replace the pool.
+    ignore_changes       = [scaling_config[0].desired_size, subnet_ids]
+    replace_triggered_by = [terraform_data.place[each.key]]
   }
 
   depends_on = [aws_iam_role_policy_attachment.node]
+}
+
+# Other zones or subnets, when somebody asks for them, are another pool.
+resource "terraform_data" "place" {
+  for_each = var.pools
+
+  input = sort(local.wanted_subnets[each.key][*].id)
+}
+
+resource "aws_autoscaling_group_tag" "this" {
+  for_each = var.autoscaler_tags ? local.template_tags : {}
+
+  autoscaling_group_name = try(aws_eks_node_group.this[each.value.pool].resources[0].autoscaling_groups[0].name, "-")
+
+  tag {
+    key                 = each.value.key
+    value               = each.value.value
+    propagate_at_launch = false
+  }
 }

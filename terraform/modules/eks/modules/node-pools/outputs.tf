@@ -16,6 +16,7 @@ output "node_pools" {
       min          = local.min[name]
       max          = pool.max
       num_of_hosts = 1
+      resources    = local.resources[name]
     }
   }
 
@@ -26,6 +27,11 @@ output "node_pools" {
 output "nvidia_device_plugin_required" {
   description = "Whether NVIDIA's device plugin must be installed: the AL2023 AMI has the driver alone, Bottlerocket has the plugin, too."
   value       = anytrue([for name, accelerator in local.accelerators : try(accelerator.resource, "") == "nvidia.com/gpu" && startswith(local.ami[name], "AL2023")])
+}
+
+output "efa_device_plugin_required" {
+  description = "Whether AWS' EFA device plugin must be installed: no AMI has it, and workers of pools with EFA ask for `vpc.amazonaws.com/efa`."
+  value       = length(local.efa_pools) > 0
 }
 
 output "node_role_arn" {

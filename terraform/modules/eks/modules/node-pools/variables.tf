@@ -67,14 +67,17 @@ variable "pools" {
       `capacity_block` (needs `reservation_id`; min 0 until the block starts). Exactly one of them. `flex_start` and
       `queued` are Google Cloud's.
     - `min`, `max`: nodes. `min` is 0 by default for accelerators, else 1. The cluster autoscaler moves between them.
-    - `zones`: where; every subnet's zone by default. A pool with EFA, a placement group or a capacity block has one zone.
+    - `zones`: where; by default every subnet's zone that has the machine type. A pool with EFA, a placement group or a capacity block has one zone.
     - `disk_gib`: size of the encrypted gp3 disk.
     - `labels`, `taints`: in addition to the module's own (label `ray-pool`, and a taint for accelerators, whose value may
       be another one). A taint's effect may be spelled as in Kubernetes or as in AWS.
     - `ami`: EKS AMI type; inferred: `AL2023_x86_64_STANDARD`, `AL2023_x86_64_NVIDIA`, `AL2023_x86_64_NEURON`,
       `AL2023_ARM_64_STANDARD`. `ami_release`: its release version.
-    - `efa`: Elastic Fabric Adapter on as many interfaces as the machine type has. `placement_group`: a cluster placement
-      group of its own.
+    - `efa`: Elastic Fabric Adapter on as many interfaces as the machine type has. Workers ask for all of them, and for huge
+      pages where the AMI sets them aside; AWS' EFA device plugin has to be installed. `placement_group`: a cluster
+      placement group of its own.
+    - `local_disks`: the machine's own NVMe disks, as one RAID 0, carry images, logs and what pods write: Ray spills there.
+    - `node_repair`: EKS replaces nodes that fail; GPUs that do are found by the add-on `eks-node-monitoring-agent`.
     - `allocatable`: what Ray may ask of a node, `{cpu, memory_gib}`; by default computed from the machine type.
   EOT
   type = map(object({
@@ -101,6 +104,8 @@ variable "pools" {
     ami_release     = optional(string)
     efa             = optional(bool, false)
     placement_group = optional(bool, false)
+    local_disks     = optional(bool, false)
+    node_repair     = optional(bool, true)
     allocatable = optional(object({
       cpu        = number
       memory_gib = number
@@ -182,6 +187,13 @@ variable "pools" {
     ])
     error_message = "pools: two taints of a pool have the same key and effect, and different values: a node can have one of them."
   }
+}
+
+variable "autoscaler_tags" {
+  description = "Whether to tell the cluster autoscaler, by tags of the Auto Scaling groups, what nodes of an empty pool would have."
+  type        = bool
+  default     = true
+  nullable    = false
 }
 
 variable "tags" {

@@ -9,3 +9,8 @@ output "service_accounts" {
     }
   }
 }
+
+output "bucket_keys" {
+  description = "The KMS key that `bucket_access` includes, for each key of an account with access to the bucket."
+  value       = { for key in keys(local.with_bucket) : key => var.bucket_kms_key_arn }
+}

@@ -24,6 +24,17 @@ mock_provider "aws" {
       names = ["us-east-1a", "us-east-1b", "us-east-1c"]
     }
   }
+  mock_data "aws_availability_zone" {
+    defaults = {
+      zone_id   = "use1-az6"
+      zone_type = "availability-zone"
+    }
+  }
+  mock_data "aws_ec2_instance_type_offerings" {
+    defaults = {
+      locations = ["us-east-1a", "us-east-1b", "us-east-1c"]
+    }
+  }
   mock_data "aws_ec2_instance_type" {
     defaults = {
       default_vcpus           = 48
@@ -574,4 +585,203 @@ run "refuses_two_values_of_one_taint" {
   }
 
   expect_failures = [var.pools]
+}
+
+run "the_autoscaler_is_told_what_an_empty_pool_would_have" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g5.12xlarge", labels = { team = "vision" }, taints = [{ key = "dedicated", value = "ml" }] }
+    }
+  }
+
+  assert {
+    condition     = aws_eks_node_group.this["gpu"].labels["k8s.amazonaws.com/accelerator"] == "nvidia-a10g"
+    error_message = "By this label the autoscaler knows a GPU node."
+  }
+  assert {
+    condition = jsonencode({ for tag in values(aws_autoscaling_group_tag.this) : trimprefix(tag.tag[0].key, "k8s.io/cluster-autoscaler/node-template/") => tag.tag[0].value }) == jsonencode({
+      "label/k8s.amazonaws.com/accelerator" = "nvidia-a10g"
+      "label/ray-pool"                      = "gpu"
+      "label/team"                          = "vision"
+      "taint/nvidia.com/gpu"                = "present:NoSchedule"
+      "taint/dedicated"                     = "ml:NoSchedule"
+      "resources/nvidia.com/gpu"            = "4"
+      "resources/ephemeral-storage"         = "85Gi"
+    })
+    error_message = "Of a group without nodes it knows no more than this: ${jsonencode([for tag in values(aws_autoscaling_group_tag.this) : tag.tag])}"
+  }
+  assert {
+    condition     = aws_eks_node_group.this["gpu"].node_repair_config[0].enabled == true
+    error_message = "Nodes that fail are replaced."
+  }
+}
+
+run "zones_without_the_machine_type_are_left_out" {
+  command = plan
+
+  variables {
+    pools = {
+      gpu = { machine_type = "g5.12xlarge" }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.this
+    values = {
+      locations = ["us-east-1b", "us-east-1c"]
+    }
+  }
+
+  assert {
+    condition     = aws_eks_node_group.this["gpu"].subnet_ids == toset(["subnet-b"])
+    error_message = "EC2 has none in us-east-1a."
+  }
+}
+
+run "refuses_a_zone_without_the_machine_type" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge", zones = ["us-east-1a", "us-east-1b"] }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.this
+    values = {
+      locations = ["us-east-1b"]
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "refuses_a_machine_type_that_no_zone_of_the_pool_has" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "g5.12xlarge" }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type_offerings.this
+    values = {
+      locations = ["us-east-1d"]
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "local_disks_carry_what_pods_write" {
+  command = plan
+
+  variables {
+    pools = {
+      al2023       = { machine_type = "g5.12xlarge", local_disks = true }
+      bottlerocket = { machine_type = "g5.12xlarge", local_disks = true, ami = "BOTTLEROCKET_x86_64_NVIDIA" }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus              = 48
+      memory_size                = 196608
+      supported_architectures    = ["x86_64"]
+      efa_supported              = true
+      efa_maximum_interfaces     = 1
+      instance_storage_supported = true
+      total_instance_storage     = 3800
+      gpus                       = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices             = []
+    }
+  }
+
+  assert {
+    condition     = strcontains(base64decode(aws_launch_template.this["al2023"].user_data), "\"strategy\": \"RAID0\"") && strcontains(base64decode(aws_launch_template.this["al2023"].user_data), "Content-Type: application/node.eks.aws\n\n\"apiVersion\"")
+    error_message = "nodeadm makes the RAID: ${base64decode(aws_launch_template.this["al2023"].user_data)}"
+  }
+  assert {
+    condition     = strcontains(base64decode(aws_launch_template.this["bottlerocket"].user_data), "[\"apiclient\", \"ephemeral-storage\", \"init\"]")
+    error_message = "Bottlerocket does it by a bootstrap command."
+  }
+  assert {
+    condition     = aws_autoscaling_group_tag.this["al2023 k8s.io/cluster-autoscaler/node-template/resources/ephemeral-storage"].tag[0].value == "3003Gi"
+    error_message = "The autoscaler has to know the larger disk."
+  }
+}
+
+run "refuses_local_disks_where_there_are_none" {
+  command = plan
+
+  variables {
+    pools = {
+      bad = { machine_type = "p4de.24xlarge", local_disks = true }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus              = 48
+      memory_size                = 196608
+      supported_architectures    = ["x86_64"]
+      efa_supported              = false
+      instance_storage_supported = false
+      gpus                       = []
+      neuron_devices             = []
+    }
+  }
+
+  expect_failures = [aws_launch_template.this["bad"]]
+}
+
+run "efa_is_asked_for" {
+  command = plan
+
+  variables {
+    vpc_id                    = "vpc-1"
+    cluster_security_group_id = "sg-1"
+    pools = {
+      h100   = { machine_type = "p5.48xlarge", efa = true, zones = ["us-east-1a"] }
+      rocket = { machine_type = "p5.48xlarge", efa = true, zones = ["us-east-1a"], ami = "BOTTLEROCKET_x86_64_NVIDIA" }
+      plain  = { machine_type = "p5.48xlarge" }
+    }
+  }
+
+  override_data {
+    target = data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus           = 192
+      memory_size             = 2097152
+      supported_architectures = ["x86_64"]
+      efa_supported           = true
+      efa_maximum_interfaces  = 32
+      gpus                    = [{ count = 8, manufacturer = "NVIDIA", memory_size = 81920, name = "H100" }]
+      neuron_devices          = []
+    }
+  }
+
+  assert {
+    condition     = jsonencode(output.node_pools.h100.resources) == jsonencode({ "vpc.amazonaws.com/efa" = "32", "hugepages-2Mi" = "5120Mi" })
+    error_message = "A worker takes all interfaces of its node: ${jsonencode(output.node_pools.h100)}"
+  }
+  assert {
+    condition     = jsonencode(output.node_pools.rocket.resources) == jsonencode({ "vpc.amazonaws.com/efa" = "32" })
+    error_message = "Bottlerocket sets no huge pages aside: a pod that asks for them never starts."
+  }
+  assert {
+    condition     = output.node_pools.plain.allocatable.memory_gib - output.node_pools.h100.allocatable.memory_gib >= 10
+    error_message = "Huge pages are no memory that a pod can ask for."
+  }
+  assert {
+    condition     = output.efa_device_plugin_required == true && length(output.node_pools.plain.resources) == 0
+    error_message = "Who asks for EFA needs its plugin."
+  }
 }
