@@ -98,6 +98,10 @@ audit: $(VENV)/.installed ## bandit over our code, and known vulnerabilities of 
 	@$(BIN)/bandit -q -c pyproject.toml -r provider
 	@$(BIN)/uv tool run --from "pip-audit==$(PIP_AUDIT_VERSION)" pip-audit --strict --disable-pip --require-hashes -r requirements/dev.txt
 
+.PHONY: release-check
+release-check: $(VENV)/.installed ## what grows old by the calendar: before a release, never in the tests
+	@$(BIN)/python scripts/eks_support.py
+
 .PHONY: format
 format: $(VENV)/.installed ## put the code in form
 	@$(BIN)/ruff check --fix . && $(BIN)/ruff format .

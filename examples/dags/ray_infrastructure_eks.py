@@ -2,7 +2,11 @@
 
 Needs an `aws` connection (or a worker with a role), a bucket for Terraform's state, and a `ray` connection whose backend
 is `kubernetes`. Terraform 1.9 or newer (or OpenTofu) is on the worker. A cluster takes 15 to 20 minutes; the machines
-with GPUs come when Ray asks for them, and go afterwards.
+for workers come when Ray asks for them, and go afterwards.
+
+The Kubernetes API of a new network is closed: `RAY_EXAMPLE_AIRFLOW_CIDRS` says which addresses Airflow's workers come from
+(`203.0.113.7/32`, several with commas), or `RAY_EXAMPLE_VPC_ID` and `RAY_EXAMPLE_SUBNET_IDS` name the network that they are
+in. One of both is needed.
 """
 
 from __future__ import annotations
@@ -28,6 +32,15 @@ NAME = "ray-airflow"
 REGION = os.environ.get("AWS_REGION", "eu-west-1")
 AWS = os.environ.get("RAY_EXAMPLE_AWS_CONN_ID") or None
 CONNECTION = "ray_default"
+CIDRS = [cidr.strip() for cidr in os.environ.get("RAY_EXAMPLE_AIRFLOW_CIDRS", "").split(",") if cidr.strip()]
+VPC = os.environ.get("RAY_EXAMPLE_VPC_ID")
+#: How Airflow's workers reach the Kubernetes API: from named addresses, or because they are in the same network.
+REACH: dict[str, object] = {}
+if CIDRS:
+    REACH |= {"endpoint_public_access": True, "endpoint_public_access_cidrs": CIDRS}
+if VPC:
+    SUBNETS = os.environ.get("RAY_EXAMPLE_SUBNET_IDS", "").split(",")
+    REACH |= {"create_network": False, "vpc_id": VPC, "private_subnet_ids": SUBNETS}
 
 with DAG(
     "ray_infrastructure_eks",
@@ -44,9 +57,11 @@ with DAG(
             "name": NAME,
             "deletion_protection": False,  # this DAG deletes it again
             "node_pools": {
-                "cpu": {"machine_type": "m6i.2xlarge", "max": 4},
+                "cpu": {"machine_type": "m6i.2xlarge", "min": 0, "max": 4},
                 "gpu": {"machine_type": "g5.xlarge", "capacity": "spot", "max": 2},
             },
+            "gpu_image": {"tag": "2.60.0-gpu"},
+            **REACH,
         },
         providers={"aws": {"region": REGION}},
         backend={
@@ -63,7 +78,10 @@ with DAG(
         task_id="cluster",
         conn_id=CONNECTION,
         infrastructure=infrastructure.output,
+        namespace="ray",
+        create_namespace=True,
         kuberay_operator="install",
+        gpu_device_plugin_yaml="infrastructure",  # and the cluster autoscaler: without it no machine comes
     )
 
     job = SubmitRayJob(

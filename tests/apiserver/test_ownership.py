@@ -117,3 +117,31 @@ done
     with pytest.raises(HelmError, match="the connection broke"):
         await scene.apply(scene.spec(HEAD_ONLY, name="broken"))
     assert scene.left("broken") == []
+
+
+async def test_what_gpu_pods_need_is_brought_up_to_date_and_what_others_installed_is_left_alone(kubernetes, namespace):
+    """As ``gpu_device_plugin_yaml`` has it: one object by hand, one that a module of ours hands out."""
+    scene = Scene(kubernetes, namespace)
+
+    def plugin(text: str) -> dict[str, object]:
+        ours = {"app.kubernetes.io/managed-by": "airflow-ray"}
+        return {
+            "apiVersion": "v1",
+            "kind": "List",
+            "items": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": labels}, "data": data}
+                for name, labels, data in (("ours", ours, {"text": text}), ("theirs", {}, {"text": text}))
+            ],
+        }
+
+    def texts() -> list[str]:
+        found = kubernetes.kubectl(
+            "get", "configmaps", "ours", "theirs", "-n", namespace, "-o", "jsonpath={.items[*].data.text}"
+        )
+        return found.split()
+
+    handle = (await scene.apply(scene.spec(HEAD_ONLY, gpu_device_plugin_yaml=plugin("first")))).handle
+    assert texts() == ["first", "first"]
+    await scene.apply(scene.spec(HEAD_ONLY, gpu_device_plugin_yaml=plugin("second")))
+    assert texts() == ["second", "first"]
+    await scene.delete(handle)

@@ -102,7 +102,10 @@ def test_what_the_eks_module_makes_before_what(aws: Workspace, google: Workspace
     assert "terraform_data.log_drain" in needs("aws_eks_cluster.this")
     assert "aws_cloudwatch_log_group.cluster" in needs("terraform_data.log_drain")
     # Data of the pools is read in the plan: what it refuses is refused before anything is made.
-    assert not needs("module.node_pools.data.aws_ec2_instance_type.this") & {"aws_eks_addon.early", "aws_eks_cluster.this"}
+    assert not needs("module.node_pools.data.aws_ec2_instance_type.this") & {
+        "aws_eks_addon.early",
+        "aws_eks_cluster.this",
+    }
 
 
 def test_every_module_for_users_has_tests() -> None:

@@ -91,7 +91,8 @@ def test_a_cluster_from_nothing_to_nothing(
         "workspace": "blue",
         "terraform_binary": str(need_terraform().path),
     }
-    variables = {"name": "raytest", "deletion_protection": False, "bucket_force_destroy": True, "node_pools": POOLS}
+    variables = {"name": "raytest", "deletion_protection": False, "bucket_force_destroy": True}
+    variables |= {"node_pools": POOLS, "log_drain_seconds": 0}
     with nothing_left_behind():
         handle = SetupRayInfrastructure(task_id="s", variables=variables, **common).execute(context)
         # Who asks whether the cluster is in use asks the cloud where it is.

@@ -194,7 +194,7 @@ def test_the_bundled_module_is_reaped_by_its_tags_alone(
     arguments = {
         "task_id": "infrastructure",
         "module": "eks",
-        "variables": {"name": "ray", "availability_zones": [f"{THERE}a", f"{THERE}b"]},
+        "variables": {"name": "ray", "availability_zones": [f"{THERE}a", f"{THERE}b"], "log_drain_seconds": 0},
         "providers": {"aws": {"region": THERE}},
         "backend": backend("reaped"),
         "workspace": "blue",

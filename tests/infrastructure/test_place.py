@@ -244,7 +244,11 @@ def test_the_bundled_module_in_two_regions_and_a_delete_that_gets_nothing_but_th
         handles[region] = SetupRayInfrastructure(
             task_id="infrastructure",
             module="eks",
-            variables={"name": f"ray-{region}", "availability_zones": [f"{region}a", f"{region}b"]},
+            variables={
+                "name": f"ray-{region}",
+                "availability_zones": [f"{region}a", f"{region}b"],
+                "log_drain_seconds": 0,
+            },
             providers={"aws": {"region": region}},
             backend=backend(f"mission-{region}"),
             terraform_binary=binary,

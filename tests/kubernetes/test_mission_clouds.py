@@ -82,6 +82,10 @@ class Scene:
         return found
 
 
+#: In kube-system, which the cluster of the tests goes on with.
+OF_THE_MODULE = ("-n", "kube-system", "-l", "app.kubernetes.io/managed-by=airflow-ray", "-o", "name")
+
+
 def _effect(name: str) -> str:
     return "".join(word.capitalize() for word in name.split("_"))
 
@@ -145,6 +149,7 @@ def scene(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> I
                         "name": NAME,
                         "deletion_protection": False,
                         "bucket_force_destroy": True,
+                        "log_drain_seconds": 0,
                         "availability_zones": ["us-east-1a", "us-east-1b"],
                         "system_pool": {"allocatable": TINY},
                         "ray_head": {"cpu": 1, "memory_gib": 2},
@@ -221,6 +226,12 @@ def test_the_whole_mission(scene: Scene, cloud: str, capsys: pytest.CaptureFixtu
         assert xcoms["cluster"]["kubernetes"]["cloud"] == {"eks": "aws", "gke": "gcp"}[cloud]
         assert xcoms["cluster"]["namespace"] == namespace
 
+        # What the module hands out for GPU pods is in the cluster; GKE brings it itself.
+        given = (
+            "" if cloud == "gke" else "daemonset.apps/nvidia-device-plugin-daemonset deployment.apps/cluster-autoscaler"
+        )
+        assert scene.kubernetes.kubectl("get", "daemonsets,deployments", *OF_THE_MODULE).split() == given.split()
+
         # Everybody came in by the cloud's own identity, and nobody was refused.
         who = {"eks": "arn:aws:sts::123456789012:user/moto", "gke": EMAIL}[cloud]
         assert set(scene.reviews.admitted) == {who}
@@ -247,6 +258,8 @@ def test_the_whole_mission(scene: Scene, cloud: str, capsys: pytest.CaptureFixtu
         ours = ("airflow-ray-", "ray-provider-", "helm")
         assert [path.name for path in scene.temporary.iterdir() if path.name.startswith(ours)] == []
     finally:
+        kinds = "daemonsets,deployments,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+        scene.kubernetes.kubectl("delete", kinds, *OF_THE_MODULE)
         if scene.kubernetes.exists("namespace", namespace):
             scene.kubernetes.remove_namespace(namespace)
 

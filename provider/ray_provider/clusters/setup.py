@@ -338,13 +338,25 @@ class _Setup:
         )
 
     async def _gpu_plugin(self) -> None:
-        """Install the GPU device plugin that the task brings, if it is missing. It is shared, and stays."""
+        """Install what the task brings so that pods get GPUs, if it is missing. It is shared, and stays.
+
+        What one of our own modules hands out is brought up to date: a pool that may grow further, say.
+        """
         for document in self._spec.gpu_plugin:
             own = dict(document)
             path = await self._kube.collection(own, self._namespace)
             name = own["metadata"]["name"]
-            if await self._kube.find(f"{path}/{name}") is not None:
+            there = await self._kube.find(f"{path}/{name}")
+            if there is not None and _is_ours(there) and _is_ours(own):
+                await self._kube.apply(f"{path}/{name}", own)
+                continue
+            if there is not None:
                 self._say(f"{own['kind']} {name} is there already.")
                 continue
             await self._kube.create(path, own)
             self._say(f"{own['kind']} {name} was made. It is shared, and stays when the cluster goes.")
+
+
+def _is_ours(document: Mapping[str, Any]) -> bool:
+    labels = (document.get("metadata") or {}).get("labels") or {}
+    return bool(labels.get("app.kubernetes.io/managed-by") == "airflow-ray")

@@ -14,7 +14,14 @@ from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
+from ray_provider.operators.cluster_common import (
+    HANDLE_XCOM_KEY,
+    ClusterOperator,
+    device_plugin_of,
+    folders_of,
+    owned_here,
+    owner_of,
+)
 from ray_provider.operators.cluster_delete import DeleteRayCluster
 from ray_provider.operators.cluster_run import ClusterRun
 from ray_provider.operators.task_memory import identity
@@ -49,7 +56,8 @@ class SetupRayCluster(ClusterOperator):
         or ends in ``#sha256=`` and the hash of what it has to be.
     :param kuberay_version: version of the operator's chart, if ``kuberay_operator`` has it installed.
     :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays when
-        the cluster goes: others may use it.
+        the cluster goes: others may use it. ``infrastructure``: what the module of ``infrastructure`` hands out as
+        ``kubernetes_manifests`` (device plugin, cluster autoscaler, node pools of EKS Auto Mode), brought up to date.
     :param update_if_exists: change a cluster of that name that is there. Otherwise it is used as it is.
     :param lease_seconds: how long this task counts as a user of the cluster, unless that is renewed (tasks that run
         jobs on its handle do); ``None``: for ever. Deletes of other runs leave the cluster that long.
@@ -310,7 +318,7 @@ class SetupRayCluster(ClusterOperator):
             operator_namespace=self.operator_namespace or None,
             helm=HelmOptions(path=self.helm_path),
             how=cast("How", self.access or run.hook.config.access),
-            gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or None,
+            gpu_device_plugin_yaml=device_plugin_of(self.gpu_device_plugin_yaml, self.infrastructure),
             folders=folders_of(context),
             render=lambda text: str(self.render_template(text, context)),
             fetch=fetch_text,

@@ -114,6 +114,42 @@ def where_is(infrastructure: Any) -> dict[str, str] | None:
     return CloudCluster.of(infrastructure).to_dict()
 
 
+def device_plugin_of(given: Any, infrastructure: Any) -> Any:
+    """Give what is to be installed so that pods with GPUs get nodes.
+
+    :param given: the argument ``gpu_device_plugin_yaml``; ``infrastructure`` means what the module of that hands out.
+    :param infrastructure: the handle of ``SetupRayInfrastructure``.
+    :raises ConfigurationError: there is no handle, or its module hands nothing out and yet needs something.
+    """
+    if given != "infrastructure":
+        return given or None
+    if infrastructure is None:
+        raise ConfigurationError(
+            '`gpu_device_plugin_yaml` is "infrastructure", and `infrastructure` is not given.',
+            hint="Pass on what SetupRayInfrastructure returned: infrastructure=setup.output; or name a manifest.",
+            field="gpu_device_plugin_yaml",
+        )
+    from ray_provider.infrastructure.handle import InfrastructureHandle
+
+    handle = InfrastructureHandle.from_dict(infrastructure)
+    manifests = handle.outputs.get("kubernetes_manifests")
+    if manifests is None and handle.typed_outputs.nvidia_device_plugin_required:
+        raise ConfigurationError(
+            f'`gpu_device_plugin_yaml` is "infrastructure", and the module {handle.module} has no output'
+            " kubernetes_manifests, though it says that the device plugin is required.",
+            hint="Set the infrastructure up once more with this release's module, give your own module that output (a"
+            " Kubernetes List), or name a manifest.",
+            field="gpu_device_plugin_yaml",
+        )
+    if manifests is not None and not (isinstance(manifests, Mapping) and isinstance(manifests.get("items"), list)):
+        raise ConfigurationError(
+            f"The output kubernetes_manifests of the module {handle.module} is no Kubernetes List.",
+            hint="It has to be {apiVersion: v1, kind: List, items: [...]}.",
+            field="gpu_device_plugin_yaml",
+        )
+    return manifests
+
+
 def owner_of(context: Context) -> dict[str, Any]:
     """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to."""
     return {**identity(context), "airflow": _compat.deployment_name()}

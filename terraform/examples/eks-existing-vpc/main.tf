@@ -17,6 +17,7 @@ module "ray" {
   kms_key_arn                  = var.kms_key_arn
   bucket_mode                  = "existing"
   bucket_name                  = var.bucket_name
+  bucket_kms_key_arn           = var.bucket_kms_key_arn
   deletion_protection          = true
 
   node_pools = {
@@ -25,6 +26,7 @@ module "ray" {
       max          = 2
     }
   }
+  gpu_image = { tag = "2.60.0-gpu" }
 
   service_accounts = {
     ray = {

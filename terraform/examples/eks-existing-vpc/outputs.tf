@@ -12,3 +12,8 @@ output "ray_helm_values" {
   description = "Values for the chart: `helm install ray ./helm/ray-cluster -f <(terraform output -json ray_helm_values)`."
   value       = module.ray.ray_helm_values
 }
+
+output "kubernetes_manifests" {
+  description = "What pods with GPUs need in the cluster: `kubectl apply -f <(terraform output -json kubernetes_manifests)`."
+  value       = module.ray.kubernetes_manifests
+}

@@ -11,7 +11,7 @@ variable "name" {
 }
 
 variable "office_cidrs" {
-  description = "Networks that may reach the Kubernetes API from outside the VPC. None: only from inside it."
+  description = "Networks that may reach the Kubernetes API from outside the VPC. None: only from inside it, where Airflow's workers have to be then."
   type        = list(string)
   default     = []
 }
@@ -34,4 +34,10 @@ variable "kms_key_arn" {
 variable "bucket_name" {
   description = "The bucket that holds the data."
   type        = string
+}
+
+variable "bucket_kms_key_arn" {
+  description = "The KMS key that the bucket is encrypted with, unless that is S3's own."
+  type        = string
+  default     = null
 }

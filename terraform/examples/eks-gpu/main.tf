@@ -1,4 +1,4 @@
-# A VPC, an EKS cluster, CPU workers, and GPU workers on spot that cost nothing while nobody uses them.
+# A VPC, an EKS cluster, and workers with and without GPUs that cost nothing while nobody uses them.
 
 provider "aws" {
   region = var.region
@@ -14,6 +14,7 @@ module "ray" {
   node_pools = {
     cpu = {
       machine_type = "m6i.2xlarge"
+      min          = 0
       max          = 4
     }
     a10g = {
@@ -21,8 +22,11 @@ module "ray" {
       other_machine_types = ["g5.24xlarge"]
       capacity            = "spot"
       max                 = 4
+      local_disks         = true
     }
   }
+  # Of the Ray version that the chart has, or that your values name.
+  gpu_image = { tag = "2.60.0-gpu" }
 
   service_accounts = {
     ray = {

@@ -28,4 +28,5 @@ module "ray_values" {
   source = "../../modules/shared/ray-values"
 
   node_pools = module.pools.node_pools
+  gpu_image  = { tag = "2.60.0-gpu" }
 }

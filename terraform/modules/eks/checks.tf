@@ -3,7 +3,7 @@
 locals {
   # When Amazon's standard support of a version ends; an hour of the control plane costs six times as much afterwards
   # (support_type EXTENDED), or the cluster is upgraded (STANDARD). As read on 2026-11-29 at
-  # https://docs.aws.amazon.com/eks/latest/userguide/kubernetes-versions.html; `make release` asks for a newer reading when
+  # https://docs.aws.amazon.com/eks/latest/userguide/kubernetes-versions.html; `make release-check` asks for a newer reading when
   # this one has grown old.
   standard_support_ends = {
     "1.29" = "2025-03-23"

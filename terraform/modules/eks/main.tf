@@ -103,8 +103,10 @@ module "storage" {
 
 module "node_pools" {
   source = "./modules/node-pools"
-  count  = var.auto_mode ? 0 : 1
+  count  = var.auto_mode && length(var.node_pools) == 0 ? 0 : 1
 
+  # With Auto Mode it only says what the machines have: nodes come by the NodePools of the output kubernetes_manifests.
+  create = !var.auto_mode
   # The name comes from the cluster and the add-ons that nodes need, so that no pool is made before them, nor outlives
   # them. (depends_on would do the same, and put off what the pools' data sources find out until the apply.)
   cluster_name              = one(distinct(concat([aws_eks_cluster.this.name], values(aws_eks_addon.early)[*].cluster_name)))

@@ -63,7 +63,12 @@ output "bucket_uri" {
 
 output "nvidia_device_plugin_required" {
   description = "Whether NVIDIA's device plugin has to be installed before a pod can ask for nvidia.com/gpu."
-  value       = anytrue(module.node_pools[*].nvidia_device_plugin_required)
+  value       = !var.auto_mode && anytrue(module.node_pools[*].nvidia_device_plugin_required)
+}
+
+output "kubernetes_manifests" {
+  description = "What has to be installed in the cluster so that pods with GPUs get nodes, as one Kubernetes List: NVIDIA's device plugin where the AMI lacks it, the cluster autoscaler, or Auto Mode's node pools. `SetupRayCluster(gpu_device_plugin_yaml=\"infrastructure\")` installs what is missing of it; by hand: `terraform output -json kubernetes_manifests | kubectl apply -f -`."
+  value       = { apiVersion = "v1", kind = "List", items = [for item in local.kubernetes_manifests : jsondecode(item)] }
 }
 
 output "efa_device_plugin_required" {
@@ -89,4 +94,9 @@ output "network_id" {
 output "subnet_ids" {
   description = "The private subnets."
   value       = local.subnets[*].id
+}
+
+output "cluster_security_group_id" {
+  description = "The security group that EKS made for the control plane and the nodes: for nodes that something else makes, such as Karpenter."
+  value       = one(aws_eks_cluster.this.vpc_config[*].cluster_security_group_id)
 }

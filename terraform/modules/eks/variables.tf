@@ -35,7 +35,7 @@ variable "support_type" {
 }
 
 variable "auto_mode" {
-  description = "Whether EKS runs the nodes itself (Auto Mode). It brings pools of its own: `node_pools` must be empty then."
+  description = "Whether EKS runs the nodes itself (Auto Mode), with drivers, NVIDIA's device plugin and the scaling. Each of `node_pools` becomes a NodePool in the output `kubernetes_manifests`; system pods and the Ray head run on pools of its own."
   type        = bool
   default     = false
   nullable    = false
@@ -283,8 +283,8 @@ variable "node_pools" {
   nullable = false
 
   validation {
-    condition     = !var.auto_mode || length(var.node_pools) == 0
-    error_message = "node_pools must be empty with auto_mode: EKS makes the nodes itself."
+    condition     = !var.auto_mode || alltrue([for pool in values(var.node_pools) : contains(["on_demand", "spot"], pool.capacity) && pool.ami == null && pool.ami_release == null && !pool.efa && !pool.placement_group && !pool.local_disks && pool.disk_gib == 100])
+    error_message = "node_pools: with auto_mode EKS chooses image and disks of the nodes. A pool says machine_type, other_machine_types, capacity (on_demand or spot), max, zones, labels and taints; no ami, ami_release, disk_gib, local_disks, efa, placement_group or reservation."
   }
   validation {
     condition     = !contains(keys(var.node_pools), "system")
@@ -379,11 +379,12 @@ variable "ray_service_account" {
 }
 
 variable "cluster_autoscaler" {
-  description = "Identity for the Kubernetes cluster autoscaler, which pools with min 0 need. Only the identity: install its chart with this service account."
+  description = "The Kubernetes cluster autoscaler, which pools with min 0 need: its identity, and how the output `kubernetes_manifests` has it. `image` is by default the first release for the cluster's Kubernetes version; name one in your registry where nodes have no way out, or a newer patch."
   type = object({
     enabled         = optional(bool, true)
     namespace       = optional(string, "kube-system")
     service_account = optional(string, "cluster-autoscaler")
+    image           = optional(string)
   })
   default  = {}
   nullable = false
@@ -460,6 +461,13 @@ variable "ray_head" {
   })
   default  = {}
   nullable = false
+}
+
+variable "device_plugin_image" {
+  description = "Image of NVIDIA's device plugin in `kubernetes_manifests`."
+  type        = string
+  default     = "nvcr.io/nvidia/k8s-device-plugin:v0.17.1"
+  nullable    = false
 }
 
 variable "gpu_image" {

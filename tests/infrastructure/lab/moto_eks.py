@@ -160,8 +160,11 @@ def _fill_association(cluster: str, name: str, body: dict[str, Any]) -> dict[str
     }
 
 
-def _autoscaling_groups(models: Any) -> None:
-    """Node groups name an Auto Scaling group: let there be one, without machines, that takes tags."""
+def _node_groups(models: Any, responses: Any) -> None:
+    """Node groups name an Auto Scaling group: let there be one, without machines, that takes tags.
+
+    And they keep from the beginning how they are repaired.
+    """
     from moto.autoscaling.models import autoscaling_backends
 
     create, delete = models.EKSBackend.create_nodegroup, models.EKSBackend.delete_nodegroup
@@ -181,6 +184,17 @@ def _autoscaling_groups(models: Any) -> None:
         autoscaling_backends[self.account_id][self.region_name].autoscaling_groups.pop(name_of(group), None)
         return group
 
+    answer_to_create = responses.EKSResponse.create_nodegroup
+
+    def answer(self: Any) -> Any:
+        told = answer_to_create(self)
+        group = self.eks_backend.describe_nodegroup(
+            cluster_name=self._get_param("name"), nodegroup_name=self._get_param("nodegroupName")
+        )
+        group.node_repair_config = self._get_param("nodeRepairConfig")
+        return told
+
+    responses.EKSResponse.create_nodegroup = answer
     models.EKSBackend.create_nodegroup, models.EKSBackend.delete_nodegroup = create_nodegroup, delete_nodegroup
 
 
@@ -235,7 +249,7 @@ def install(*, endpoint: str | None = None, ca_data: str | None = None) -> None:
 
     responses.EKSResponse.create_cluster = create
 
-    _autoscaling_groups(models)
+    _node_groups(models, responses)
 
     addons = Collection("addon", "addons", lambda body: body["addonName"], _fill_addon, "addonName")
     entries = Collection("accessEntry", "accessEntries", lambda body: body["principalArn"], _fill_entry, "principalArn")

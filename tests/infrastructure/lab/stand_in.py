@@ -41,6 +41,8 @@ ANSWERS: dict[str, dict[str, Any]] = {
     "aws_partition": {"id": "aws", "partition": "aws", "dns_suffix": "amazonaws.com"},
     "aws_caller_identity": {"account_id": "123456789012"},
     "aws_availability_zones": {"names": ["us-east-1a", "us-east-1b", "us-east-1c"]},
+    "aws_availability_zone": {"zone_id": "use1-az6", "zone_type": "availability-zone"},
+    "aws_ec2_instance_type_offerings": {"locations": ["us-east-1a", "us-east-1b", "us-east-1c"]},
     "aws_iam_policy_document": {"json": "{}"},
     "aws_eks_cluster": {
         "endpoint": "https://203.0.113.20",

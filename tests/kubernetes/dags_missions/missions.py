@@ -58,6 +58,7 @@ for name, cloud in json.loads(os.environ["TEST_MISSIONS"]).items():
             namespace=cloud["namespace"],
             create_namespace=True,
             values=SMALL,
+            gpu_device_plugin_yaml="infrastructure",
             timeout_seconds=300,
             deferrable=True,
         )

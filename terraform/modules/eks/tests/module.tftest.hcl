@@ -156,19 +156,6 @@ run "refuses_the_whole_internet" {
   expect_failures = [var.endpoint_public_access_cidrs]
 }
 
-run "refuses_pools_with_auto_mode" {
-  command = plan
-
-  variables {
-    auto_mode = true
-    node_pools = {
-      cpu = { machine_type = "m6i.large" }
-    }
-  }
-
-  expect_failures = [var.node_pools]
-}
-
 run "refuses_a_second_system_pool" {
   command = plan
 
@@ -508,4 +495,103 @@ run "refuses_half_a_second" {
   }
 
   expect_failures = [var.log_drain_seconds]
+}
+
+run "what_gpu_pods_need_comes_as_manifests" {
+  command = plan
+
+  variables {
+    kubernetes_version         = "1.35"
+    private_endpoint_reachable = true
+    node_pools = {
+      al2023 = { machine_type = "g5.12xlarge", max = 2 }
+      rocket = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
+    }
+  }
+
+  override_data {
+    target = module.node_pools[0].data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices          = []
+    }
+  }
+
+  override_resource {
+    target = aws_eks_cluster.this
+    values = {
+      version = "1.35"
+    }
+    override_during = plan
+  }
+
+  assert {
+    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values[0] if item.kind == "DaemonSet"][0] == "al2023"
+    error_message = "Bottlerocket has the plugin: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.containers[0].image if item.kind == "Deployment"][0] == "registry.k8s.io/autoscaling/cluster-autoscaler:v1.35.0"
+    error_message = "The autoscaler is of the cluster's minor version: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = jsonencode([for item in output.kubernetes_manifests.items : item.kind]) == jsonencode(["DaemonSet", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Deployment"])
+    error_message = "Nothing more, nothing less: ${jsonencode([for item in output.kubernetes_manifests.items : item.kind])}"
+  }
+}
+
+run "auto_mode_has_gpu_pools" {
+  command = plan
+
+  variables {
+    auto_mode = true
+    node_pools = {
+      gpu = { machine_type = "g5.12xlarge", capacity = "spot", max = 3, zones = ["us-east-1a"] }
+    }
+  }
+
+  override_data {
+    target = module.node_pools[0].data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices          = []
+    }
+  }
+
+  assert {
+    condition     = jsonencode([for item in output.kubernetes_manifests.items : [item.kind, item.metadata.name, item.spec.limits.cpu, item.spec.template.metadata.labels["ray-pool"], item.spec.template.spec.taints[0].key]]) == jsonencode([["NodePool", "gpu", "144", "gpu", "nvidia.com/gpu"]])
+    error_message = "A NodePool, and no autoscaler or plugin beside Auto Mode's own: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = jsonencode([for need in output.kubernetes_manifests.items[0].spec.template.spec.requirements : need.values]) == jsonencode([["g5.12xlarge"], ["spot"], ["us-east-1a"]])
+    error_message = "What the pool says: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = output.ray_helm_values.additionalWorkerGroups.gpu.nodeSelector["ray-pool"] == "gpu" && output.ray_helm_values.additionalWorkerGroups.gpu.resources.limits["nvidia.com/gpu"] == 4
+    error_message = "Workers go to that pool: ${jsonencode(output.ray_helm_values)}"
+  }
+  assert {
+    condition     = output.nvidia_device_plugin_required == false && length(output.ray_helm_values.head.nodeSelector) == 0
+    error_message = "Auto Mode has the plugin, and its own pool for the head."
+  }
+}
+
+run "refuses_what_auto_mode_chooses_itself" {
+  command = plan
+
+  variables {
+    auto_mode = true
+    node_pools = {
+      gpu = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
+    }
+  }
+
+  expect_failures = [var.node_pools]
 }

@@ -98,7 +98,7 @@ locals {
     for name, pool in var.pools : name => [for subnet in var.subnets : subnet if length(pool.zones) == 0 || contains(pool.zones, subnet.zone)]
   }
   offered = {
-    for name, pool in var.pools : name => distinct(flatten([for type in concat([pool.machine_type], pool.other_machine_types) : data.aws_ec2_instance_type_offerings.this[type].locations]))
+    for name, pool in var.pools : name => distinct(flatten([for type in concat([pool.machine_type], pool.other_machine_types) : coalesce(data.aws_ec2_instance_type_offerings.this[type].locations, [])]))
   }
   subnets = {
     for name, subnets in local.wanted_subnets : name => [for subnet in subnets : subnet.id if length(local.offered[name]) == 0 || contains(local.offered[name], subnet.zone)]
@@ -125,6 +125,9 @@ locals {
       gpus       = try(local.accelerators[name].resource, "") == "nvidia.com/gpu" ? local.accelerators[name].count : 0
     }
   }
+
+  made       = var.create ? var.pools : {}
+  makes_role = var.create && var.create_node_role
 
   efa_pools = { for name, pool in var.pools : name => pool if pool.efa }
 
@@ -209,7 +212,7 @@ resource "aws_vpc_security_group_egress_rule" "efa" {
 }
 
 resource "aws_placement_group" "this" {
-  for_each = { for name, pool in var.pools : name => pool if pool.placement_group }
+  for_each = { for name, pool in local.made : name => pool if pool.placement_group }
 
   name     = "${var.cluster_name}-${each.key}"
   strategy = "cluster"
@@ -217,7 +220,7 @@ resource "aws_placement_group" "this" {
 }
 
 resource "aws_launch_template" "this" {
-  for_each = var.pools
+  for_each = local.made
 
   name_prefix            = "${var.cluster_name}-${each.key}-"
   description            = "Nodes of ${var.cluster_name}'s pool ${each.key}"
@@ -349,7 +352,7 @@ resource "aws_launch_template" "this" {
 }
 
 data "aws_iam_policy_document" "node_trust" {
-  count = var.create_node_role ? 1 : 0
+  count = local.makes_role ? 1 : 0
 
   statement {
     actions = ["sts:AssumeRole"]
@@ -364,7 +367,7 @@ data "aws_iam_policy_document" "node_trust" {
 data "aws_partition" "current" {}
 
 resource "aws_iam_role" "node" {
-  count = var.create_node_role ? 1 : 0
+  count = local.makes_role ? 1 : 0
 
   name_prefix        = "${substr(var.cluster_name, 0, 26)}-node-"
   assume_role_policy = data.aws_iam_policy_document.node_trust[0].json
@@ -372,14 +375,14 @@ resource "aws_iam_role" "node" {
 }
 
 resource "aws_iam_role_policy_attachment" "node" {
-  for_each = toset(var.create_node_role ? ["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"] : [])
+  for_each = toset(local.makes_role ? ["AmazonEKSWorkerNodePolicy", "AmazonEKS_CNI_Policy", "AmazonEC2ContainerRegistryPullOnly"] : [])
 
   role       = aws_iam_role.node[0].name
   policy_arn = "arn:${data.aws_partition.current.partition}:iam::aws:policy/${each.key}"
 }
 
 resource "aws_eks_node_group" "this" {
-  for_each = var.pools
+  for_each = local.made
 
   cluster_name    = var.cluster_name
   node_group_name = each.key
@@ -434,13 +437,13 @@ resource "aws_eks_node_group" "this" {
 
 # Other zones or subnets, when somebody asks for them, are another pool.
 resource "terraform_data" "place" {
-  for_each = var.pools
+  for_each = local.made
 
   input = sort(local.wanted_subnets[each.key][*].id)
 }
 
 resource "aws_autoscaling_group_tag" "this" {
-  for_each = var.autoscaler_tags ? local.template_tags : {}
+  for_each = var.create && var.autoscaler_tags ? local.template_tags : {}
 
   autoscaling_group_name = try(aws_eks_node_group.this[each.value.pool].resources[0].autoscaling_groups[0].name, "-")
 

@@ -22,11 +22,35 @@ output "node_pools" {
 
   # Who reads this wants to put pods there.
   depends_on = [aws_eks_node_group.this]
+
+  # Of pools that are made the launch template says it.
+  precondition {
+    condition = var.create || alltrue([for name, pool in var.pools : pool.accelerator == null || (
+      lower(coalesce(try(pool.accelerator.type, null), try(local.accelerators[name].type, "-"))) == lower(try(local.accelerators[name].type, ""))
+      && coalesce(try(pool.accelerator.count, null), try(local.accelerators[name].count, -1)) == try(local.accelerators[name].count, 0)
+    )])
+    error_message = "pools.*.accelerator: the machines have ${jsonencode({ for name, accelerator in local.accelerators : name => try("${accelerator.count} ${accelerator.type}", "none") })}."
+  }
 }
 
 output "nvidia_device_plugin_required" {
   description = "Whether NVIDIA's device plugin must be installed: the AL2023 AMI has the driver alone, Bottlerocket has the plugin, too."
-  value       = anytrue([for name, accelerator in local.accelerators : try(accelerator.resource, "") == "nvidia.com/gpu" && startswith(local.ami[name], "AL2023")])
+  value       = var.create && anytrue([for name, accelerator in local.accelerators : try(accelerator.resource, "") == "nvidia.com/gpu" && startswith(local.ami[name], "AL2023")])
+}
+
+output "device_plugin_pools" {
+  description = "The pools whose AMI has NVIDIA's driver, and not its device plugin."
+  value       = [for name, accelerator in local.accelerators : name if try(accelerator.resource, "") == "nvidia.com/gpu" && startswith(local.ami[name], "AL2023")]
+}
+
+output "machine_vcpus" {
+  description = "The CPUs of each pool's machine type."
+  value       = { for type, machine in local.machines : type => machine.vcpus }
+}
+
+output "taints" {
+  description = "The taints of each pool's nodes, as Kubernetes spells them."
+  value       = local.taints
 }
 
 output "efa_device_plugin_required" {
@@ -36,7 +60,7 @@ output "efa_device_plugin_required" {
 
 output "node_role_arn" {
   description = "The IAM role of the nodes."
-  value       = var.create_node_role ? aws_iam_role.node[0].arn : var.node_role_arn
+  value       = local.makes_role ? aws_iam_role.node[0].arn : var.node_role_arn
 }
 
 output "autoscaling_group_names" {

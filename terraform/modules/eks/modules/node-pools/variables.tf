@@ -189,6 +189,13 @@ variable "pools" {
   }
 }
 
+variable "create" {
+  description = "Whether to make the pools. Otherwise this module only says what their machines have: for nodes that something else makes (Auto Mode, Karpenter)."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "autoscaler_tags" {
   description = "Whether to tell the cluster autoscaler, by tags of the Auto Scaling groups, what nodes of an empty pool would have."
   type        = bool

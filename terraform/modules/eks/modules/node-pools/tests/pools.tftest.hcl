@@ -785,3 +785,16 @@ run "efa_is_asked_for" {
     error_message = "Who asks for EFA needs its plugin."
   }
 }
+
+run "refuses_another_accelerator_of_nodes_that_something_else_makes" {
+  command = plan
+
+  variables {
+    create = false
+    pools = {
+      gpu = { machine_type = "g5.12xlarge", accelerator = { count = 8 } }
+    }
+  }
+
+  expect_failures = [output.node_pools]
+}
