@@ -43,7 +43,10 @@ class IdleCost:
         planned = plan.get("planned_values") or {}
         for resource in _resources(planned.get("root_module") or {}):
             kind, values = resource.get("type"), resource.get("values") or {}
-            if name := _ALWAYS_ON.get(str(kind)):
+            name = _ALWAYS_ON.get(str(kind))
+            if kind == "aws_vpc_endpoint" and values.get("vpc_endpoint_type") == "Interface":
+                name = "interface endpoint (in each zone)"
+            if name:
                 things[name] = things.get(name, 0) + 1
             found = _machines(str(kind), values)
             if found is not None and found[0] > 0:
