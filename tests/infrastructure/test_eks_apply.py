@@ -83,6 +83,14 @@ def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
     assert "No changes" in text
 
 
+def test_who_made_the_cluster_is_asked_once(applied: Workspace) -> None:
+    configure(applied, creator_is_admin=False)
+    status, text = applied.plan("-refresh=false")
+    configure(applied)
+    assert status == 0, text
+    assert "creator_is_admin counts when the cluster is made" in " ".join(text.replace("\u2502", " ").split())
+
+
 def test_the_plan_says_what_runs_with_nobody_using_it(applied: Workspace, tmp_path: Path) -> None:
     def idle(**changes: Any) -> IdleCost:
         configure(applied, **changes)
@@ -293,14 +301,6 @@ def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(a
         assert done.returncode == 1
         assert f"pools.a10g.{field}" in " ".join(done.stderr.split())
     assert applied.state()["serial"] == serial
-
-
-def test_who_made_the_cluster_is_asked_once(applied: Workspace) -> None:
-    configure(applied, creator_is_admin=False)
-    status, text = applied.plan("-refresh=false")
-    configure(applied)
-    assert status == 0, text
-    assert "creator_is_admin counts when the cluster is made" in " ".join(text.replace("\u2502", " ").split())
 
 
 def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace, aws: AwsServer) -> None:
