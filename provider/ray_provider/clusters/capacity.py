@@ -107,7 +107,11 @@ def judge(cluster: Mapping[str, Any], pods: list[Mapping[str, Any]], wants: Mapp
     lines = [f"{pod['metadata']['name']}: {_why(pod)}" for pod in waiting]
     if lines:
         parts.append(f"Pods that are not ready: {first_of(lines, _MOST_PODS)}.")
-    return Prospects(" ".join(parts), never=bool(wants) and not holding)
+    return Prospects(
+        " ".join(parts),
+        never=bool(wants) and not holding,
+        overrules=bool(holding) and not cluster["spec"].get("enableInTreeAutoscaling"),
+    )
 
 
 def groups_of(cluster: Mapping[str, Any]) -> list[Group]:

@@ -40,10 +40,13 @@ class Prospects:
 
     :param text: sentences for people.
     :param never: nothing that the cluster can ever get is large enough.
+    :param overrules: what may still come is not known to Ray's autoscaler. In a cluster that does not grow by itself it
+        knows only the nodes that are there, and says of what does not fit them that it can never be had (Ray 2.60).
     """
 
     text: str
     never: bool = False
+    overrules: bool = False
 
 
 #: Says what can still come, of what a job asks for: for clusters that something else than Ray knows.
@@ -63,7 +66,7 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
     making = await _making(client, supervisor)
     nodes = [_amounts(node.get("resources_total")) for node in await rows(client, "nodes") if _is_alive(node)]
     parts = []
-    never = fits = False
+    fits, refused = False, None
     if wants:
         parts.append(f"Its entrypoint asks for {amounts_told(wants)}.")
     if nodes:
@@ -79,28 +82,28 @@ async def explain(client: RayJobsClient, submission_id: str, message: str | None
             lacking = [name for name, amount in wants.items() if all(node.get(name, 0.0) < amount for node in nodes)]
             which = f" (no node has so much {', '.join(lacking)})" if lacking else ""
             parts.append(
-                f"No node that is there can hold that{which}: it waits for one that an autoscaler may add. Ask for "
+                f"No node that is there can hold that{which}: it waits for a node that is to come. Ask for "
                 "less (num_cpus, num_gpus, memory, resources), or for a larger worker group."
             )
-            if refused := await _refused(client, submission_id, wants):
-                never = True
-                parts.append(f"The autoscaler says: {refused}")
+            refused = await _refused(client, submission_id, wants)
     if making is not None and (fits or not wants):
         parts.append(
             f"It has its place. Ray is making its runtime_env[{making!r}] there: what takes long is most often large, "
             "or comes from somewhere that the cluster reaches slowly or not at all (the package index?)."
         )
     parts += await _autoscaler(client)
+    more = Prospects("")
     if ask is not None:
         try:
             more = await ask({} if fits else wants)
         except RayProviderError as error:
             more = Prospects(f"What the cluster may still get can't be told: {error.message}")
-        never = never or more.never
-        parts += [more.text] if more.text else []
+    if refused is not None and not more.overrules:
+        parts.append(f"The autoscaler says: {refused}")
+    parts += [more.text] if more.text else []
     if message:
         parts.append(f"Ray says: {last_lines(message)}")
-    return Prospects(" ".join(parts), never)
+    return Prospects(" ".join(parts), more.never or (refused is not None and not more.overrules))
 
 
 async def _refused(client: RayJobsClient, submission_id: str, wants: Mapping[str, float]) -> str | None:

@@ -73,6 +73,9 @@ def test_a_cluster_that_does_not_grow_is_told():
     found = judge(cluster({**GPU, "replicas": 1}, grows=False), [], {"GPU": 1.0})
     assert not found.never
     assert "does not grow by itself" in found.text
+    assert found.overrules, "Ray's autoscaler knows only the nodes that are there"
+    assert not judge(cluster({**GPU, "replicas": 1}, grows=False), [], {"GPU": 9.0}).overrules
+    assert not judge(cluster(GPU), [], {"GPU": 1.0}).overrules
     assert judge(cluster(GPU, grows=False), [], {"GPU": 1.0}).never, "none of its pods is wanted"
 
 

@@ -171,6 +171,14 @@ async def test_what_the_autoscaler_can_never_get_is_told(api, said):
     found = await prospects(api)
     assert found.never
     assert f"The autoscaler says: {said}" in found.text
+
+    async def knows_better(_: Any) -> Prospects:
+        return Prospects("A pod is on its way.", overrules=True)
+
+    # Before: a warning that it waits in vain, while the pods of a group that can hold it were still starting.
+    found = await prospects(api, knows_better)
+    assert not found.never
+    assert "The autoscaler says" not in found.text
     api.node(GPU=2)
     assert not (await prospects(api)).never, "a node that is there can hold it"
 
