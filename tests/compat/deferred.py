@@ -179,7 +179,12 @@ class Two:
         with (self.home / f"{name}.log").open("ab") as output:
             self.processes[name] = subprocess.Popen(
                 dying_with_parent([sys.executable, "-W", "ignore", "-m", "airflow", name, "--skip-serve-logs"]),
-                env={**os.environ, "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS)},
+                env={
+                    **os.environ,
+                    "AIRFLOW__CORE__DAGS_FOLDER": str(DAGS),
+                    # The executor starts "airflow".
+                    "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -10,6 +10,7 @@ import json
 import secrets
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 #: On a machine that is busy with twenty jobs at once.
 SECONDS = 600
 #: DAG -> the tasks that have a job; 20 in the first.
-WAITING = {"twenty": 20, "paused": 1, "secret": 1, "shrinks": 2, "goes": 1}
+WAITING = {"twenty": 20, "paused": 1, "secret": 1, "goes": 1}
+#: What grows. Not the DAGs themselves: those here were all read before the minute that is cleaned up to.
+CLEANED = "callback,dag_run,import_error,job,log,task_instance,task_instance_history,task_reschedule,trigger,xcom"
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +86,6 @@ class Life:
     gate: Path
     runs: dict[str, str] = field(default_factory=dict)
     earlier: str = ""
-    cleaned: str = ""
     job_while_paused: str = ""
     task_while_paused: str | None = ""
 
@@ -120,25 +122,24 @@ def life(stack: AirflowStack, head: RayHead, tmp_path_factory) -> Life:
     new = twenty.replace("echo number", "echo other").replace("import DAG, Param", "import DAG, Param, task")
     new += "\n    task(lambda: None, task_id='after')() << jobs\n"
     (dags / "twenty.py").write_text(new)
-    # A file that has lost a task.
-    lines = (dags / "shrinks.py").read_text().splitlines(keepends=True)
-    (dags / "shrinks.py").write_text("".join(line for line in lines if 'task_id="goes"' not in line))
     # A DAG that is deleted, file and all.
     (dags / "goes.py").unlink()
     client.request("DELETE", "/api/v2/dags/goes")
     client.request("PATCH", "/api/v2/dags/paused", {"is_paused": True})
 
-    for dag_id in ("twenty", "shrinks"):
-        client.wait_until(
-            f"the new version of {dag_id} is known",
-            lambda dag_id=dag_id: len(client.request("GET", f"/api/v2/dags/{dag_id}/dagVersions")["dag_versions"]) > 1,
-            timeout=SECONDS,
-        )
+    client.wait_until(
+        "the new version of the file is known",
+        lambda: len(client.request("GET", "/api/v2/dags/twenty/dagVersions")["dag_versions"]) > 1,
+        timeout=SECONDS,
+    )
+    # What happens while no triggerer runs, no trigger hears of.
+    with suppress(TimeoutError):
+        client.wait_until("its job is stopped", lambda: jobs_of(head, "goes")[0].status == "STOPPED", timeout=120)
 
     stack.stop_component("triggerer")
     stack.start_component("triggerer")
     cleaning = ("db", "clean", "--clean-before-timestamp", before.isoformat(), "--skip-archive", "--yes")
-    life.cleaned = stack.airflow(*cleaning, timeout=300).stdout
+    stack.airflow(*cleaning, "--tables", CLEANED, timeout=300)
 
     life.gate.touch()
     client.wait_until(
@@ -183,27 +184,10 @@ def test_the_job_of_a_dag_that_is_deleted_is_stopped(stack, head, life):
     with pytest.raises(AirflowApiError, match="404"):
         stack.client.run("goes", life.runs["goes"])
 
-    def stopped():
-        return [job.status for job in jobs_of(head, "goes")] == ["STOPPED"]
-
-    assert stack.client.wait_until("the job is stopped", stopped, timeout=120)
-
-
-def test_the_job_of_a_task_that_its_file_has_lost_is_stopped(stack, head, life):
-    run_id = life.runs["shrinks"]
-    stack.client.wait_task("shrinks", run_id, "stays", state="success", timeout=SECONDS)
-
-    def ended():
-        return {job.metadata["airflow_task_id"]: job.status for job in jobs_of(head, "shrinks")} == {
-            "stays": "SUCCEEDED",
-            "goes": "STOPPED",
-        }
-
-    assert stack.client.wait_until("the job of the lost task is stopped", ended, timeout=120)
+    assert [job.status for job in jobs_of(head, "goes")] == ["STOPPED"]
 
 
 def test_db_clean_takes_what_is_over_and_nothing_else(stack, life):
-    assert "Performing Delete" in life.cleaned
     with pytest.raises(AirflowApiError, match="404"):
         stack.client.run("earlier", life.earlier)
     assert stack.client.run("twenty", life.runs["twenty"])["state"] == "success"
@@ -221,36 +205,25 @@ def test_a_connection_from_a_secrets_backend(stack, head, life):
     assert head.token not in text
 
 
-def test_a_backfill_and_the_same_days_once_more(stack, head, life):
+def test_a_backfill(stack, head, life):
     client = stack.client
     client.unpause("daily", timeout=SECONDS)
     days = ["2026-01-02", "2026-01-03", "2026-01-04"]
+    span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
+    client.request("POST", "/api/v2/backfills", {"dag_id": "daily", **span, "max_active_runs": 2})
 
-    def backfill(behavior: str) -> dict[str, str]:
-        known = len(jobs_of(head, "daily"))
-        span = {"from_date": f"{days[0]}T00:00:00Z", "to_date": f"{days[-1]}T00:00:00Z"}
-        body = {"dag_id": "daily", **span, "reprocess_behavior": behavior, "max_active_runs": 2}
-        client.request("POST", "/api/v2/backfills", body)
+    def done() -> dict[str, str] | None:
+        runs = client.request("GET", "/api/v2/dags/daily/dagRuns")["dag_runs"]
+        ended = [run for run in runs if run["state"] == "success" and run["run_type"] == "backfill"]
+        enough = len(ended) == len(runs) == 3 and len(jobs_of(head, "daily")) == 3
+        return {run["logical_date"][:10]: run["dag_run_id"] for run in ended} if enough else None
 
-        def done() -> dict[str, str] | None:
-            runs = client.request("GET", "/api/v2/dags/daily/dagRuns")["dag_runs"]
-            ended = [run for run in runs if run["state"] == "success" and run["run_type"] == "backfill"]
-            enough = len(ended) == len(runs) == 3 and len(jobs_of(head, "daily")) == known + 3
-            return {run["logical_date"][:10]: run["dag_run_id"] for run in ended} if enough else None
-
-        return client.wait_until(f"the backfill ({behavior}) is through", done, timeout=SECONDS)
-
-    runs = backfill("none")
+    runs = client.wait_until("the backfill is through", done, timeout=SECONDS)
     assert sorted(runs) == days
     for day, run_id in runs.items():
         [job] = jobs_of(head, "daily", run_id)
         assert job.status == "SUCCEEDED"
         assert f"the day {day}" in client.log_text("daily", run_id, "job").splitlines()
-    assert backfill("completed") == runs
-    for run_id in runs.values():
-        first, second = jobs_of(head, "daily", run_id)
-        assert first.submission_id != second.submission_id
-        assert {first.status, second.status} == {"SUCCEEDED"}, "done again means: a job of its own"
 
 
 def test_a_run_that_an_asset_starts(stack, head, life):
@@ -296,4 +269,4 @@ def test_nothing_is_left(stack, head, life):
     assert left == {}
     for dag_id, run_id in life.runs.items():
         if dag_id != "goes":
-            assert {state for *_, state in states(stack, dag_id, run_id)} <= {"success", "removed"}
+            assert {state for *_, state in states(stack, dag_id, run_id)} == {"success"}
