@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,18 @@ from typing import Any
 import pytest
 from airflow.exceptions import AirflowFailException
 
-from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SetupRayInfrastructure
+from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.operators import (
+    DeleteRayCluster,
+    DeleteRayInfrastructure,
+    SetupRayCluster,
+    SetupRayInfrastructure,
+)
 from tests.infrastructure.lab import stand_in
 from tests.infrastructure.lab.provider import need_schema
 from tests.infrastructure.runner_modules import nothing_left_behind
 from tests.infrastructure.test_operators import Ti
-from tests.support.terraform import environment, need_aws_provider, need_terraform
+from tests.support.terraform import ROOT, environment, need_aws_provider, need_terraform
 
 VARIABLES: dict[str, Any] = {"name": "raytest", "project": "my-project", "location": "europe-west4"}
 POOL = {"machine_type": "g2-standard-48"}
@@ -121,3 +128,26 @@ def test_infrastructure_and_a_local_backend(monkeypatch: pytest.MonkeyPatch) -> 
     }
     with pytest.raises(AirflowFailException, match="`infrastructure` is given, but the backend is local"):
         SetupRayCluster(task_id="t", infrastructure=handle).execute({"ti": Ti()})
+
+
+def test_the_gke_dag_of_the_examples_makes_what_it_can_reach(
+    tmp_path: Path, google: tuple[Path, dict[str, str]]
+) -> None:
+    """Its variables, as they stand, by the operators: made, reached by the DNS name, gone."""
+    plugin, env = google
+    dag = runpy.run_path(str(ROOT / "examples" / "dags" / "ray_infrastructure_gke.py"))
+    handle = set_up(tmp_path, "gke", dag["infrastructure"].variables, env)
+    assert CloudCluster.of(handle).endpoint == "dns"
+    assert handle["outputs"]["cluster_endpoint"] == "https://gke-0123456789ab.europe-west4.gke.goog"
+    groups = handle["outputs"]["ray_helm_values"]["additionalWorkerGroups"]
+    assert (groups["gpu"]["image"], groups["cpu"]["minReplicas"]) == ({"tag": "2.60.0-gpu"}, 0)
+    terraform = str(need_terraform().path)
+    DeleteRayInfrastructure(
+        task_id="t",
+        infrastructure=handle,
+        confirm=dag["NAME"],
+        env=env,
+        live_clusters="ignore",
+        terraform_binary=terraform,
+    ).execute({"ti": Ti()})
+    assert stand_in.made(plugin, "google") == []
