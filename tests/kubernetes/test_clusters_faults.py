@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from ray_provider.clusters.capacity import prospects
+from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,
 )
-from tests.kubernetes.clusters import HEAD_ONLY, Scene, left_over, show, values
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.models import JobSpec
+from ray_provider.jobs.submit import submit_once
+from ray_provider.jobs.waiting import Prospects
+from ray_provider.jobs.watcher import JobWatcher
+from tests.kubernetes.clusters import HEAD_ONLY, WORKER, Scene, left_over, show, values
 from tests.support.kubernetes import Kubernetes
 
 pytestmark = pytest.mark.timeout(240)
@@ -49,6 +56,54 @@ async def test_a_request_bigger_than_any_node(kubernetes, namespace):
     assert "head pod" in text
     assert "it asks for cpu 200, memory 1Gi" in text
     assert "Insufficient cpu" in text
+    assert left_over(scene) == []
+
+
+async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason(kubernetes, namespace):
+    """A cluster that was not waited for as a whole: its head takes the job, its groups get no node."""
+    scene = Scene(kubernetes, namespace)
+    asked = {"cpu": "100m", "memory": "500Mi"}
+    gpus = {"requests": asked, "limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "64"}}
+    large = {"requests": {"cpu": "100m", "memory": "900Gi"}, "limits": {"cpu": "1", "memory": "900Gi"}}
+    given = values(HEAD_ONLY, headOnly=False, worker={**WORKER, "resources": gpus})
+    given["additionalWorkerGroups"] = {"large": {**WORKER, "disabled": False, "resources": large}}
+    handle = await scene.set_up(scene.spec(given), wait_for_workers=False)
+    lines: list[str] = []
+    warnings: list[str] = []
+
+    async def ask(wants: Mapping[str, float]) -> Prospects:
+        return await prospects(scene.access, handle, wants)
+
+    async with RayJobsClient(await kubernetes_endpoint(scene.access, handle)) as client:
+        await submit_once(client, JobSpec(entrypoint="true", submission_id="waits", num_gpus=8))
+        watcher = JobWatcher(client, "waits", on_progress=lines.append, on_warning=warnings.append, ask=ask)
+        watch = asyncio.create_task(watcher.watch())
+        async with asyncio.timeout(60):
+            while not (told := [line for line in lines + warnings if "is PENDING for" in line]):
+                assert not watch.done(), watch.result()
+                await asyncio.sleep(0.2)
+        watch.cancel()
+    pods = {
+        pod["metadata"]["labels"]["ray.io/group"]: pod["metadata"]["name"]
+        for pod in scene.pods(handle.name)
+        if pod["metadata"]["labels"]["ray.io/node-type"] == "worker"
+    }
+    text = told[0]
+    print(text)
+    assert "Its entrypoint asks for 8 GPU" in text
+    assert len(pods) == 2
+    waiting = text.partition("Pods that are not ready: ")[2]
+    reasons = {}
+    for pod in pods.values():
+        assert f"{pod}: " in waiting
+        reasons[pod] = waiting.partition(f"{pod}: ")[2].partition("; ")[0]
+    large_pod = pods.pop("large")
+    (gpu_pod,) = pods.values()
+    assert "Insufficient nvidia.com/gpu" in reasons[gpu_pod]
+    assert "Insufficient memory" in reasons[large_pod]
+    assert "No available node types" not in text, "Ray's autoscaler, which knows no groups here"
+    assert not warnings, "a group of the cluster gives it, once it has its node"
+    await scene.delete(handle)
     assert left_over(scene) == []
 
 
