@@ -20,12 +20,10 @@ TERMS = {
     r"\bas the worker\b\.?$": "the worker's own credentials",
     r"\bWho needs what\b": "a sentence with a subject",
 }
-#: Written by those who keep the Terraform modules.
-_ELSEWHERE = {"docs/infrastructure.md"}
 
 
 def texts() -> list[tuple[str, str]]:
-    found = [(name, (ROOT / name).read_text()) for name in DOCUMENTS if name not in _ELSEWHERE]
+    found = [(name, (ROOT / name).read_text()) for name in DOCUMENTS]
     for path in sorted((ROOT / "provider" / "ray_provider").rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
