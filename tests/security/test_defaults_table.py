@@ -99,7 +99,7 @@ async def measure(tmp_path: Path) -> list[tuple[str, str, str]]:
         refused = "authority that this machine does not know" in own_tls
         rows.append(
             (
-                "A dashboard with a certificate that nobody vouches for",
+                "A dashboard with an untrusted certificate",
                 "taken: certificates are not checked" if peer["tls"] == "answered" else f"refused ({peer['tls']})",
                 "refused" if refused else own_tls,
             )
