@@ -72,6 +72,11 @@ class RayHead:
         return RayEndpoint(url=self.url, token=self.token)
 
     @property
+    def gcs_address(self) -> str:
+        """What further nodes join."""
+        return f"127.0.0.1:{self._ports[0]}"
+
+    @property
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
@@ -121,6 +126,28 @@ class RayHead:
             "include-dashboard": "true",
             **self.extra_options,
         }
+        environment = self.environment()
+        command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+        command += [f"--{name}={value}" for name, value in options.items()]
+        self._log = (self.folder / "start.log").open("wb")
+        self._process = subprocess.Popen(
+            dying_with_parent(command),
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            cwd=self.folder,
+            start_new_session=True,
+        )
+        try:
+            self._wait_until_ready()
+        except BaseException:
+            self._killed = True  # why it ended is told already
+            self.stop()
+            raise
+
+    def environment(self) -> dict[str, str]:
+        """Of Ray's processes, those of further nodes too."""
         environment = {k: v for k, v in os.environ.items() if not k.startswith("RAY_") and "proxy" not in k.lower()}
         environment |= {
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -142,25 +169,7 @@ class RayHead:
         }
         if self.token:
             environment["RAY_AUTH_TOKEN"] = self.token
-        environment |= self.extra_env
-        command = [str(self.python), "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
-        command += [f"--{name}={value}" for name, value in options.items()]
-        self._log = (self.folder / "start.log").open("wb")
-        self._process = subprocess.Popen(
-            dying_with_parent(command),
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=self._log,
-            stderr=subprocess.STDOUT,
-            cwd=self.folder,
-            start_new_session=True,
-        )
-        try:
-            self._wait_until_ready()
-        except BaseException:
-            self._killed = True  # why it ended is told already
-            self.stop()
-            raise
+        return environment | self.extra_env
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
@@ -191,6 +200,10 @@ class RayHead:
 
     def job(self, submission_id: str) -> dict:
         return self._get(f"/api/jobs/{submission_id}")
+
+    def nodes(self) -> list[dict]:
+        """All nodes of the head's life, dead ones too."""
+        return self._get("/api/v0/nodes?detail=1")["data"]["result"]["result"]
 
     def output(self) -> str:
         """What ``ray start`` printed, and the last lines of those that end with it."""
