@@ -89,6 +89,7 @@ async def test_submit_is_safe_to_repeat(either_client):
         other = JobOwner("dag", "another run", "task")
         await submit_once(either_client, JobSpec(spec.entrypoint, spec.submission_id, metadata=other.to_metadata()))
     # Stopped by somebody; found in that state by whoever repeats the submit.
+    await until_running(either_client, spec.submission_id)  # one that still waits is ended in another way, as FAILED
     assert (await either_client.stop_and_wait(spec.submission_id)).status == "STOPPED"
     third = await submit_once(either_client, spec)
     assert third.adopted
