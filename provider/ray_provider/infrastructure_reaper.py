@@ -22,7 +22,7 @@ from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.infrastructure.marks import PREFIX, Marks, decode, word
 from ray_provider.infrastructure.presence import CloudClusterFacts
 from ray_provider.infrastructure.settings import BACKEND_ARGUMENTS, bundled_cloud, region_in
-from ray_provider.reaper import FINISHED, age_text, columns
+from ray_provider.reaper import FINISHED, age_text
 
 if TYPE_CHECKING:
     from ray_provider.infrastructure.presence import Cloud
@@ -310,13 +310,8 @@ def delete_all(verdicts: Iterable[Verdict], say: Callable[[str], None]) -> list[
     return failures
 
 
-def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
-    """Show what was found and what is to become of it."""
-    return columns(rows(verdicts, now))
-
-
 def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
-    """Give the rows of that table, its head first."""
+    """Give the rows of a table that shows what was found and what is to become of it, its head first."""
     now = now or datetime.now(tz=UTC)
     made: list[tuple[str, ...]] = [("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "STATE IN", "", "WHY")]
     for verdict in verdicts:

@@ -218,13 +218,8 @@ def age_text(age: timedelta) -> str:
     return "".join(parts[:2]) or "0s"
 
 
-def table(verdicts: Sequence[Verdict], now: datetime | None = None) -> str:
-    """Show what was found and what is to become of it."""
-    return columns(rows(verdicts, now))
-
-
 def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
-    """Give the rows of that table, its head first."""
+    """Give the rows of a table that shows what was found and what is to become of it, its head first."""
     now = now or datetime.now(tz=UTC)
     head = ("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "RUN IS", "", "WHY")
     made: list[tuple[str, ...]] = [head]

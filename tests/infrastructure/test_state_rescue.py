@@ -28,6 +28,7 @@ from tests.infrastructure.runner_modules import (
     nothing_left_behind,
     private_folders,
     wait_for,
+    working_in,
 )
 from tests.infrastructure.test_runner_interrupt import WORKER
 from tests.support.requirements import need
@@ -311,12 +312,7 @@ def end(worker: subprocess.Popen[bytes]) -> None:
 
 def own_processes() -> list[psutil.Process]:
     """What works for this test: Terraform and its supervisors have their temporary files in its folder."""
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error):
-            if is_ours(process) and process.environ().get("TMPDIR", "").startswith(os.environ["TMPDIR"]):
-                found.append(process)
-    return found
+    return [process for process in working_in(Path(os.environ["TMPDIR"])) if is_ours(process)]
 
 
 def keeper_of_an_apply(pid: int) -> psutil.Process:

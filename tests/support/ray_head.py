@@ -14,6 +14,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -28,6 +29,22 @@ _START_SECONDS = 240
 #: How often a head that ends while it starts is started.
 _STARTS = 3
 _STOP_SECONDS = 5
+
+
+def start_patiently(what: str, start: Callable[[], None]) -> None:
+    """Start a Ray, once more if it ended while it started.
+
+    Ray gives a raylet 30 s, which is not to be changed; two busy cores may need more.
+    """
+    for attempt in range(_STARTS):
+        try:
+            start()
+        except RuntimeError as error:
+            print(f"{what}, start {attempt + 1} of {_STARTS}: {error}", flush=True)
+            if attempt + 1 == _STARTS:
+                raise
+        else:
+            return
 
 
 class RayHead:
@@ -89,16 +106,7 @@ class RayHead:
         self.stop()
 
     def start(self) -> None:
-        for attempt in range(_STARTS):
-            try:
-                self._start()
-            except RuntimeError as error:
-                # Ray gives a raylet 30 s, which is not to be changed; two busy cores may need more.
-                print(f"Ray head, start {attempt + 1} of {_STARTS}: {error}", flush=True)
-                if attempt + 1 == _STARTS:
-                    raise
-            else:
-                return
+        start_patiently("Ray head", self._start)
 
     def _start(self) -> None:
         # Ray makes Unix sockets in it, whose paths may have 107 characters.

@@ -14,10 +14,9 @@ import psutil
 from ray_provider.clusters.local_head import free_ports
 from ray_provider.clusters.processes import is_alive
 from ray_provider.testing.parent import dying_with_parent
-from tests.support.ray_head import RayHead
+from tests.support.ray_head import RayHead, start_patiently
 
 _START_SECONDS = 120
-_STARTS = 3
 #: Seconds for ``ray start`` to end by itself when it is told to, its drain not counted.
 _STOP_SECONDS = 20
 
@@ -38,16 +37,7 @@ class RayNode:
         self._started: list[psutil.Process] = []
 
     def __enter__(self) -> Self:
-        for attempt in range(_STARTS):
-            try:
-                self._start()
-            except RuntimeError as error:
-                # Ray gives a raylet 30 s, which is not to be changed; two busy cores may need more.
-                print(f"Ray node, start {attempt + 1} of {_STARTS}: {error}", flush=True)
-                if attempt + 1 == _STARTS:
-                    raise
-            else:
-                break
+        start_patiently("Ray node", self._start)
         return self
 
     def _start(self) -> None:

@@ -12,7 +12,8 @@ from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.marks import Marks, owner_tags, run_tags, state_tags
 from ray_provider.infrastructure.presence import CloudClusterFacts
 from ray_provider.infrastructure.state import StateResource, StateView
-from ray_provider.infrastructure_reaper import Found, Place, Runs, judge, problem_of, refuse_unreadable, table
+from ray_provider.infrastructure_reaper import Found, Place, Runs, judge, problem_of, refuse_unreadable, rows
+from ray_provider.reaper import columns
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -59,7 +60,7 @@ def runs(state: str | None) -> Runs:
 def test_whose_time_is_over(one: Found, told: Runs, older_than: timedelta | None, delete: bool, reason: str) -> None:
     verdict = judge(one, told, older_than, NOW)
     assert (verdict.delete, reason in verdict.reason) == (delete, True), verdict.reason
-    shown = table([verdict], NOW)
+    shown = columns(rows([verdict], NOW))
     assert "team.train" in shown
     assert "s3 states/ray/terraform.tfstate" in shown
     assert RUN in shown

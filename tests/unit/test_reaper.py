@@ -11,7 +11,7 @@ from ray_provider.clusters import users
 from ray_provider.clusters.inventory import FoundCluster
 from ray_provider.clusters.naming import PREFIX, owner_labels, unique_name
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.reaper import Airflow, ReapOptions, age_text, judge, parse_age, table
+from ray_provider.reaper import Airflow, ReapOptions, age_text, columns, judge, parse_age, rows
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OWNER = {
@@ -114,7 +114,7 @@ def test_ages():
 
 def test_the_table_stands_in_columns():
     verdicts = [judge(one, airflow("success"), ReapOptions(), NOW) for one in (cluster(), cluster("shared"))]
-    head, first, second = table(verdicts, NOW).splitlines()
+    head, first, second = columns(rows(verdicts, NOW)).splitlines()
     assert first.index("delete") == second.index("keep") == head.index("WHY") - len("delete  ")
     assert first.startswith("ray ")
     assert " 1h " in first

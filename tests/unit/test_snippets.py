@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from importlib.util import find_spec
 
 import pytest
 import yaml
 from airflow.sdk import DAG
 
 from ray_provider import operators
+from tests.support.requirements import need
 from tests.support.snippets import DOCUMENTS, ROOT, WAYS, Snippet, snippets
 
 ALL = snippets()
@@ -67,7 +69,9 @@ def assert_is_subcommand(name: str) -> None:
 @pytest.mark.parametrize("snippet", of("yaml", "json", "hcl"))
 def test_what_is_data_is_read(snippet: Snippet):
     if snippet.language == "hcl":
-        hcl2 = pytest.importorskip("hcl2")
+        need("python-hcl2", present=find_spec("hcl2") is not None, how="It is in the extra terraform-test.")
+        import hcl2
+
         assert hcl2.loads(snippet.code)
     else:
         assert list(yaml.safe_load_all(snippet.code)) if snippet.language == "yaml" else json.loads(snippet.code)
