@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_provider.clusters.local_head import free_ports
+from ray_provider.clusters.local.head import free_ports
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ray_provider.plain_text import colourless
+from ray_provider._shared.plain_text import colourless
 
 
 class RayProviderError(Exception):

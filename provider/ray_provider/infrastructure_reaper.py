@@ -1,7 +1,7 @@
 """Finds infrastructure whose time is over, by what stands on the clusters themselves, and deletes it if told to.
 
 What a set-up wrote on its cluster says whose it is, until when it is needed and where its state lies
-(:mod:`ray_provider.infrastructure.marks`). With credentials for cloud and state nothing else is needed: neither a
+(:mod:`ray_provider.infrastructure.cloud.marks`). With credentials for cloud and state nothing else is needed: neither a
 handle nor Airflow's history, which may have been cleaned. It is deleted as ``DeleteRayInfrastructure`` does it, with
 all its guards.
 """
@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 
 from ray_provider import _compat
 from ray_provider.exceptions import ConfigurationError, RayProviderError
-from ray_provider.infrastructure.backend import Backend
+from ray_provider.infrastructure.cloud.marks import PREFIX, Marks, decode, word
+from ray_provider.infrastructure.cloud.presence import CloudClusterFacts
 from ray_provider.infrastructure.guards import bare
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.marks import PREFIX, Marks, decode, word
-from ray_provider.infrastructure.presence import CloudClusterFacts
-from ray_provider.infrastructure.settings import BACKEND_ARGUMENTS, bundled_cloud, region_in
+from ray_provider.infrastructure.module.settings import BACKEND_ARGUMENTS, bundled_cloud, region_in
+from ray_provider.infrastructure.terraform.backend import Backend
 from ray_provider.reaper import FINISHED, age_text
 
 if TYPE_CHECKING:
-    from ray_provider.infrastructure.presence import Cloud
-    from ray_provider.infrastructure.state import StateView
+    from ray_provider.infrastructure.cloud.presence import Cloud
+    from ray_provider.infrastructure.terraform.state import StateView
     from ray_provider.operators.infrastructure import DeleteRayInfrastructure
 
 

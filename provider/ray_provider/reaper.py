@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ray_provider import _compat
-from ray_provider.clusters.inventory import FoundCluster
+from ray_provider.clusters.lifecycle.inventory import FoundCluster
 from ray_provider.clusters.naming import label_value
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.users import User
+    from ray_provider.clusters.lifecycle.users import User
     from ray_provider.hooks.ray import RayHook
 
 Say = Callable[[str], None]
@@ -144,11 +144,11 @@ async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[Fo
     :param local: on this machine; else on the connection's Kubernetes.
     """
     if local:
-        from ray_provider.clusters.inventory import local_clusters
+        from ray_provider.clusters.lifecycle.inventory import local_clusters
 
         return await asyncio.to_thread(local_clusters)
-    from ray_provider.clusters.inventory import kubernetes_clusters
-    from ray_provider.clusters.kube import open_kube
+    from ray_provider.clusters.kubernetes.client import open_kube
+    from ray_provider.clusters.lifecycle.inventory import kubernetes_clusters
 
     access = await hook.akubernetes_access()
     namespace = None
@@ -174,11 +174,11 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
     :raises ClusterError: it could not be deleted, or is another's by now.
     """
     if cluster.backend == "local":
-        from ray_provider.clusters.local import delete_local
+        from ray_provider.clusters.local.cluster import delete_local
 
         return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
-    from ray_provider.clusters.helm import HelmOptions
-    from ray_provider.clusters.removal import Leaving, delete_cluster
+    from ray_provider.clusters.helm.releases import HelmOptions
+    from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
     return await delete_cluster(
         await hook.akubernetes_access(),

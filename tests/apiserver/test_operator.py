@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ray_provider.clusters.removal import Leaving, delete_cluster
+from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from ray_provider.clusters.spec import KubernetesClusterSpec
+from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 from ray_provider.exceptions import ClusterTimeoutError, ConfigurationError, KubernetesError
 from tests.kubernetes.clusters import HEAD_ONLY, Scene, show
 from tests.support.kubernetes import Kubernetes, until

@@ -8,9 +8,9 @@ import json
 import pytest
 import yaml
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.kube import open_kube
-from ray_provider.clusters.removal import Leaving
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.clusters.lifecycle.removal import Leaving
 from ray_provider.exceptions import ClusterError, ConfigurationError, HelmError
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, Scene, values
 

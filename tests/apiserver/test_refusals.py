@@ -8,8 +8,8 @@ import shutil
 import pytest
 import yaml
 
-from ray_provider.clusters import helm_command
-from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.helm import command as helm_command
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.exceptions import (
     ConfigurationError,
     HelmError,

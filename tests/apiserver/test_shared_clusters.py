@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ray_provider.clusters import contention, users
-from ray_provider.clusters.kube import open_kube
-from ray_provider.clusters.removal import Leaving
+from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.clusters.lifecycle import contention, users
+from ray_provider.clusters.lifecycle.removal import Leaving
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError
 from tests.kubernetes.clusters import HEAD_ONLY, Scene, values
 from tests.support.kubernetes import Kubernetes, until
@@ -193,7 +193,7 @@ def _put_release(kubernetes: Kubernetes, namespace: str, secret: str, packed: st
 
 
 async def test_an_ended_entry_counts_as_none_a_renewed_one_counts_and_force_asks_nobody(kubernetes, namespace):
-    from ray_provider.clusters.renewal import renew_use
+    from ray_provider.clusters.lifecycle.renewal import renew_use
 
     scene, name = Scene(kubernetes, namespace), "ended"
     first = (await scene.apply(scene.spec(HEAD_ONLY, name=name, lease_seconds=3600.0))).handle

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_provider.clusters.processes import descendants, signal_all
+from ray_provider.clusters.local.processes import descendants, signal_all
 from ray_provider.testing import AirflowStack
 from ray_provider.testing.parent import dying_with_parent
 from tests.faults.cells import Case, Ground, until

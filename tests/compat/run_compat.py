@@ -102,7 +102,7 @@ def run_dags(head: RayHead, result: Path) -> None:
 
 def run_quickstart(home: Path) -> None:
     """The DAG of the demonstration: a Ray of its own, a job over real data, and nothing left."""
-    from ray_provider.clusters.local import end_all_local, list_local
+    from ray_provider.clusters.local.cluster import end_all_local, list_local
 
     image, rays = home / "flight_delays.png", home / "ray"
     os.environ.update(

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 import aiohttp
 from hypothesis import strategies as st
 
-from ray_provider.jobs.incoming import AnswerTooLongError, Incoming, loads
+from ray_provider.jobs.http.incoming import AnswerTooLongError, Incoming, loads
 from ray_provider.jobs.models import ClusterVersion, JobDetails
-from ray_provider.jobs.outcome import JobOutcome
 from ray_provider.jobs.parsing import parse_jobs
+from ray_provider.jobs.watch.outcome import JobOutcome
 from tests.fuzz.harness import JSON, SCALARS, fuzz
 
 FIELDS = st.sampled_from([

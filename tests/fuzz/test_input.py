@@ -11,17 +11,17 @@ import yaml
 from hypothesis import strategies as st
 
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.kubeconfig import check_kubeconfig, select
-from ray_provider.clusters.manifests import read_documents, read_manifest
-from ray_provider.clusters.values import merge, read_values
+from ray_provider.clusters.helm.values import merge, read_values
+from ray_provider.clusters.kuberay.manifests import read_documents, read_manifest
+from ray_provider.clusters.kubernetes.kubeconfig import check_kubeconfig, select
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.functions.results import decode
 from ray_provider.hooks.address import check_address
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.jobs.endpoint import RayEndpoint
+from ray_provider.jobs.http.session import base_url
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
 from ray_provider.jobs.parsing import parse_jobs
-from ray_provider.jobs.session import base_url
 from tests.fuzz.harness import JSON, KEYS, SCALARS, fuzz, spoilt
 from tests.support.jobs_api import FakeJob
 from tests.support.kubernetes_front import HANDLE

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 import pytest
 from hypothesis import strategies as st
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import RayApiError, RayConnectionError
-from ray_provider.jobs import logs
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.loglines import LineCutter, clean
-from ray_provider.jobs.logs import LogFollower
 from ray_provider.jobs.models import ClusterVersion
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.watch import logs
+from ray_provider.jobs.watch.loglines import LineCutter, clean
+from ray_provider.jobs.watch.logs import LogFollower
 from tests.fuzz.harness import fuzz
 
 PIECES = [b"\n", b"\r", b"\r\n", b"::group::x", b"::endgroup::", b"\x1b[31m", b"\x1b[2J", b"\x1b]0;t\x07", b"\x1b", b"[", b"\x9b", b"\xc2\x9b", "é☃🚀".encode(), b"\xff", b"\x00", b"a", b"    indented", b'{"event": "x"}', b"::", b":", b"group::"]  # fmt: skip

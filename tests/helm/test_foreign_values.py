@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_provider.clusters.manifests import read_manifest
+from ray_provider.clusters.kuberay.manifests import read_manifest
 
 GROUP = {"containers": [{"name": "ray", "image": "rayproject/ray:2.60.0"}]}
 

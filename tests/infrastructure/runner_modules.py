@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from ray_provider.infrastructure.session import InfrastructureRun
-from ray_provider.infrastructure.spec import InfrastructureSpec
+from ray_provider.infrastructure.module.spec import InfrastructureSpec
+from ray_provider.infrastructure.run import InfrastructureRun
 from tests.support.terraform import need_terraform
 
 #: Resources without a provider; `slow` sleeps that many seconds after `first` was made.

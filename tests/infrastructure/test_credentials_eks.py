@@ -16,10 +16,10 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 import yaml
 
-from ray_provider.clusters.access import Credential, KubernetesAccess, kubeconfig_file
+from ray_provider.clusters.kubernetes.access import Credential, KubernetesAccess, kubeconfig_file
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks import RayHook
-from ray_provider.infrastructure.eks import EksCluster, eks_credentials, eks_token
+from ray_provider.infrastructure.cloud.eks import EksCluster, eks_credentials, eks_token
 from ray_provider.infrastructure.errors import TerraformCredentialsError
 from tests.infrastructure.lab.aws_server import CREDENTIALS, REGION, AwsServer
 from tests.infrastructure.lab.presigned import caller, signature

@@ -18,10 +18,10 @@ from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.cloud import cloud_access
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.cloud_marks import record_use, renew
+from ray_provider.infrastructure.cloud.gke import GkeCluster, gke_credentials
+from ray_provider.infrastructure.cloud.marks import Tags, owner_tags, run_tags, state_tags
 from ray_provider.infrastructure.errors import TerraformCredentialsError
-from ray_provider.infrastructure.gke import GkeCluster, gke_credentials
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.marks import Tags, owner_tags, run_tags, state_tags
 from tests.infrastructure.lab.google_api import GoogleCloud
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"

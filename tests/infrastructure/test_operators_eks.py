@@ -15,8 +15,8 @@ import pytest
 from airflow.exceptions import AirflowFailException
 
 from ray_provider.infrastructure.errors import BackendError
-from ray_provider.infrastructure.session import InfrastructureRun
-from ray_provider.infrastructure.spec import InfrastructureSpec
+from ray_provider.infrastructure.module.spec import InfrastructureSpec
+from ray_provider.infrastructure.run import InfrastructureRun
 from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructure
 from tests.infrastructure.lab import stand_in
 from tests.infrastructure.lab.aws_server import REGION, AwsServer

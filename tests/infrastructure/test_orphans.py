@@ -12,7 +12,7 @@ import pytest
 from ray_provider import cli, infrastructure_reaper
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.hooks.cloud_marks import record_use
-from ray_provider.infrastructure.marks import Marks, owner_tags, run_tags, state_tags
+from ray_provider.infrastructure.cloud.marks import Marks, owner_tags, run_tags, state_tags
 from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructure
 from ray_provider.sensors import InfrastructureDriftSensor
 from tests.infrastructure.lab.aws_server import AwsServer

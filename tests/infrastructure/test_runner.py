@@ -24,7 +24,7 @@ from ray_provider.infrastructure.errors import (
     TerraformNotFoundError,
     VariableError,
 )
-from ray_provider.infrastructure.runner import TerraformRunner
+from ray_provider.infrastructure.terraform.runner import TerraformRunner
 from tests.infrastructure.runner_modules import MODULE, Module, make_module, nothing_left_behind, wait_for
 from tests.support.requirements import need
 from tests.support.terraform import need_terraform

@@ -22,8 +22,8 @@ from tests.support.terraform import need_terraform
 #: A worker's task: applies, and says what happens.
 WORKER = """
 import json, sys
-from ray_provider.infrastructure.session import InfrastructureRun
-from ray_provider.infrastructure.spec import InfrastructureSpec
+from ray_provider.infrastructure.run import InfrastructureRun
+from ray_provider.infrastructure.module.spec import InfrastructureSpec
 spec = InfrastructureSpec(**json.loads(sys.argv[1]))
 with InfrastructureRun(spec, write=lambda line: print(line, flush=True)) as run:
     run.plan()

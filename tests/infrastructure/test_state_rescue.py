@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from ray_provider.infrastructure.errors import UnsavedStateError
-from ray_provider.infrastructure.folder import private_folder
+from ray_provider.infrastructure.terraform.folder import private_folder
 from tests.infrastructure.lab.state_server import StateServer
 from tests.infrastructure.runner_modules import (
     Module,

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from ray_provider._compat import AirflowFailException
-from ray_provider.clusters.local import list_local
-from ray_provider.clusters.local_state import HOME_VARIABLE
+from ray_provider.clusters.local.cluster import list_local
+from ray_provider.clusters.local.state import HOME_VARIABLE
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.operators import SetupRayCluster, SubmitRayJob
 from tests.support.airflow_task import FakeTask, context_of

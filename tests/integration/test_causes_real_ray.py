@@ -18,9 +18,9 @@ import pytest
 from ray_provider.exceptions import JobFailedError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.outcome import JobOutcome
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.watcher import JobWatcher
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.watch.outcome import JobOutcome
+from ray_provider.jobs.watch.watcher import JobWatcher
 from tests.support.memory_group import memory_group
 from tests.support.ray_head import RayHead
 from tests.support.ray_node import RayNode

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_provider.clusters.processes import family, marked, wait_gone
+from ray_provider.clusters.local.processes import family, marked, wait_gone
 
 pytestmark = pytest.mark.timeout(400)
 

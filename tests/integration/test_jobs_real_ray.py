@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import (
     JobConflictError,
     JobFailedError,
@@ -20,12 +21,11 @@ from ray_provider.exceptions import (
 )
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.identity import JobOwner, submission_id_for
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.packaging import package_runtime_env
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.submit.identity import JobOwner, submission_id_for
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.submit.packaging import package_runtime_env
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.ray_head import RayHead
 
 

@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.local import (
+from ray_provider.clusters.local.cluster import (
     delete_local,
     end_all_local,
     find_local,
@@ -25,15 +26,14 @@ from ray_provider.clusters.local import (
     local_endpoint,
     start_local,
 )
-from ray_provider.clusters.local_head import MARK, find_all, find_head
-from ray_provider.clusters.local_spec import LocalClusterSpec
-from ray_provider.clusters.local_state import LocalPaths, LocalRecord
-from ray_provider.clusters.processes import family, wait_gone
+from ray_provider.clusters.local.head import MARK, find_all, find_head
+from ray_provider.clusters.local.processes import family, wait_gone
+from ray_provider.clusters.local.spec import LocalClusterSpec
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord
 from ray_provider.exceptions import ClusterFailedError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.retry import RetryPolicy
 
 OWNER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
@@ -77,8 +77,8 @@ def start_elsewhere(name: str, home: Path) -> subprocess.Popen[str]:
     """Set a cluster up in a process of its own, as a task does; it prints the handle."""
     code = (
         "import asyncio, json, sys\n"
-        "from ray_provider.clusters.local import start_local\n"
-        "from ray_provider.clusters.local_spec import LocalClusterSpec\n"
+        "from ray_provider.clusters.local.cluster import start_local\n"
+        "from ray_provider.clusters.local.spec import LocalClusterSpec\n"
         f"spec = LocalClusterSpec({name!r}, num_cpus=1, owner={OWNER!r})\n"
         "print(json.dumps(asyncio.run(start_local(spec)).to_dict()), flush=True)\n"
     )

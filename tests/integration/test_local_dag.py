@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters.local_head import MARK
-from ray_provider.clusters.local_state import LocalPaths
-from ray_provider.clusters.processes import family
+from ray_provider.clusters.local.head import MARK
+from ray_provider.clusters.local.processes import family
+from ray_provider.clusters.local.state import LocalPaths
 from ray_provider.testing import AirflowStack
 from tests.support.reaping import reap
 from tests.support.snippets import snippets

@@ -18,8 +18,8 @@ from ray_provider.hooks import RayHook
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.ray_versions import FUNCTIONS_FROM, parse
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.pythons import other_python
 from tests.support.ray_head import RayHead

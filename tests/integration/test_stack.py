@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ray_provider.clusters.processes import family
+from ray_provider.clusters.local.processes import family
 from ray_provider.testing import AirflowApiError, AirflowStack, StackError
 from ray_provider.testing.stack import MARK
 from tests.support.postgres import PostgresServer

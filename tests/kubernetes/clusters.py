@@ -8,18 +8,18 @@ import time
 from pathlib import Path
 from typing import Any
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.helm import HelmOptions
-from ray_provider.clusters.readiness import ReadinessOptions
-from ray_provider.clusters.removal import Leaving, delete_cluster
-from ray_provider.clusters.setup import Applied, apply_cluster, set_up_cluster
-from ray_provider.clusters.spec import KubernetesClusterSpec, make_spec
+from ray_provider.clusters.helm.releases import HelmOptions
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kuberay.readiness import ReadinessOptions
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
+from ray_provider.clusters.lifecycle.setup import Applied, apply_cluster, set_up_cluster
+from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec, make_spec
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.kubernetes import Kubernetes
 
 #: As small as a Ray can be.

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters.capacity import prospects
-from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kuberay.capacity import prospects
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,
 )
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.waiting import Prospects
-from ray_provider.jobs.watcher import JobWatcher
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.watch.waiting import Prospects
+from ray_provider.jobs.watch.watcher import JobWatcher
 from tests.kubernetes.clusters import HEAD_ONLY, WORKER, Scene, left_over, show, values
 from tests.support.kubernetes import Kubernetes
 

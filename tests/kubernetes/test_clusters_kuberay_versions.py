@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from ray_provider.clusters.kube import open_kube
-from ray_provider.clusters.kuberay import probe
+from ray_provider.clusters.kuberay.operator import probe
+from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import ConfigurationError
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, Scene, values
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.kube import Kube
-from ray_provider.clusters.removal import Leaving
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kubernetes.client import Kube
+from ray_provider.clusters.lifecycle.removal import Leaving
 from ray_provider.exceptions import ConfigurationError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, ON_TWO_NODES, Scene, operator_runs, values

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters import account as accounts
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.handle import ClusterHandle
-from ray_provider.clusters.kube import open_kube
+from ray_provider.clusters.kuberay import account as accounts
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import KubernetesAccessError, RayApiError, RayConnectionError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.retry import RetryPolicy
 from tests.kubernetes.clusters import HEAD_AND_WORKER, ON_TWO_NODES, Scene, values
 from tests.support.helm import ROOT, Helm
 from tests.support.kubernetes import Kubernetes

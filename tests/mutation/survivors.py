@@ -7,16 +7,16 @@ from tests.mutation.mutants import Mutant
 #: (end of the file's path, text of the changed line) → why.
 REASONS: dict[tuple[str, str], str] = {
     (
-        "clusters/account.py",
+        "kuberay/account.py",
         "response.status < 300",
     ): "equivalent: redirects are refused before, and nothing sends a 300",
-    ("clusters/local_head.py", "for _ in range(5)"): "equivalent: how often a thing that works is done again",
+    ("local/head.py", "for _ in range(5)"): "equivalent: how often a thing that works is done again",
     (
-        "clusters/readiness.py",
+        "kuberay/readiness.py",
         "self._looked_at.pop(uid, None)",
     ): "a pod that went is looked at again 15 s later or sooner",
     (
-        "clusters/fetch.py",
+        "helm/fetch.py",
         "usable = parts.scheme in _PORTS",
     ): "tests/security/test_fetched.py has the row; that layer is not run here",
     ("functions/results.py", "strict=True"): "equivalent: both lists are made of the same lines",

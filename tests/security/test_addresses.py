@@ -8,8 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ray_provider.clusters import endpoints
-from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.kuberay import endpoints
+from ray_provider.clusters.kuberay.endpoints import dashboard_url, kubernetes_endpoint
 from ray_provider.hooks import RayHook, plain_http
 from tests.support.kubernetes_front import HANDLE, KubernetesFront
 

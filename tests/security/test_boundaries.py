@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ray_provider.clusters import naming
-from ray_provider.clusters.fetch import display_url
-from ray_provider.clusters.kubeconfig import read_kubeconfigs
-from ray_provider.clusters.manifests import read_manifest
-from ray_provider.clusters.values import read_values
+from ray_provider.clusters.helm.fetch import display_url
+from ray_provider.clusters.helm.values import read_values
+from ray_provider.clusters.kuberay.manifests import read_manifest
+from ray_provider.clusters.kubernetes.kubeconfig import read_kubeconfigs
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
 from ray_provider.functions.results import decode
 from ray_provider.hooks.connection import RayConnectionConfig
-from ray_provider.jobs.archive import pack_folder
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobDetails, JobSpec
-from ray_provider.jobs.outcome import JobOutcome
+from ray_provider.jobs.submit.archive import pack_folder
+from ray_provider.jobs.watch.outcome import JobOutcome
 from tests.support.jobs_api import JobsApi
 
 PACKAGE = Path(__file__).resolve().parents[2] / "provider" / "ray_provider"

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters import local_head
-from ray_provider.clusters.access import Credential, KubernetesAccess
-from ray_provider.clusters.helm import HelmOptions, open_helm
-from ray_provider.infrastructure.environment import build_environment
-from ray_provider.infrastructure.source import ModuleSource
+from ray_provider.clusters.helm.releases import HelmOptions, open_helm
+from ray_provider.clusters.kubernetes.access import Credential, KubernetesAccess
+from ray_provider.clusters.local import head
+from ray_provider.infrastructure.module.source import ModuleSource
+from ray_provider.infrastructure.terraform.environment import build_environment
 
 PLANTED = "planted-environment-5e11"
 SECRETS = {
@@ -99,4 +99,4 @@ def test_terraform_and_git(tmp_path, monkeypatch):
 
 def test_a_local_ray():
     # On a real one: tests/integration/test_local_cluster.py
-    assert PLANTED not in str(local_head._inherited())
+    assert PLANTED not in str(head._inherited())

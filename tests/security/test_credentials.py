@@ -9,10 +9,11 @@ from dataclasses import replace
 import pytest
 import yaml
 
-from ray_provider.clusters import account as accounts
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
+from ray_provider.clusters.kuberay import account as accounts
+from ray_provider.clusters.kuberay.endpoints import dashboard_url, kubernetes_endpoint
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.exceptions import (
     ConfigurationError,
     KubernetesError,
@@ -22,8 +23,7 @@ from ray_provider.exceptions import (
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import JobsApi
 from tests.support.kubernetes_front import HANDLE, KubernetesFront, ingress

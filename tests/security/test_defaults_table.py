@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import kubernetes_endpoint, way
-from ray_provider.clusters.manifests import read_manifest
+from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint, way
+from ray_provider.clusters.kuberay.manifests import read_manifest
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.exceptions import ConfigurationError, RayApiError, RayConnectionError
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.retry import RetryPolicy
 from tests.support.certificates import make_certificates
 from tests.support.helm import CHART, ROOT
 from tests.support.jobs_api import JobsApi

@@ -15,13 +15,13 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from ray_provider.clusters import fetch
-from ray_provider.clusters.fetch import fetch_text
 from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.helm import fetch
+from ray_provider.clusters.helm.fetch import fetch_text
 from ray_provider.exceptions import ConfigurationError, RayConnectionError
 from ray_provider.hooks import RayHook
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SubmitRayJob
-from ray_provider.operators.cluster_run import ClusterRun
+from ray_provider.operators._cluster.run import ClusterRun
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.certificates import make_certificates
 
@@ -145,7 +145,7 @@ def test_nor_is_that_of_a_jobs_own_cluster_or_of_a_delete(server, context, made,
         wanted.append(spec)
         raise ConfigurationError("seen")
 
-    monkeypatch.setattr("ray_provider.clusters.setup.set_up_cluster", set_up)
+    monkeypatch.setattr("ray_provider.clusters.lifecycle.setup.set_up_cluster", set_up)
     task = SubmitRayJob(task_id="t", conn_id="c", entrypoint="true", ray_cluster_yaml=server.url())
     with pytest.raises(Exception, match="seen"):
         task.execute(context)

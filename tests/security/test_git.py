@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from ray_provider.infrastructure.environment import build_environment
 from ray_provider.infrastructure.errors import ModuleError
-from ray_provider.infrastructure.source import ModuleSource
+from ray_provider.infrastructure.module.source import ModuleSource
+from ray_provider.infrastructure.terraform.environment import build_environment
 
 PLANTED = "planted-token-3e5d"
 MAIN = 'output "x" {\n  value = 1\n}\n'

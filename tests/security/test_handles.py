@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException
 
-from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.local_state import LocalPaths, LocalRecord, this_machine
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord, this_machine
 from ray_provider.exceptions import ConfigurationError, KubernetesError
 from ray_provider.hooks import RayHook, cloud
 from ray_provider.hooks.allowed import CHECKED, allowed_by
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SetupRayInfrastructure, SubmitRayJob
-from ray_provider.operators.cluster_run import ClusterRun
+from ray_provider.operators._cluster.run import ClusterRun
 from ray_provider.sensors import RayClusterSensor, RayJobSensor
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.jobs_api import JobsApi

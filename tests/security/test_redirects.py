@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from aiohttp import web
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import kubernetes_endpoint
-from ray_provider.clusters.kube import open_kube
+from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import KubernetesError, RayApiError
 from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.retry import RetryPolicy
 from tests.support.jobs_api import NODE, JobsApi
 from tests.support.kubernetes_front import HANDLE
 

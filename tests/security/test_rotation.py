@@ -11,11 +11,11 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from ray_provider.clusters.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.submit import submit_once
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.submit.once import submit_once
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.kubernetes_front import HANDLE, PROXY, KubernetesFront
 from tests.support.ray_head import RayHead
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.charts import find_chart
-from ray_provider.clusters.helm import HelmOptions, open_helm
+from ray_provider.clusters.helm.charts import find_chart
+from ray_provider.clusters.helm.releases import HelmOptions, open_helm
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.exceptions import ConfigurationError
 from tests.support.certificates import make_certificates
 from tests.support.helm import tool

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_provider.clusters.local_head import free_ports
+from ray_provider.clusters.local.head import free_ports
 from tests.kubernetes.node import parts
 from tests.kubernetes.node.cache import digest_of
 from tests.kubernetes.node.supervisor import HERE as NODE

@@ -7,8 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
-from ray_provider.clusters.access import KubernetesAccess
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from tests.support.jobs_api import JobsApi
 
 NAMESPACE, CLUSTER, SERVICE = "n", "c", "c-head-svc"

@@ -20,8 +20,8 @@ from typing import Self
 
 import psutil
 
-from ray_provider.clusters.local_head import free_ports
-from ray_provider.clusters.processes import is_alive
+from ray_provider.clusters.local.head import free_ports
+from ray_provider.clusters.local.processes import is_alive
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.testing.parent import dying_with_parent
 

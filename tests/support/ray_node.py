@@ -11,8 +11,8 @@ from typing import Self
 
 import psutil
 
-from ray_provider.clusters.local_head import free_ports
-from ray_provider.clusters.processes import is_alive
+from ray_provider.clusters.local.head import free_ports
+from ray_provider.clusters.local.processes import is_alive
 from ray_provider.testing.parent import dying_with_parent
 from tests.support.ray_head import RayHead, start_patiently
 

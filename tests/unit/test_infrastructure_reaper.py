@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.infrastructure.marks import Marks, owner_tags, run_tags, state_tags
-from ray_provider.infrastructure.presence import CloudClusterFacts
-from ray_provider.infrastructure.state import StateResource, StateView
+from ray_provider.infrastructure.cloud.marks import Marks, owner_tags, run_tags, state_tags
+from ray_provider.infrastructure.cloud.presence import CloudClusterFacts
+from ray_provider.infrastructure.terraform.state import StateResource, StateView
 from ray_provider.infrastructure_reaper import Found, Place, Runs, judge, problem_of, refuse_unreadable, rows
 from ray_provider.reaper import columns
 

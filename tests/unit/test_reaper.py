@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ray_provider.clusters import users
-from ray_provider.clusters.inventory import FoundCluster
+from ray_provider.clusters.lifecycle import users
+from ray_provider.clusters.lifecycle.inventory import FoundCluster
 from ray_provider.clusters.naming import PREFIX, owner_labels, unique_name
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.reaper import Airflow, ReapOptions, age_text, columns, judge, parse_age, rows

@@ -2,6 +2,6 @@
 
 A cluster is handed on as a :class:`~ray_provider.clusters.handle.ClusterHandle`, whatever it runs on:
 
-- ``local``: a Ray head on this machine (:mod:`ray_provider.clusters.local`);
+- ``local``: a Ray head on this machine (:mod:`ray_provider.clusters.local.cluster`);
 - ``kubernetes``: a Helm release that KubeRay turns into pods.
 """

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from ray_provider.functions.results import FunctionResult
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.models import JobSpec
-    from ray_provider.jobs.watcher import JobOutcome
-    from ray_provider.operators.job_run import JobRun
+    from ray_provider.jobs.watch.watcher import JobOutcome
+    from ray_provider.operators._job.run import JobRun
 
 #: An argument's name where the attribute has another one.
 _ATTRIBUTES = {"resources": "ray_resources"}
@@ -289,8 +289,8 @@ def _as_text(path: Any) -> Any:
 
 async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int) -> bytes:
     """Read what the function left. A dashboard or a node's agent that is busy is asked again for a while."""
+    from ray_provider._shared.retry import Attempts, RetryPolicy
     from ray_provider.functions.results import result_file
-    from ray_provider.jobs.retry import Attempts, RetryPolicy
 
     attempts = Attempts(RetryPolicy(deadline_seconds=_RESULT_PATIENCE))
     while True:

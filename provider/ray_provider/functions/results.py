@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from ray_provider._shared.plain_text import clean
 from ray_provider.exceptions import ConfigurationError, JobFailedError, RayProviderError
-from ray_provider.plain_text import clean
 
 #: One frame of a traceback.
 _FRAME = re.compile(r'  File "(?P<file>[^"]+)", line (?P<line>\d{1,7}), in .*')

@@ -16,10 +16,10 @@ from ray_provider.exceptions import ConfigurationError, InfrastructureError, Kub
 from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.access import KubernetesAccess
-    from ray_provider.infrastructure.credentials import ClusterCredentials
-    from ray_provider.infrastructure.presence import Cloud
-    from ray_provider.infrastructure.session import InfrastructureRun
+    from ray_provider.clusters.kubernetes.access import KubernetesAccess
+    from ray_provider.infrastructure.cloud.credentials import ClusterCredentials
+    from ray_provider.infrastructure.cloud.presence import Cloud
+    from ray_provider.infrastructure.run import InfrastructureRun
 
 _GOOGLE_SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 _OLD_GOOGLE_PREFIX = "extra__google_cloud_platform__"
@@ -32,7 +32,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
     :raises TerraformCredentialsError: the cloud does not let us.
     """
     if cluster.cloud == "aws":
-        from ray_provider.infrastructure.eks import EksCluster, eks_credentials
+        from ray_provider.infrastructure.cloud.eks import EksCluster, eks_credentials
 
         session = None
         if cluster.aws_conn_id:
@@ -41,7 +41,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
             EksCluster(cluster.name, cluster.location, role_arn=cluster.role_arn), session=session
         )
     if cluster.cloud == "gcp":
-        from ray_provider.infrastructure.gke import GkeCluster, gke_credentials
+        from ray_provider.infrastructure.cloud.gke import GkeCluster, gke_credentials
 
         credentials, project = None, cluster.project
         if cluster.gcp_conn_id:
@@ -69,7 +69,7 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
 
     :raises ConfigurationError: as :func:`cloud_credentials`.
     """
-    from ray_provider.clusters.access import KubernetesAccess
+    from ray_provider.clusters.kubernetes.access import KubernetesAccess
 
     found = await cloud_credentials(cluster)
     if found.exec_arguments is not None:
@@ -189,7 +189,7 @@ def _plain_aws_session(conn_id: str, region: str | None) -> Any:
             hint="pip install apache-airflow-providers-amazon",
             field="aws_conn_id",
         )
-    from ray_provider.infrastructure.eks import boto3_for
+    from ray_provider.infrastructure.cloud.eks import boto3_for
 
     boto3 = boto3_for("an aws connection")
     region = region or extra.get("region_name")
@@ -203,7 +203,7 @@ def _plain_aws_session(conn_id: str, region: str | None) -> Any:
     role = extra.get("role_arn")
     if not role:
         return session
-    from ray_provider.infrastructure.eks import assume_role
+    from ray_provider.infrastructure.cloud.eks import assume_role
 
     return assume_role(session, str(role), region=region, external_id=extra.get("external_id"))
 
@@ -268,7 +268,7 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
     :return: nothing if the cluster itself is gone, or was never finished.
     :raises InfrastructureError: it can't be asked.
     """
-    from ray_provider.clusters.kube import RAY, open_kube
+    from ray_provider.clusters.kubernetes.client import RAY, open_kube
 
     try:
         access = await cloud_access(cluster)
@@ -306,9 +306,9 @@ def cloud_of_run(run: InfrastructureRun, *, aws_conn_id: str | None, gcp_conn_id
     :return: ``None`` if no cloud is known: a module of one's own that names none.
     :raises ConfigurationError: a connection can't be used, or a package is missing.
     """
-    from ray_provider.infrastructure.eks import boto3_for
-    from ray_provider.infrastructure.presence import Google, aws_in
-    from ray_provider.infrastructure.settings import bundled_cloud
+    from ray_provider.infrastructure.cloud.eks import boto3_for
+    from ray_provider.infrastructure.cloud.presence import Google, aws_in
+    from ray_provider.infrastructure.module.settings import bundled_cloud
 
     place, env, spec = run.place(), run.runner.env, run.spec
     kind = bundled_cloud(spec.module) or ("aws" if place.get("region") else "gcp" if place.get("project") else None)

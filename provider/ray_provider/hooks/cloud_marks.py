@@ -8,8 +8,8 @@ from typing import Any
 from ray_provider._compat import in_thread
 from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.cloud_cluster import CloudCluster
-from ray_provider.infrastructure.marks import CHANGING, PREFIX, USED, Marks, Tags
-from ray_provider.infrastructure.presence import Cloud, Google, aws_in
+from ray_provider.infrastructure.cloud.marks import CHANGING, PREFIX, USED, Marks, Tags
+from ray_provider.infrastructure.cloud.presence import Cloud, Google, aws_in
 
 Say = Callable[[str], None]
 
@@ -20,8 +20,8 @@ def cloud_of_cluster(cluster: CloudCluster) -> Cloud:
     :raises ConfigurationError: the connection can't be used, or a package is missing.
     """
     from ray_provider.hooks.cloud import aws_session, google_credentials
-    from ray_provider.infrastructure.eks import boto3_for
-    from ray_provider.infrastructure.gke import GkeCluster, acting_as
+    from ray_provider.infrastructure.cloud.eks import boto3_for
+    from ray_provider.infrastructure.cloud.gke import GkeCluster, acting_as
 
     if cluster.cloud == "aws":
         role = {"assume_role": {"role_arn": cluster.role_arn}} if cluster.role_arn else {}

@@ -290,7 +290,7 @@ def _load(text: str) -> Any:
     except ValueError:
         import yaml
 
-        from ray_provider.clusters.yaml_text import load_document
+        from ray_provider._shared.yaml_text import load_document
 
         try:
             return load_document(text)

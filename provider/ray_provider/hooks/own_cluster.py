@@ -49,13 +49,13 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
     """
     config = await hook.aconfig()
     if config.backend == "local":
-        from ray_provider.clusters.local import start_local
-        from ray_provider.clusters.local_spec import LocalClusterSpec
+        from ray_provider.clusters.local.cluster import start_local
+        from ray_provider.clusters.local.spec import LocalClusterSpec
 
         return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)), on_progress=_say)
-    from ray_provider.clusters.fetch import fetch_text
-    from ray_provider.clusters.setup import set_up_cluster
-    from ray_provider.clusters.spec import make_spec
+    from ray_provider.clusters.helm.fetch import fetch_text
+    from ray_provider.clusters.lifecycle.setup import set_up_cluster
+    from ray_provider.clusters.lifecycle.spec import make_spec
 
     spec = make_spec(
         owner=dict(wanted.owner),
@@ -77,10 +77,10 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
     :raises ClusterError: it could not be deleted.
     """
     if handle.backend == "local":
-        from ray_provider.clusters.local import delete_local
+        from ray_provider.clusters.local.cluster import delete_local
 
         return await delete_local(handle.name, owner=dict(handle.owner))
-    from ray_provider.clusters.removal import Leaving, delete_cluster
+    from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
     return await delete_cluster(
         await hook.akubernetes_access(handle.kubernetes),

@@ -218,8 +218,8 @@ class PeerMethods:
         spec.validate()
 
         async def submit() -> str:
-            from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
-            from ray_provider.jobs.submit import submit_once
+            from ray_provider.jobs.submit.once import submit_once
+            from ray_provider.jobs.submit.packaging import needs_packaging, package_runtime_env
 
             async with await self.client(dashboard_url) as client:
                 ready = spec
@@ -255,7 +255,7 @@ class PeerMethods:
 
     async def get_ray_tail_logs(self, dashboard_url: str | None, job_id: str) -> AsyncIterator[str]:
         """Follow a job's log until the job has ended: some lines at a time, each once."""
-        from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+        from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 
         texts: asyncio.Queue[str | None] = asyncio.Queue(maxsize=100)
         async with await self.client(dashboard_url) as client:
@@ -296,8 +296,8 @@ class PeerMethods:
         :param path_or_link: the file's path, or the URL.
         :raises ConfigurationError: there is none, or it is no YAML.
         """
-        from ray_provider.clusters.fetch import display_url, fetch_text
-        from ray_provider.clusters.values import load_yaml
+        from ray_provider.clusters.helm.fetch import display_url, fetch_text
+        from ray_provider.clusters.helm.values import load_yaml
 
         shown = display_url(path_or_link) if "://" in path_or_link else path_or_link
         try:

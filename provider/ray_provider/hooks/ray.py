@@ -28,10 +28,10 @@ from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.provider_info import CONNECTION_FIELDS, HIDDEN_FIELDS, PLACEHOLDERS
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.access import KubernetesAccess
+    from ray_provider._shared.retry import RetryPolicy
+    from ray_provider.clusters.kubernetes.access import KubernetesAccess
     from ray_provider.jobs.client import RayJobsClient
-    from ray_provider.jobs.retry import RetryPolicy
-    from ray_provider.jobs.waiting import Ask, Prospects
+    from ray_provider.jobs.watch.waiting import Ask, Prospects
 
 
 class RayHook(PeerMethods, BaseHook):
@@ -184,10 +184,10 @@ class RayHook(PeerMethods, BaseHook):
     async def _cluster_endpoint(self, config: RayConnectionConfig, handle: ClusterHandle) -> RayEndpoint:
         if handle.backend == "local":
             self._allowed.check(config, handle)
-            from ray_provider.clusters.local import local_endpoint
+            from ray_provider.clusters.local.cluster import local_endpoint
 
             return await asyncio.to_thread(local_endpoint, handle)
-        from ray_provider.clusters.endpoints import kubernetes_endpoint
+        from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
 
         access = await self.access_of(handle)
         return await kubernetes_endpoint(access, handle, how=config.access)
@@ -210,7 +210,7 @@ class RayHook(PeerMethods, BaseHook):
         if handle is None or handle.backend != "kubernetes" or not handle.owner:
             yield
             return
-        from ray_provider.clusters.renewal import keep_using
+        from ray_provider.clusters.lifecycle.renewal import keep_using
 
         access = await self.access_of(handle)
         work = asyncio.create_task(keep_using(access, handle))
@@ -230,7 +230,7 @@ class RayHook(PeerMethods, BaseHook):
             return None
 
         async def ask(wants: Mapping[str, float]) -> Prospects:
-            from ray_provider.clusters.capacity import prospects
+            from ray_provider.clusters.kuberay.capacity import prospects
 
             return await prospects(await self.access_of(handle), handle, wants)
 
@@ -261,7 +261,7 @@ class RayHook(PeerMethods, BaseHook):
 
     @staticmethod
     def _kubernetes_access(config: RayConnectionConfig) -> KubernetesAccess:
-        from ray_provider.clusters.access import KubernetesAccess
+        from ray_provider.clusters.kubernetes.access import KubernetesAccess
 
         return KubernetesAccess(
             kubeconfig_path=config.kubeconfig_path,
@@ -305,7 +305,7 @@ class RayHook(PeerMethods, BaseHook):
             return False, f"{type(error).__name__}: {error}"
 
     async def _test(self) -> tuple[bool, str]:
-        from ray_provider.jobs.retry import RetryPolicy
+        from ray_provider._shared.retry import RetryPolicy
 
         config = await self.aconfig()
         if config.address:
@@ -321,7 +321,7 @@ class RayHook(PeerMethods, BaseHook):
             if find_spec("ray") is None:
                 return False, "The backend is local, but Ray is not installed here: pip install 'airflow-ray[ray]'."
             return True, "The backend is local: tasks set up their clusters on the worker."
-        from ray_provider.clusters.access import api_client
+        from ray_provider.clusters.kubernetes.access import api_client
 
         async with api_client(await self.akubernetes_access()) as api:
             from kubernetes_asyncio.client import VersionApi

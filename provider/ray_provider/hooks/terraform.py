@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from ray_provider._compat import conf, mask_secrets
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.process import PATIENCE_SECONDS
+from ray_provider.infrastructure.terraform.process import PATIENCE_SECONDS
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.infrastructure.presence import Cloud
-    from ray_provider.infrastructure.session import InfrastructureRun
-    from ray_provider.infrastructure.spec import InfrastructureSpec
+    from ray_provider.infrastructure.cloud.presence import Cloud
+    from ray_provider.infrastructure.module.spec import InfrastructureSpec
+    from ray_provider.infrastructure.run import InfrastructureRun
 
 
 class TerraformTask:
@@ -101,7 +101,7 @@ class TerraformTask:
         :param destroy: it is only for a destroy, for which the module's variables need not be complete.
         :param name: of the infrastructure, if neither arguments nor handle say it.
         """
-        from ray_provider.infrastructure.session import InfrastructureRun
+        from ray_provider.infrastructure.run import InfrastructureRun
 
         spec = self.spec(context, handle)
         if destroy:
@@ -116,9 +116,9 @@ class TerraformTask:
 
         :raises ConfigurationError: bad input.
         """
-        from ray_provider.infrastructure.redaction import leaves
-        from ray_provider.infrastructure.settings import merge_backend, merge_providers
-        from ray_provider.infrastructure.spec import InfrastructureSpec
+        from ray_provider.infrastructure.module.settings import merge_backend, merge_providers
+        from ray_provider.infrastructure.module.spec import InfrastructureSpec
+        from ray_provider.infrastructure.terraform.redaction import leaves
 
         unseen = {name: self.render_template(getattr(self, name), context) for name in self._rendered_unseen}
         module, recorded = self._module(handle)
@@ -171,7 +171,7 @@ class TerraformTask:
 
         :raises ConfigurationError: the handle names another module than the task, or one that only a task may name.
         """
-        from ray_provider.infrastructure.source import ModuleSource, bundled_modules
+        from ray_provider.infrastructure.module.source import ModuleSource, bundled_modules
 
         if handle is None:
             return self.module or "", {}

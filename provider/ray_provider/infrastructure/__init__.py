@@ -1,5 +1,5 @@
 """Infrastructure by Terraform: a runner, plans with guards, outputs, and the credentials of the clusters made.
 
-Knows no Airflow. Use :class:`ray_provider.infrastructure.session.InfrastructureRun` for one run of a module, and
-:class:`ray_provider.infrastructure.runner.TerraformRunner` for Terraform's single commands.
+Knows no Airflow. Use :class:`ray_provider.infrastructure.run.InfrastructureRun` for one run of a module, and
+:class:`ray_provider.infrastructure.terraform.runner.TerraformRunner` for Terraform's single commands.
 """

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from ray_provider.exceptions import RayProviderError
-from ray_provider.infrastructure.credentials import RENEW_BEFORE_SECONDS, Token
+from ray_provider.infrastructure.cloud.credentials import RENEW_BEFORE_SECONDS, Token
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -33,12 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _token(given: argparse.Namespace) -> Token:
     if given.cloud == "eks":
-        from ray_provider.infrastructure.eks import EksCluster, eks_token
+        from ray_provider.infrastructure.cloud.eks import EksCluster, eks_token
 
         return eks_token(
             EksCluster(name=given.name, region=given.region, role_arn=given.role_arn, profile=given.profile)
         )
-    from ray_provider.infrastructure.gke import GkeCluster, gke_token
+    from ray_provider.infrastructure.cloud.gke import GkeCluster, gke_token
 
     return gke_token(
         GkeCluster(name=given.name, location=given.location, project=given.project, impersonate=given.impersonate)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from ray_provider.exceptions import InfrastructureError, RayProviderError
+from ray_provider.infrastructure.cloud.presence import Cloud, require_identity
 from ray_provider.infrastructure.errors import BackendError, PlanRefusedError
-from ray_provider.infrastructure.presence import Cloud, require_identity
-from ray_provider.infrastructure.state import StateView
+from ray_provider.infrastructure.terraform.state import StateView
 
 #: Gives the cloud to ask, or ``None`` where no cloud is known for the module.
 CloudOf = Callable[[], Cloud | None]

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.infrastructure.outputs import InfrastructureOutputs
+from ray_provider.infrastructure.module.outputs import InfrastructureOutputs
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,8 @@ from typing import Any
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.errors import PlanRefusedError
 from ray_provider.infrastructure.guards import CloudOf, guard_gone, guard_missing
-from ray_provider.infrastructure.session import InfrastructureRun
-from ray_provider.infrastructure.state import CLUSTER_TYPES, StateView
+from ray_provider.infrastructure.run import InfrastructureRun
+from ray_provider.infrastructure.terraform.state import CLUSTER_TYPES, StateView
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,13 +11,13 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Self
 from urllib.parse import quote, urlsplit
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import ConfigurationError, JobError, RayApiError
-from ray_provider.jobs.http_errors import JobAlreadyExistsError, connection_error, not_ray_error
-from ray_provider.jobs.incoming import ERROR_BYTES, LIST_BYTES, STATUS_BYTES
+from ray_provider.jobs.http.errors import JobAlreadyExistsError, connection_error, not_ray_error
+from ray_provider.jobs.http.incoming import ERROR_BYTES, LIST_BYTES, STATUS_BYTES
+from ray_provider.jobs.http.transport import Transport
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
 from ray_provider.jobs.pending import PendingJobEnder
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.transport import Transport
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import aiohttp
 
     from ray_provider.jobs.endpoint import RayEndpoint
-    from ray_provider.jobs.incoming import Incoming
+    from ray_provider.jobs.http.incoming import Incoming
 
 #: The most that Ray takes as a package.
 MAX_PACKAGE_BYTES = 100 * 1024 * 1024
@@ -115,7 +115,7 @@ class RayJobsClient:
             raise not_ray_error(self.endpoint, "GET", "/api/jobs/", answer.status, beginning) from None
 
     async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
-        """Submit a job and give its id. Not safe to repeat by itself: see :func:`ray_provider.jobs.submit.submit_once`.
+        """Submit a job and give its id. Not safe to repeat: see :func:`ray_provider.jobs.submit.once.submit_once`.
 
         :raises JobAlreadyExistsError: the id is taken.
         """

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from ray_provider._shared.plain_text import clean
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.plain_text import clean
 
 #: No status follows one of these. Only SUCCEEDED is a success.
 FINAL_STATUSES = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
@@ -28,7 +28,7 @@ class JobSpec:
     :param entrypoint: shell command that Ray runs.
     :param submission_id: the id to submit under; Ray makes one up if it is None.
     :param runtime_env: Ray's runtime environment. Local paths are replaced by
-        :func:`ray_provider.jobs.packaging.package_runtime_env` before.
+        :func:`ray_provider.jobs.submit.packaging.package_runtime_env` before.
     :param metadata: text to text, kept by Ray with the job.
     :param num_cpus: CPUs reserved for the entrypoint (not for the tasks it starts).
     :param num_gpus: GPUs reserved for the entrypoint.

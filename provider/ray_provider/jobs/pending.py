@@ -12,12 +12,12 @@ import hashlib
 import shlex
 from typing import TYPE_CHECKING, Protocol
 
-from ray_provider.jobs.http_errors import JobAlreadyExistsError
+from ray_provider.jobs.http.errors import JobAlreadyExistsError
 from ray_provider.jobs.models import JobSpec
 
 if TYPE_CHECKING:
+    from ray_provider._shared.retry import RetryPolicy
     from ray_provider.jobs.models import JobDetails
-    from ray_provider.jobs.retry import RetryPolicy
 
 #: Job metadata: which job this one ends. It has no owner of its own: nobody adopts it, and no reaper counts it.
 ENDS_KEY = "airflow_ray_ends_job"

@@ -14,7 +14,7 @@ from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import (
+from ray_provider.operators._cluster.common import (
     HANDLE_XCOM_KEY,
     ClusterOperator,
     device_plugin_of,
@@ -22,16 +22,16 @@ from ray_provider.operators.cluster_common import (
     owned_here,
     owner_of,
 )
+from ray_provider.operators._cluster.run import ClusterRun
+from ray_provider.operators._job.memory import identity
 from ray_provider.operators.cluster_delete import DeleteRayCluster
-from ray_provider.operators.cluster_run import ClusterRun
-from ray_provider.operators.task_memory import identity
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.endpoints import How
-    from ray_provider.clusters.readiness import ReadinessOptions
-    from ray_provider.clusters.spec import KubernetesClusterSpec
+    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.kuberay.readiness import ReadinessOptions
+    from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
 #: XCom with the dashboard's URL, as astro-provider-ray names it.
 DASHBOARD_XCOM_KEY = "dashboard"
@@ -291,9 +291,9 @@ class SetupRayCluster(ClusterOperator):
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _spec(self, context: Context, run: ClusterRun) -> KubernetesClusterSpec:
-        from ray_provider.clusters.fetch import fetch_text
-        from ray_provider.clusters.helm import HelmOptions
-        from ray_provider.clusters.spec import make_spec
+        from ray_provider.clusters.helm.fetch import fetch_text
+        from ray_provider.clusters.helm.releases import HelmOptions
+        from ray_provider.clusters.lifecycle.spec import make_spec
 
         return make_spec(
             owner=owner_of(context),
@@ -339,7 +339,7 @@ class SetupRayCluster(ClusterOperator):
         return InfrastructureHandle.from_dict(self.infrastructure).outputs.get("ray_helm_values")
 
     def _readiness(self) -> ReadinessOptions:
-        from ray_provider.clusters.readiness import ReadinessOptions
+        from ray_provider.clusters.kuberay.readiness import ReadinessOptions
 
         if self.timeout_seconds <= 0 or self.scheduling_timeout_seconds <= 0:
             raise ConfigurationError(
@@ -354,8 +354,8 @@ class SetupRayCluster(ClusterOperator):
         )
 
     def _local_spec(self, context: Context) -> Any:
-        from ray_provider.clusters.local_spec import LocalClusterSpec
-        from ray_provider.clusters.manifests import read_manifest
+        from ray_provider.clusters.kuberay.manifests import read_manifest
+        from ray_provider.clusters.local.spec import LocalClusterSpec
         from ray_provider.clusters.naming import unique_name
 
         owner = owner_of(context)

@@ -9,8 +9,8 @@ from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators.cluster_common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
-from ray_provider.operators.cluster_run import ClusterRun
+from ray_provider.operators._cluster.common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
+from ray_provider.operators._cluster.run import ClusterRun
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -133,7 +133,7 @@ class DeleteRayCluster(ClusterOperator):
                 self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)
                 return False
             return run.delete_local(handle.name, owner=handle.owner)
-        from ray_provider.clusters.removal import Leaving
+        from ray_provider.clusters.lifecycle.removal import Leaving
 
         return run.delete(
             name=handle.name,
@@ -145,7 +145,7 @@ class DeleteRayCluster(ClusterOperator):
         )
 
     def _delete_named(self, run: ClusterRun, name: str, namespace: str | None, context: Context) -> bool:
-        from ray_provider.clusters.removal import Leaving
+        from ray_provider.clusters.lifecycle.removal import Leaving
 
         return run.delete(
             name=name,
@@ -159,8 +159,8 @@ class DeleteRayCluster(ClusterOperator):
     def _named(self, context: Context) -> tuple[str, str | None]:
         if not self.ray_cluster_yaml:
             return str(self.name), self.namespace
-        from ray_provider.clusters.fetch import fetch_text
-        from ray_provider.clusters.manifests import read_manifest
+        from ray_provider.clusters.helm.fetch import fetch_text
+        from ray_provider.clusters.kuberay.manifests import read_manifest
 
         manifest = read_manifest(
             self.ray_cluster_yaml,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.hooks.cloud_cluster import CloudCluster
-    from ray_provider.infrastructure.session import InfrastructureRun
+    from ray_provider.infrastructure.run import InfrastructureRun
 
 #: XCom with the plan's summary: counts, and what was changed by name.
 PLAN_XCOM_KEY = "plan"
@@ -132,9 +132,9 @@ class SetupRayInfrastructure(InfrastructureOperator):
 
     def _mark(self, context: Context, run: InfrastructureRun, lasting: timedelta | None) -> None:
         """Have it marked whose it is, until when, and where its state lies."""
-        from ray_provider.infrastructure.made_by import own_version
-        from ray_provider.infrastructure.marks import USED, Tags, owner_tags, run_tags, state_tags
-        from ray_provider.infrastructure.source import ModuleSource
+        from ray_provider.infrastructure.cloud.marks import USED, Tags, owner_tags, run_tags, state_tags
+        from ray_provider.infrastructure.module.made_by import own_version
+        from ray_provider.infrastructure.module.source import ModuleSource
 
         if not run.can_be_marked:
             if lasting is not None:
@@ -232,8 +232,8 @@ class SetupRayInfrastructure(InfrastructureOperator):
             raise
 
     def _handle(self, run: InfrastructureRun, *, complete: bool) -> InfrastructureHandle:
-        from ray_provider.infrastructure.settings import public_settings
-        from ray_provider.infrastructure.source import ModuleSource
+        from ray_provider.infrastructure.module.settings import public_settings
+        from ray_provider.infrastructure.module.source import ModuleSource
 
         return InfrastructureHandle(
             module=ModuleSource.parse(run.spec.module).public,

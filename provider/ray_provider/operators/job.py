@@ -14,18 +14,19 @@ from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
-from ray_provider.operators import arguments, attempts, task_memory
-from ray_provider.operators.cluster_common import folders_of
-from ray_provider.operators.job_run import JobRun
-from ray_provider.operators.task_cluster import own_cluster
-from ray_provider.operators.task_memory import TaskMemory
+from ray_provider.operators._cluster.common import folders_of
+from ray_provider.operators._cluster.of_task import own_cluster
+from ray_provider.operators._job import arguments, attempts
+from ray_provider.operators._job import memory as task_memory
+from ray_provider.operators._job.memory import TaskMemory
+from ray_provider.operators._job.run import JobRun
 from ray_provider.triggers.job import RayJobTrigger
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.jobs.models import JobDetails, JobSpec
-    from ray_provider.jobs.watcher import JobOutcome
+    from ray_provider.jobs.watch.watcher import JobOutcome
 
 #: What Airflow resumes a task with whose trigger failed or timed out.
 _FAIL = "__fail__"
@@ -299,8 +300,8 @@ class SubmitRayJob(BaseOperator):
             raise
 
     def _complete(self, context: Context, event: Mapping[str, Any]) -> Any:
-        from ray_provider.jobs.outcome import peer_outcome
-        from ray_provider.jobs.watcher import JobOutcome
+        from ray_provider.jobs.watch.outcome import peer_outcome
+        from ray_provider.jobs.watch.watcher import JobOutcome
 
         run = self._new_run(context)
         memory = TaskMemory(context)
@@ -397,7 +398,7 @@ class SubmitRayJob(BaseOperator):
 
     def _plan(self, context: Context, run: JobRun, memory: TaskMemory) -> attempts.Plan:
         def is_ours(attempt: int, job: JobDetails) -> bool:
-            from ray_provider.jobs.identity import IDENTITY_KEYS
+            from ray_provider.jobs.submit.identity import IDENTITY_KEYS
 
             ours = task_memory.owner_of(context, attempt).to_metadata()
             return all(job.metadata.get(key) == ours.get(key) for key in IDENTITY_KEYS)
@@ -412,7 +413,7 @@ class SubmitRayJob(BaseOperator):
 
     def _id(self, context: Context, attempt: int) -> str:
         """Give the id under which a logical attempt's job is submitted."""
-        from ray_provider.jobs.identity import submission_id_for
+        from ray_provider.jobs.submit.identity import submission_id_for
 
         if not self.submission_id:
             return submission_id_for(task_memory.owner_of(context, attempt))

@@ -27,7 +27,7 @@ from ray_provider.triggers.cluster import RayClusterTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.readiness import ReadinessOptions
+    from ray_provider.clusters.kuberay.readiness import ReadinessOptions
 
 
 #: How long one look lasts with ``mode="reschedule"``: enough to read all there is, and to see a cause that is there.
@@ -150,7 +150,7 @@ class RayClusterSensor(BaseSensorOperator):
         return RayHook(self.conn_id, allowed=allowed_by(self))
 
     async def _wait(self, handle: ClusterHandle) -> ClusterHandle:
-        from ray_provider.clusters.waiting import wait_ready
+        from ray_provider.clusters.lifecycle.waiting import wait_ready
 
         hook = self.hook
         config = await hook.aconfig()
@@ -187,7 +187,7 @@ class RayClusterSensor(BaseSensorOperator):
         )
 
     def _readiness(self) -> ReadinessOptions:
-        from ray_provider.clusters.readiness import ReadinessOptions
+        from ray_provider.clusters.kuberay.readiness import ReadinessOptions
 
         return ReadinessOptions(
             timeout_seconds=float(self.timeout),

@@ -97,7 +97,7 @@ class RayJobSensor(BaseSensorOperator):
                 )
             self.log.info("Job %s: %s", self.submission_id, details.status)
             if details.is_final and not details.is_success:
-                from ray_provider.jobs.outcome import JobOutcome
+                from ray_provider.jobs.watch.outcome import JobOutcome
 
                 JobOutcome(
                     submission_id=self.submission_id,
@@ -116,7 +116,7 @@ class RayJobSensor(BaseSensorOperator):
         :param event: the trigger's.
         :raises JobError: the job did not succeed.
         """
-        from ray_provider.jobs.outcome import JobOutcome
+        from ray_provider.jobs.watch.outcome import JobOutcome
 
         if "outcome" in event:
             if error := JobOutcome.from_dict(event["outcome"]).error():

@@ -21,10 +21,9 @@ from typing import Self
 
 import psutil
 
-from ray_provider.clusters.local import end_all_local
-from ray_provider.clusters.local_head import free_ports
-from ray_provider.clusters.local_state import HOME_VARIABLE
-from ray_provider.clusters.processes import (
+from ray_provider.clusters.local.cluster import end_all_local
+from ray_provider.clusters.local.head import free_ports
+from ray_provider.clusters.local.processes import (
     ProcessIdentity,
     descendants,
     describe,
@@ -33,6 +32,7 @@ from ray_provider.clusters.processes import (
     signal_all,
     wait_gone,
 )
+from ray_provider.clusters.local.state import HOME_VARIABLE
 from ray_provider.testing.client import AirflowApiError, AirflowClient
 from ray_provider.testing.configuration import HOST, component_environment, settings, write_config
 from ray_provider.testing.parent import dying_with_parent

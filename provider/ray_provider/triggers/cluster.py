@@ -120,8 +120,8 @@ class RayClusterTrigger(BaseTrigger):
 
     async def _watch(self) -> ClusterHandle:
         from ray_provider.clusters.handle import ClusterHandle
-        from ray_provider.clusters.readiness import ReadinessOptions
-        from ray_provider.clusters.waiting import wait_ready
+        from ray_provider.clusters.kuberay.readiness import ReadinessOptions
+        from ray_provider.clusters.lifecycle.waiting import wait_ready
 
         access, how = await self._reach()
         return await wait_ready(
@@ -174,8 +174,8 @@ class RayClusterTrigger(BaseTrigger):
 
     async def _delete(self) -> None:
         from ray_provider.clusters.handle import ClusterHandle
-        from ray_provider.clusters.helm import HelmOptions
-        from ray_provider.clusters.removal import Leaving, delete_cluster
+        from ray_provider.clusters.helm.releases import HelmOptions
+        from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
         handle = ClusterHandle.from_dict(self.cluster)
         try:

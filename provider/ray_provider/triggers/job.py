@@ -17,8 +17,8 @@ from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
-    from ray_provider.jobs.loglines import LogBatch
-    from ray_provider.jobs.watcher import JobOutcome
+    from ray_provider.jobs.watch.loglines import LogBatch
+    from ray_provider.jobs.watch.watcher import JobOutcome
 
 #: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
 _SETTLE_SECONDS = 30.0
@@ -138,7 +138,7 @@ class RayJobTrigger(BaseTrigger):
 
     async def _watch(self) -> JobOutcome:
         from ray_provider.jobs.client import RayJobsClient
-        from ray_provider.jobs.watcher import WatchOptions
+        from ray_provider.jobs.watch.watcher import WatchOptions
 
         self._endpoint = await self._reach()
         await self._offset.restore(TriggerTask.of(self), self.log)

@@ -15,9 +15,9 @@ from ray_provider.exceptions import JobError, RayApiError, RayConnectionError
 if TYPE_CHECKING:
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.endpoint import RayEndpoint
-    from ray_provider.jobs.logs import LogBatch
-    from ray_provider.jobs.waiting import Ask
-    from ray_provider.jobs.watcher import JobOutcome, WatchOptions
+    from ray_provider.jobs.watch.logs import LogBatch
+    from ray_provider.jobs.watch.waiting import Ask
+    from ray_provider.jobs.watch.watcher import JobOutcome, WatchOptions
 
 #: XCom of a task: which job is its own. Written before the submit, read when a trigger wants to stop something.
 JOB_XCOM_KEY = "ray_job"
@@ -39,7 +39,7 @@ class Log(Protocol):
 
 
 #: What watching needs and is imported late. aiohttp alone takes a third of a second.
-_MODULES = ("aiohttp", "ray_provider.jobs.client", "ray_provider.jobs.watcher")
+_MODULES = ("aiohttp", "ray_provider.jobs.client", "ray_provider.jobs.watch.watcher")
 _loaded = False
 _importing = threading.Lock()
 
@@ -91,7 +91,7 @@ async def watch(
     :param hide: takes out of a text what must not be seen.
     :param ask: knows what the cluster can still get, for a job that waits.
     """
-    from ray_provider.jobs.watcher import JobWatcher
+    from ray_provider.jobs.watch.watcher import JobWatcher
 
     async def on_log(batch: LogBatch) -> None:
         # One record for many lines: each record is a blocking write that all triggers of a process share.

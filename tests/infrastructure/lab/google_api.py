@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any, Self
 from urllib.parse import parse_qs
 
-from ray_provider.infrastructure.gke import ENDPOINT_VARIABLE
+from ray_provider.infrastructure.cloud.gke import ENDPOINT_VARIABLE
 
 EMAIL = "ray@p1.iam.gserviceaccount.com"
 

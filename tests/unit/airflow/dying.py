@@ -19,8 +19,8 @@ _processes.set_forkserver_preload(
         __name__,
         "airflow.sdk",
         "ray_provider.operators.job",
-        "ray_provider.operators.job_run",
-        "ray_provider.jobs.watcher",
+        "ray_provider.operators._job.run",
+        "ray_provider.jobs.watch.watcher",
     ]
 )
 

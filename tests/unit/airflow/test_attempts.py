@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_provider.jobs.models import JobDetails
-from ray_provider.operators.attempts import AttemptRecord, decide, last_known, seen
+from ray_provider.operators._job.attempts import AttemptRecord, decide, last_known, seen
 
 RUNNING, FAILED, SUCCEEDED, STOPPED = (
     JobDetails(submission_id="a", status=status) for status in ("RUNNING", "FAILED", "SUCCEEDED", "STOPPED")

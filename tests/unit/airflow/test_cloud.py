@@ -12,12 +12,12 @@ from aiohttp import web
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ray_provider.clusters.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.hooks import cloud
 from ray_provider.hooks.cloud_cluster import CloudCluster
-from ray_provider.infrastructure import eks, gke
-from ray_provider.infrastructure.credentials import ClusterCredentials
+from ray_provider.infrastructure.cloud import eks, gke
+from ray_provider.infrastructure.cloud.credentials import ClusterCredentials
 
 EKS = CloudCluster("aws", "prod", "eu-west-1", namespace="ray")
 GKE = CloudCluster("gcp", "prod", "europe-west1")

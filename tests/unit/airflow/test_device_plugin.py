@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.operators.cluster_common import device_plugin_of
+from ray_provider.operators._cluster.common import device_plugin_of
 
 MANIFESTS = {"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "apps/v1", "kind": "DaemonSet"}]}
 

@@ -11,7 +11,7 @@ import pytest
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks import RayHook
 from ray_provider.hooks.peer import JobStatus
-from ray_provider.jobs.outcome import JobOutcome, peer_outcome
+from ray_provider.jobs.watch.outcome import JobOutcome, peer_outcome
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,10 @@ from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferr
 from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError, JobTimeoutError, RayProviderError
-from ray_provider.jobs import submit
-from ray_provider.operators import SubmitRayJob, arguments, job_run
+from ray_provider.jobs.submit import once
+from ray_provider.operators import SubmitRayJob
+from ray_provider.operators._job import arguments
+from ray_provider.operators._job import run as job_run
 from tests.unit.airflow.conftest import TOKEN
 from tests.unit.airflow.dying import die_while_waiting
 
@@ -285,7 +287,7 @@ def test_a_head_that_restarts_before_it_answered_a_submit_may_have_run_the_job(d
     async def restarts(*_):
         dashboard.api.restart()
 
-    monkeypatch.setattr(submit, "_look_for", restarts)
+    monkeypatch.setattr(once, "_look_for", restarts)
     dashboard.api.lose_answers = 1
     with pytest.raises(JobLostError, match="was lost: the Ray head restarted while it was submitted") as lost:
         operator().execute(context)

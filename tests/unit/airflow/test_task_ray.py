@@ -601,7 +601,7 @@ def test_a_pickle_with_nan_reaches_xcom_with_its_place_named():
 
 def test_an_empty_working_dir_is_none_and_a_file_is_read(tmp_path):
     from ray_provider.exceptions import ConfigurationError
-    from ray_provider.operators.arguments import runtime_environment
+    from ray_provider.operators._job.arguments import runtime_environment
 
     assert runtime_environment({"working_dir": "", "pip": ["a"]}) == {"pip": ["a"]}
     (tmp_path / "env.yaml").write_text("pip: [emoji]\nworking_dir: ''\n")

@@ -15,8 +15,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ray_provider.clusters.access import Credential, KubernetesAccess, kubeconfig_file, private_folder, write_private
-from ray_provider.clusters.kubeconfig import read_kubeconfigs, select
+from ray_provider.clusters.kubernetes.access import (
+    Credential,
+    KubernetesAccess,
+    kubeconfig_file,
+    private_folder,
+    write_private,
+)
+from ray_provider.clusters.kubernetes.kubeconfig import read_kubeconfigs, select
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError
 
 

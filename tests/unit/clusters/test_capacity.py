@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ray_provider.clusters.capacity import groups_of, judge, quantity
+from ray_provider.clusters.kuberay.capacity import groups_of, judge, quantity
 
 GIB = 1024**3
 

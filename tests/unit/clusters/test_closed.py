@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from ray_provider.clusters.kube import refusal
-from ray_provider.clusters.waiting import check_closed
+from ray_provider.clusters.kubernetes.client import refusal
+from ray_provider.clusters.lifecycle.waiting import check_closed
 from ray_provider.exceptions import ClusterFailedError
 from tests.support.jobs_api import JobsApi
 

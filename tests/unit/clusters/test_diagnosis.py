@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ray_provider.clusters.diagnosis import cluster_findings, summary
-from ray_provider.clusters.pod_diagnosis import event_findings, first_unready, pod_findings, slow_finding
+from ray_provider.clusters.kuberay.diagnosis import cluster_findings, summary
+from ray_provider.clusters.kubernetes.pod_diagnosis import event_findings, first_unready, pod_findings, slow_finding
 
 
 def pod(node_type="head", *, status=None, **container):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters import helm_command
-from ray_provider.clusters.helm_command import (
+from ray_provider.clusters.helm import command as helm_command
+from ray_provider.clusters.helm.command import (
     Redactor,
     end_running_helms,
     find_helm,
@@ -22,7 +22,7 @@ from ray_provider.clusters.helm_command import (
     run_helm,
     secrets_in,
 )
-from ray_provider.clusters.helm_errors import explain
+from ray_provider.clusters.helm.errors import explain
 from ray_provider.exceptions import (
     ConfigurationError,
     HelmError,

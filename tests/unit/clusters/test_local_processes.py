@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 import psutil
 import pytest
 
-from ray_provider.clusters.processes import ProcessIdentity, family, last_lines, marked, signal_all, wait_gone
+from ray_provider.clusters.local.processes import ProcessIdentity, family, last_lines, marked, signal_all, wait_gone
 
 MARK = "AIRFLOW_RAY_TEST_MARK"
 

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.clusters import local, local_head
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.local import delete_local, find_local, local_endpoint, start_local
-from ray_provider.clusters.local_spec import LocalClusterSpec
-from ray_provider.clusters.local_state import LocalPaths, LocalRecord, local_home, locked, this_machine
+from ray_provider.clusters.local import cluster, head
+from ray_provider.clusters.local.cluster import delete_local, find_local, local_endpoint, start_local
+from ray_provider.clusters.local.spec import LocalClusterSpec
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home, locked, this_machine
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError
 
 
@@ -64,12 +64,12 @@ async def test_bad_settings_are_refused_by_name_and_leave_nothing(field, value, 
 
 async def test_a_machine_without_ray_says_what_to_install(monkeypatch, home):
     def nothing(_name):
-        raise local_head.PackageNotFoundError
+        raise head.PackageNotFoundError
 
-    monkeypatch.setattr(local_head, "version", nothing)
+    monkeypatch.setattr(head, "version", nothing)
     with pytest.raises(ConfigurationError, match=r"airflow-ray\[ray\]"):
         await start_local(LocalClusterSpec("a"))
-    monkeypatch.setattr(local_head, "version", lambda _name: "2.51.1")
+    monkeypatch.setattr(head, "version", lambda _name: "2.51.1")
     with pytest.raises(ConfigurationError, match="2.52 or newer"):
         await start_local(LocalClusterSpec("a"))
     assert not home.exists()
@@ -157,7 +157,7 @@ async def test_a_pid_that_belongs_to_another_process_now_is_left_alone():
     paths.make()
     record = LocalRecord(name="a", phase="ready", machine=this_machine(), pid=os.getppid(), started=1.0)
     record.write(paths)
-    assert local_head.find_all(paths, record) == []
+    assert head.find_all(paths, record) == []
     assert await delete_local("a")
 
 
@@ -215,4 +215,4 @@ def test_a_token_that_is_not_here_tells_where_tasks_have_to_run(tmp_path):
 
 def test_no_cluster_is_found_where_there_is_none():
     assert find_local("http://127.0.0.1:1") is None
-    assert local.list_local() == []
+    assert cluster.list_local() == []

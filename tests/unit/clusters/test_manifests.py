@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ray_provider.clusters.manifests import parse_version, read_manifest
+from ray_provider.clusters.kuberay.manifests import parse_version, read_manifest
 from ray_provider.exceptions import ConfigurationError
 
 HEAD = {"template": {"spec": {"containers": [{"name": "ray-head", "image": "i"}]}}}

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from ray_provider.clusters import users
+from ray_provider.clusters.lifecycle import users
 from ray_provider.clusters.naming import owner_annotations, unique_name, was_named
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)

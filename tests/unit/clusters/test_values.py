@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ray_provider.clusters.values import check_known, merge, read_values, tell_unknown
+from ray_provider.clusters.helm.values import check_known, merge, read_values, tell_unknown
 from ray_provider.exceptions import ConfigurationError
 
 leaves = st.none() | st.booleans() | st.integers() | st.text(max_size=5) | st.lists(st.integers(), max_size=3)

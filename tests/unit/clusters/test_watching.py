@@ -11,11 +11,11 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from ray_provider.clusters.access import KubernetesAccess
-from ray_provider.clusters.endpoints import kubernetes_endpoint
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.kube import open_kube, path_of
-from ray_provider.clusters.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
+from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.client import open_kube, path_of
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,

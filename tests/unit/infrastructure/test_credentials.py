@@ -8,7 +8,7 @@ import base64
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.infrastructure.credentials import RENEW_BEFORE_SECONDS, RenewedToken, Token, decode_ca
+from ray_provider.infrastructure.cloud.credentials import RENEW_BEFORE_SECONDS, RenewedToken, Token, decode_ca
 
 
 class Clock:

@@ -6,8 +6,8 @@ import pytest
 
 from ray_provider.exceptions import InfrastructureError
 from ray_provider.infrastructure import errors
-from ray_provider.infrastructure.events import Diagnostic
-from ray_provider.infrastructure.failures import error_for
+from ray_provider.infrastructure.terraform.events import Diagnostic
+from ray_provider.infrastructure.terraform.failures import error_for
 
 NO_HOST = "dial tcp: lookup registry.terraform.io on 10.0.0.2:53: no such host"
 DISCOVERY = 'failed to request discovery document: Get "https://registry.terraform.io/.well-known/terraform.json"'

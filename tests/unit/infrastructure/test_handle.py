@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.infrastructure.declared import DeclaredVariable, for_destroy
 from ray_provider.infrastructure.errors import BackendError
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.settings import merge_backend, merge_providers, settle
-from ray_provider.infrastructure.state import StateView, check_providers
+from ray_provider.infrastructure.module.declared import DeclaredVariable, for_destroy
+from ray_provider.infrastructure.module.settings import merge_backend, merge_providers, settle
+from ray_provider.infrastructure.terraform.state import StateView, check_providers
 from ray_provider.operators import DeleteRayInfrastructure
 
 FIXTURES = Path(__file__).parents[2] / "infrastructure" / "fixtures"

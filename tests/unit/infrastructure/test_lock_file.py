@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from ray_provider.infrastructure.binary import TerraformBinary
-from ray_provider.infrastructure.lock_file import LOCK_FILE, LockFile
+from ray_provider.infrastructure.terraform.binary import TerraformBinary
+from ray_provider.infrastructure.terraform.lock_file import LOCK_FILE, LockFile
 
 TERRAFORM = TerraformBinary("/terraform", "terraform", (1, 9, 0), "linux_amd64")
 ARM = TerraformBinary("/terraform", "terraform", (1, 9, 0), "linux_arm64")

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from ray_provider.infrastructure.marks import Marks, Tags, decode, encode, owner_tags, run_tags, state_tags, word
-from ray_provider.infrastructure.state import StateResource, StateView
+from ray_provider.infrastructure.cloud.marks import Marks, Tags, decode, encode, owner_tags, run_tags, state_tags, word
+from ray_provider.infrastructure.terraform.state import StateResource, StateView
 
 #: Google's rule for labels, which is narrower than AWS's for tags.
 KEY, VALUE = re.compile(r"[a-z][a-z0-9_-]{0,62}"), re.compile(r"[a-z0-9_-]{0,63}")

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure import errors
-from ray_provider.infrastructure.backend import Backend
-from ray_provider.infrastructure.declared import read_declared
-from ray_provider.infrastructure.events import Diagnostic, EventReader
-from ray_provider.infrastructure.failures import error_for
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.outputs import InfrastructureOutputs
-from ray_provider.infrastructure.redaction import Redactor
-from ray_provider.infrastructure.source import ModuleSource
+from ray_provider.infrastructure.module.declared import read_declared
+from ray_provider.infrastructure.module.outputs import InfrastructureOutputs
+from ray_provider.infrastructure.module.source import ModuleSource
+from ray_provider.infrastructure.terraform.backend import Backend
+from ray_provider.infrastructure.terraform.events import Diagnostic, EventReader
+from ray_provider.infrastructure.terraform.failures import error_for
+from ray_provider.infrastructure.terraform.redaction import Redactor
 
 HCL = """
 # variable "commented" {
@@ -308,7 +308,7 @@ def test_the_examples_variables_are_the_modules(name: str) -> None:
     """The examples are imported by their own test; here their variables are checked against the modules."""
     import importlib.util
 
-    from ray_provider.infrastructure.declared import check_variables
+    from ray_provider.infrastructure.module.declared import check_variables
 
     path = Path(__file__).parents[3] / "examples" / "dags" / f"ray_infrastructure_{name}.py"
     spec = importlib.util.spec_from_file_location(path.stem, path)

@@ -6,7 +6,7 @@ import pytest
 
 from ray_provider.exceptions import InfrastructureError
 from ray_provider.infrastructure.errors import ModuleError, PlanRefusedError, UnreachableError
-from ray_provider.infrastructure.made_by import add_way_back, advice
+from ray_provider.infrastructure.module.made_by import add_way_back, advice
 
 AWS = "registry.terraform.io/hashicorp/aws"
 GIT = "git::https://user:pass@example.com/modules.git//eks?ref=main"

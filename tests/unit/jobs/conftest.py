@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.retry import RetryPolicy
 from tests.support.jobs_api import JobsApi
 
 QUICK = RetryPolicy(deadline_seconds=3.0, first_delay=0.02, max_delay=0.1)

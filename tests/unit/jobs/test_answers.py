@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import RayApiError, RayConnectionError
-from ray_provider.jobs import polling
 from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.incoming import AnswerTooLongError
+from ray_provider.jobs.http.incoming import AnswerTooLongError
 from ray_provider.jobs.models import JobDetails
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.watch import polling
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.jobs_api import NODE, JobsApi
 
 pytestmark = pytest.mark.timeout(60)

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from ray_provider.jobs import watcher
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.outcome import JobOutcome
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.watch import watcher
+from ray_provider.jobs.watch.outcome import JobOutcome
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.jobs_api import NODE, JobsApi
 
 pytestmark = pytest.mark.timeout(60)
@@ -165,14 +165,14 @@ async def test_a_node_that_ray_does_not_know_to_be_dead_yet(api, monkeypatch):
 
     found, _ = await asyncio.gather(told(api), later())
     assert "The node of Ray task 'train' is gone: Unexpected termination." in found
-    monkeypatch.setattr("ray_provider.jobs.cause._NODE_SECONDS", 0.1)
+    monkeypatch.setattr("ray_provider.jobs.watch.cause._NODE_SECONDS", 0.1)
     api.jobs.clear()
     api.nodes[0]["state"] = "ALIVE"
     assert "The node of Ray task 'train' is gone." in await told(api)
 
 
 async def test_an_actor_that_could_not_be_reached(api, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.cause._NODE_SECONDS", 0.1)
+    monkeypatch.setattr("ray_provider.jobs.watch.cause._NODE_SECONDS", 0.1)
     api.task("ACTOR_UNAVAILABLE", UNREACHABLE)
     api.nodes.append({"node_id": NODE, "state": "ALIVE", "end_time_ms": 0})
     text = await told(api)
@@ -311,6 +311,6 @@ async def test_a_ray_that_does_not_answer_changes_nothing(api, monkeypatch):
     async def stuck(*_: Any) -> None:
         raise RuntimeError("boom")
 
-    monkeypatch.setattr("ray_provider.jobs.cause.find", stuck)
+    monkeypatch.setattr("ray_provider.jobs.watch.cause.find", stuck)
     assert (await outcome_of(api)).status == "FAILED"
     assert watcher._CAUSE_SECONDS < 30

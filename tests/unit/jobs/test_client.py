@@ -13,6 +13,7 @@ import time
 import pytest
 
 from ray_provider import __version__
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import (
     ConfigurationError,
     JobError,
@@ -22,10 +23,9 @@ from ray_provider.exceptions import (
 )
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
-from ray_provider.jobs.http_errors import JobAlreadyExistsError
-from ray_provider.jobs.identity import JobOwner
+from ray_provider.jobs.http.errors import JobAlreadyExistsError
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.submit.identity import JobOwner
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import NODE, JobsApi
 from tests.support.ray_head import free_ports
@@ -114,7 +114,7 @@ async def test_refused_credentials_are_renewed_once():
 
 async def test_the_kubernetes_api_server_is_not_taken_for_ray():
     body = '{"kind":"Status","apiVersion":"v1","status":"Failure","message":"services \\"x\\" is forbidden","code":403}'
-    from ray_provider.jobs.http_errors import api_error
+    from ray_provider.jobs.http.errors import api_error
 
     error = api_error(RayEndpoint("https://k8s/proxy", token="t"), "GET", "/api/version", 403, body)
     assert "Kubernetes API server" in str(error)
@@ -416,7 +416,7 @@ async def test_tls_errors_are_explained(certificates, tmp_path):
 
 
 def test_of_a_traceback_within_another_the_reason_is_told():
-    from ray_provider.jobs.http_errors import api_error
+    from ray_provider.jobs.http.errors import api_error
 
     body = (
         "Traceback (most recent call last):\n  File x\nRuntimeError: Request failed with status code 500: Traceback "

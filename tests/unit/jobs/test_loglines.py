@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ray_provider.jobs import loglines
-from ray_provider.jobs.loglines import MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_LINE_BYTES, LineCutter, clean
+from ray_provider.jobs.watch import loglines
+from ray_provider.jobs.watch.loglines import MAX_BATCH_BYTES, MAX_BATCH_LINES, MAX_LINE_BYTES, LineCutter, clean
 
 
 def cut(pieces, offset=0):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.logs import LogFollower
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.watch.logs import LogFollower
 from tests.support.jobs_api import NODE, JobsApi
 from tests.unit.jobs.conftest import QUICK
 from tests.unit.jobs.test_loglines import oracle
@@ -19,7 +19,7 @@ from tests.unit.jobs.test_loglines import oracle
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.logs._BACKOFF", RetryPolicy(first_delay=0.02, max_delay=0.1))
+    monkeypatch.setattr("ray_provider.jobs.watch.logs._BACKOFF", RetryPolicy(first_delay=0.02, max_delay=0.1))
 
 
 class Reader:
@@ -215,7 +215,7 @@ async def test_a_drain_has_a_bound_and_says_that_the_end_is_missing(api, client)
 
 
 async def test_a_long_log_is_not_read_twice_and_loses_nothing(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.logs.SMALL_LOG_BYTES", 100_000)
+    monkeypatch.setattr("ray_provider.jobs.watch.logs.SMALL_LOG_BYTES", 100_000)
     wanted = [f"line {n}" for n in range(30_000)]
     job = api.add("a")
     job.run("\n".join(wanted).encode() + b"\n")
@@ -228,7 +228,7 @@ async def test_a_long_log_is_not_read_twice_and_loses_nothing(api, client, monke
 
 
 async def test_a_long_log_whose_stream_hangs_is_read_again(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.logs.SMALL_LOG_BYTES", 100_000)
+    monkeypatch.setattr("ray_provider.jobs.watch.logs.SMALL_LOG_BYTES", 100_000)
     wanted = [f"line {n}" for n in range(30_000)]
     job = api.add("a")
     job.run("\n".join(wanted).encode() + b"\n")
@@ -266,7 +266,7 @@ async def test_a_very_long_line(api, client):
 
 
 async def test_a_progress_bar_without_an_end_is_shown_now_and_then(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.logs.PROGRESS_BAR_SECONDS", 0.2)
+    monkeypatch.setattr("ray_provider.jobs.watch.logs.PROGRESS_BAR_SECONDS", 0.2)
     job = api.add("a")
     job.run(b"\r10%\r20%\r30%")
     reader = Reader(LogFollower(client, "a"))

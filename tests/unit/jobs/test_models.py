@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ray_provider.exceptions import ConfigurationError, RayProviderError
-from ray_provider.jobs.identity import JobOwner, submission_id_for
 from ray_provider.jobs.models import ClusterVersion, JobDetails, JobSpec
+from ray_provider.jobs.submit.identity import JobOwner, submission_id_for
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import zipfile
 
 import pytest
 
-import ray_provider.jobs.archive
+import ray_provider.jobs.submit.archive
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.jobs.packaging import needs_packaging, package_runtime_env
+from ray_provider.jobs.submit.packaging import needs_packaging, package_runtime_env
 
 
 @pytest.fixture
@@ -176,7 +176,7 @@ async def test_a_file_that_is_no_archive(api, client, tmp_path):
 
 
 async def test_a_package_that_is_too_large_is_explained(api, client, project, monkeypatch):
-    monkeypatch.setattr(ray_provider.jobs.archive, "MAX_PACKAGE_BYTES", 20_000)
+    monkeypatch.setattr(ray_provider.jobs.submit.archive, "MAX_PACKAGE_BYTES", 20_000)
     (project / "weights.bin").write_bytes(os.urandom(50_000))
     with pytest.raises(ConfigurationError, match=r"too large to upload.*weights.bin \(0.0 MiB\)") as raised:
         await package_runtime_env(client, {"working_dir": str(project)})

@@ -6,12 +6,12 @@ import time
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import RayApiError, RayAuthenticationError, RayConnectionError
-from ray_provider.jobs import patience
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.patience import patiently
-from ray_provider.jobs.retry import RetryPolicy
+from ray_provider.jobs.http import patience
+from ray_provider.jobs.http.patience import patiently
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import JobsApi
 from tests.support.tls_front import TlsFront

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.jobs.runtime_env import KEYS, check
+from ray_provider.jobs.submit.runtime_env import KEYS, check
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import ConfigurationError, JobConflictError, RayApiError, RayConnectionError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
-from ray_provider.jobs.identity import JobOwner, submission_id_for
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.submit import submit_once
+from ray_provider.jobs.submit.identity import JobOwner, submission_id_for
+from ray_provider.jobs.submit.once import submit_once
 from tests.support.ray_head import free_ports
 
 OWNER = JobOwner("dag", "run", "task", try_number=1, provider_version="1.0.0")
@@ -119,7 +119,7 @@ async def test_a_time_out_is_made_up_for(api):
 
 
 async def test_a_submit_that_never_came_through_says_why(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.submit._LOOK_SECONDS", 0.2)
+    monkeypatch.setattr("ray_provider.jobs.submit.once._LOOK_SECONDS", 0.2)
     api.unavailable = True
     with pytest.raises(RayApiError, match="503"):
         await submit_once(client, spec(), retry=RetryPolicy(0.2, 0.05))

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from aiohttp import web
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import ConfigurationError, KubernetesError
-from ray_provider.jobs import watcher
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
-from ray_provider.jobs.one_node import refuse_too_large
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.waiting import Ask, Prospects, explain
-from ray_provider.jobs.watcher import JobWatcher, WatchOptions
+from ray_provider.jobs.submit.one_node import refuse_too_large
+from ray_provider.jobs.watch import watcher
+from ray_provider.jobs.watch.waiting import Ask, Prospects, explain
+from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.jobs_api import JobsApi
 
 pytestmark = pytest.mark.timeout(60)

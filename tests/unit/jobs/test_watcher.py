@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import (
     JobFailedError,
     JobLostError,
@@ -16,8 +17,7 @@ from ray_provider.exceptions import (
     RayAuthenticationError,
 )
 from ray_provider.jobs.client import RayJobsClient
-from ray_provider.jobs.retry import RetryPolicy
-from ray_provider.jobs.watcher import JobOutcome, JobWatcher, WatchOptions
+from ray_provider.jobs.watch.watcher import JobOutcome, JobWatcher, WatchOptions
 from tests.support.jobs_api import JobsApi
 from tests.unit.jobs.conftest import QUICK
 
@@ -27,9 +27,9 @@ FAST = WatchOptions(poll_interval=0.05)
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch):
     quick = RetryPolicy(first_delay=0.02, max_delay=0.1)
-    monkeypatch.setattr("ray_provider.jobs.logs._BACKOFF", quick)
-    monkeypatch.setattr("ray_provider.jobs.polling._BACKOFF", quick)
-    monkeypatch.setattr("ray_provider.jobs.watcher._SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr("ray_provider.jobs.watch.logs._BACKOFF", quick)
+    monkeypatch.setattr("ray_provider.jobs.watch.polling._BACKOFF", quick)
+    monkeypatch.setattr("ray_provider.jobs.watch.watcher._SILENCE_SECONDS", 0.1)
 
 
 class Watch:
@@ -192,7 +192,7 @@ async def test_a_dashboard_that_is_away_for_too_long(api, client):
 
 
 async def test_one_blip_is_not_worth_a_line(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.watcher._SILENCE_SECONDS", 2.0)
+    monkeypatch.setattr("ray_provider.jobs.watch.watcher._SILENCE_SECONDS", 2.0)
     job = api.add("a")
     job.run()
     watch = Watch(client, fetch_logs=False)
@@ -285,7 +285,7 @@ async def test_a_job_that_ends_just_before_its_deadline(api, client):
 
 
 async def test_a_deadline_while_nobody_answers(api, client, monkeypatch):
-    monkeypatch.setattr("ray_provider.jobs.watcher._STOP_SECONDS", 0.3)
+    monkeypatch.setattr("ray_provider.jobs.watch.watcher._STOP_SECONDS", 0.3)
     api.add("a").run()
     watch = Watch(client, deadline=time.time() + 0.5, log_drain_seconds=0.2)
     await asyncio.sleep(0.3)
@@ -351,7 +351,7 @@ async def test_being_cancelled_stops_nothing_and_leaves_nothing(api, client):
     await asyncio.sleep(0.05)
     assert api.jobs["a"].status == "RUNNING"
     assert api.streams_open == 0
-    from ray_provider.jobs.polling import _hubs
+    from ray_provider.jobs.watch.polling import _hubs
 
     assert not _hubs[asyncio.get_running_loop()]
 

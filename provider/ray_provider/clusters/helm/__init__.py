@@ -1,0 +1,1 @@
+"""Helm releases: the program, its errors, charts and values, and what is fetched for them."""

@@ -1,0 +1,404 @@
+"""The Kubernetes API as plain JSON, over ``kubernetes_asyncio``'s client: requests, errors in words, and watches.
+
+The typed models of ``kubernetes_asyncio`` are not used: Ray's resources have none, and a field that a model does not
+know would be lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import random
+import re
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import urlsplit
+
+from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, client_of, connect
+from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
+
+if TYPE_CHECKING:
+    from kubernetes_asyncio.client import ApiClient
+
+log = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+#: How long the API server may be away before a wait gives up on it.
+UNREACHABLE_SECONDS = 180.0
+_REQUEST_SECONDS = 30.0
+_WATCH_SECONDS = 240
+_ROLE = "helm/roles/provider-role.yaml"
+_TRANSIENT = {429, 500, 502, 503, 504}
+
+RAY = "/apis/ray.io/v1"
+
+
+def path_of(kind: str, namespace: str, name: str | None = None, *, api: str = "/api/v1") -> str:
+    """Give the path of a collection in a namespace, or of one object in it."""
+    base = f"{api}/namespaces/{namespace}/{kind}"
+    return f"{base}/{name}" if name else base
+
+
+@dataclass(frozen=True, slots=True)
+class WatchEvent:
+    """What a watch tells.
+
+    :param type: ``SYNC`` when ``items`` is all there is (at first, and when the history was lost), else as Kubernetes.
+    :param object: what changed.
+    :param items: with ``SYNC``.
+    """
+
+    type: Literal["SYNC", "ADDED", "MODIFIED", "DELETED"]
+    object: Json
+    items: tuple[Json, ...] = ()
+
+
+@asynccontextmanager
+async def open_kube(access: KubernetesAccess) -> AsyncIterator[Kube]:
+    """Connect to a Kubernetes cluster, and close the connection afterwards."""
+    connected = await connect(access)
+    async with client_of(connected) as client:
+        yield Kube(client, connected)
+
+
+class Kube:
+    """One Kubernetes.
+
+    :param client: of ``kubernetes_asyncio``.
+    :param connected: what it was made from.
+    """
+
+    def __init__(self, client: ApiClient, connected: Connected) -> None:
+        self._client = client
+        self._connected = connected
+        self._plurals: dict[str, dict[str, tuple[str, bool]]] = {}
+
+    @property
+    def url(self) -> str:
+        """Where it is."""
+        return self._connected.server.url
+
+    # -- requests --------------------------------------------------------------------------------------------------
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str | None = None,
+        timeout: float = _REQUEST_SECONDS,
+        text: bool = False,
+    ) -> Any:
+        """Send a request and give the answer, as JSON unless ``text`` is asked for.
+
+        :raises KubernetesAccessError: 401 or 403.
+        :raises KubernetesError: another refusal (``status`` says which), or nothing answers.
+        """
+        response = await self._send(method, path, query, body, content_type, timeout, None)
+        try:
+            content = await response.text()
+        except (OSError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        except Exception as error:
+            if _is_client_error(error):
+                raise self._unreachable(error) from error
+            raise
+        finally:
+            response.release()
+        if response.status >= 400:
+            raise refusal(response.status, content, method, path)
+        return content if text else (json.loads(content) if content else {})
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None,
+        body: Any,
+        content_type: str | None,
+        timeout: float,
+        read_timeout: float | None,
+    ) -> Any:
+        import aiohttp
+
+        limits = aiohttp.ClientTimeout(total=None if read_timeout else timeout, sock_connect=10, sock_read=read_timeout)
+        headers = {"Accept": "application/json"}
+        if content_type:
+            headers["Content-Type"] = content_type
+        for attempt in (1, 2):
+            headers.update(await self._connected.credential.headers(refused=attempt == 2))
+            try:
+                response = await self._client.rest_client.request(
+                    method,
+                    self.url + path,
+                    query_params=dict(query or {}),
+                    headers=dict(headers),
+                    body=body,
+                    _preload_content=False,
+                    _request_timeout=limits,
+                )
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise self._unreachable(error) from error
+            if response.status != 401 or attempt == 2 or not headers.get("Authorization"):
+                return response
+            response.release()
+        raise AssertionError  # pragma: no cover - the loop returns
+
+    def _unreachable(self, error: BaseException) -> KubernetesError:
+        host = urlsplit(self.url).netloc
+        why = str(error).strip() or type(error).__name__
+        if "CERTIFICATE_VERIFY_FAILED" in why or type(error).__name__ == "ClientConnectorCertificateError":
+            return KubernetesError(
+                f"The certificate of the Kubernetes API server at {host} is not trusted: {why}.",
+                hint="The kubeconfig's certificate-authority has to be the cluster's; fetch the kubeconfig anew.",
+                cause="certificate",
+            )
+        return KubernetesError(
+            f"The Kubernetes API server at {host} can't be reached: {why}.",
+            hint="Does the cluster run, and can this machine reach it (VPN, private endpoint, authorized networks)? "
+            "The address comes from the connection's kubeconfig.",
+            cause="unreachable",
+        )
+
+    async def get(self, path: str, **query: str) -> Json:
+        """Read an object or a list."""
+        found: Json = await self.request("GET", path, query=query)
+        return found
+
+    async def find(self, path: str, **query: str) -> Json | None:
+        """Read an object; ``None`` where there is none."""
+        try:
+            return await self.get(path, **query)
+        except KubernetesError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def create(self, path: str, body: Json, **query: str) -> Json:
+        """Create an object."""
+        made: Json = await self.request("POST", path, body=body, query=query)
+        return made
+
+    async def apply(self, path: str, body: Json, *, force: bool = True, **query: str) -> Json:
+        """Apply an object server-side, in the name of this provider."""
+        query = {"fieldManager": "airflow-ray", "force": "true" if force else "false", **query}
+        done: Json = await self.request(
+            "PATCH", path, body=body, query=query, content_type="application/apply-patch+yaml"
+        )
+        return done
+
+    async def merge(self, path: str, body: Json) -> Json:
+        """Change an object by a merge patch."""
+        done: Json = await self.request("PATCH", path, body=body, content_type="application/merge-patch+json")
+        return done
+
+    async def delete(self, path: str, *, unchanged: str | None = None) -> bool:
+        """Delete an object, after what depends on it. Tells whether there was one.
+
+        :param unchanged: only if this is still its ``resourceVersion``.
+        :raises KubernetesError: it has changed (409).
+        """
+        body: Json = {"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": "Foreground"}
+        if unchanged:
+            body["preconditions"] = {"resourceVersion": unchanged}
+        try:
+            await self.request("DELETE", path, body=body)
+        except KubernetesError as error:
+            if error.status == 404:
+                return False
+            raise
+        return True
+
+    async def collection(self, document: Mapping[str, Any], namespace: str) -> str:
+        """Give the path that objects of a document's kind are created at.
+
+        :raises ConfigurationError: the cluster does not have this kind.
+        """
+        version, kind = str(document.get("apiVersion") or ""), str(document.get("kind") or "")
+        base = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        if base not in self._plurals:
+            found = await self.find(base) or {}
+            self._plurals[base] = {
+                item["kind"]: (item["name"], bool(item["namespaced"]))
+                for item in found.get("resources", [])
+                if "/" not in item["name"]
+            }
+        if kind not in self._plurals[base]:
+            raise ConfigurationError(
+                f"The Kubernetes cluster does not know the kind {kind} ({version}) that is to be created.",
+                hint="Install what brings it (e.g. the Prometheus operator for a PodMonitor), or switch it off.",
+            )
+        plural, namespaced = self._plurals[base][kind]
+        own = (document.get("metadata") or {}).get("namespace") or namespace
+        return f"{base}/namespaces/{own}/{plural}" if namespaced else f"{base}/{plural}"
+
+    # -- watches ---------------------------------------------------------------------------------------------------
+
+    async def watch(
+        self, path: str, *, patience: float = UNREACHABLE_SECONDS, **query: str
+    ) -> AsyncIterator[WatchEvent]:
+        """Tell what is there and what changes, for as long as it is asked.
+
+        Goes on from where it was when the connection ends; reads all anew when the history is gone (410); outlives a
+        restart of the API server.
+
+        :param patience: give up when the API server is away for so many seconds.
+        :raises KubernetesAccessError: we may not.
+        :raises KubernetesError: the API server stayed away.
+        """
+        version: str | None = None
+        away_since: float | None = None
+        delay = 0.1
+        while True:
+            try:
+                if version is None:
+                    found = await self.get(path, **query)
+                    version = found["metadata"]["resourceVersion"]
+                    kind = str(found.get("kind", "List")).removesuffix("List")
+                    items = tuple({"kind": kind, **item} for item in found.get("items") or ())
+                    away_since, delay = None, 0.1
+                    yield WatchEvent("SYNC", {}, items)
+                async for event in self._stream(path, version, query):
+                    away_since, delay = None, 0.1
+                    version = event["object"]["metadata"]["resourceVersion"]
+                    if event["type"] != "BOOKMARK":
+                        yield WatchEvent(event["type"], event["object"])
+            except KubernetesError as error:
+                if error.status == 410:
+                    version = None
+                    continue
+                if error.status is not None and error.status not in _TRANSIENT and error.status != 401:
+                    raise
+                if isinstance(error, KubernetesAccessError) and away_since is None and error.status == 401:
+                    raise
+                away_since = away_since or time.monotonic()
+                if time.monotonic() - away_since > patience:
+                    raise
+                log.debug("watch of %s interrupted: %s", path, error.message)
+                await asyncio.sleep(delay * random.uniform(0.7, 1.3))  # noqa: S311 - jitter
+                delay = min(delay * 2, 5.0)
+
+    async def _stream(self, path: str, version: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
+        import aiohttp
+
+        seconds = _WATCH_SECONDS + random.randrange(30)  # noqa: S311 - jitter
+        asked = {
+            **query,
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        response = await self._send("GET", path, asked, None, None, _REQUEST_SECONDS, seconds + 30.0)
+        try:
+            if response.status >= 400:
+                raise refusal(response.status, await response.text(), "GET", path)
+            buffer = b""
+            async for chunk in response.content.iter_any():
+                *lines, buffer = (buffer + chunk).split(b"\n")
+                for line in filter(None, lines):
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise refusal(int(status.get("code", 500)), json.dumps(status), "GET", path)
+                    yield event
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise self._unreachable(error) from error
+        finally:
+            response.close()
+
+
+def _is_client_error(error: BaseException) -> bool:
+    import aiohttp
+
+    return isinstance(error, aiohttp.ClientError)
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+_FORBIDDEN = re.compile(r'cannot (?P<verb>\w+) resource "(?P<resource>[^"]+)"(?: in API group "(?P<group>[^"]*)")?')
+_NAMESPACE = re.compile(r'in the namespace "(?P<namespace>[^"]+)"')
+_USER = re.compile(r'User "(?P<user>[^"]+)"')
+_ENDING = re.compile(r"in namespace (?P<namespace>[a-z0-9-]+) because it is being terminated")
+
+
+def refusal(status: int, content: str, method: str = "", path: str = "") -> KubernetesError:
+    """Make the error of an answer.
+
+    :param status: HTTP status.
+    :param content: of the answer: a Kubernetes ``Status`` if all is well.
+    """
+    try:
+        answer = json.loads(content)
+        message = str(answer.get("message") or content)
+        reason = str(answer.get("reason") or "")
+    except (ValueError, AttributeError):
+        message, reason = content.strip()[:500] or "no explanation", ""
+    data: dict[str, Any] = {"status": status, "reason": reason, "method": method, "path": path}
+    if status == 401:
+        return KubernetesAccessError(
+            "The Kubernetes API server does not accept our credentials (401): they have expired, or are of another "
+            "cluster.",
+            hint="Fetch the kubeconfig anew (`aws eks update-kubeconfig`, `gcloud container clusters get-credentials`) "
+            "and put it into the connection; or use an exec plugin, which renews them.",
+            cause="credentials",
+            **data,
+        )
+    if status == 403:
+        return forbidden(message, **data)
+    return KubernetesError(message[0].upper() + message[1:] if message else f"HTTP {status}", cause=reason, **data)
+
+
+def forbidden(message: str, **data: Any) -> KubernetesError:
+    """Say who may not do what where, and what would allow it. Quotas and admission are refusals of another kind."""
+    if "exceeded quota" in message:
+        return KubernetesError(
+            f"The namespace's quota is used up: {message}.",
+            hint="Ask for less, delete what is not needed, or have the ResourceQuota raised.",
+            cause="quota",
+            **data,
+        )
+    ending = _ENDING.search(message)
+    if ending:
+        return ending_namespace(ending["namespace"], **data)
+    what = _FORBIDDEN.search(message)
+    if what is None:
+        return KubernetesAccessError(f"Kubernetes refuses it: {message}", cause="forbidden", **data)
+    place = _NAMESPACE.search(message)
+    user = _USER.search(message)
+    resource = what["resource"] + (f".{what['group']}" if what["group"] else "")
+    where = f"in namespace {place['namespace']!r}" if place else "in the whole cluster"
+    who = user["user"] if user else "this account"
+    return KubernetesAccessError(
+        f"{who} may not {what['verb']} {resource} {where}.",
+        hint=f"Bind the Role of {_ROLE} to it (`kubectl -n {place['namespace'] if place else 'NAMESPACE'} apply -f "
+        f"{_ROLE}`), or name another namespace.",
+        **{"cause": "forbidden", "verb": what["verb"], "resource": resource, **data},
+    )
+
+
+def ending_namespace(namespace: str, **data: Any) -> KubernetesError:
+    """Say that a namespace is on its way out: nothing can be made in it."""
+    return KubernetesError(
+        f"The namespace {namespace!r} is being deleted: nothing can be made in it.",
+        hint="Try again when it is gone, or name another one. If it does not go, `kubectl get namespace "
+        f"{namespace} -o jsonpath='{{.status.conditions}}'` says what holds it.",
+        **{"cause": "namespace ending", **data},
+    )
+
+
+async def pod_events(kube: Kube, namespace: str, uid: str) -> list[Json]:
+    """Give the events of a pod: they help to explain it. None if they can't be read: then less is known."""
+    try:
+        found = await kube.get(path_of("events", namespace), fieldSelector=f"involvedObject.uid={uid}", limit="100")
+    except KubernetesError:
+        return []
+    items: list[Json] = found.get("items") or []
+    return items

@@ -1,0 +1,272 @@
+"""What a person wants of a Ray cluster on Kubernetes, and what Helm is to be told for it."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from ray_provider.clusters.helm.charts import BUNDLED, OperatorChart, find_chart, find_profile
+from ray_provider.clusters.helm.releases import HelmOptions
+from ray_provider.clusters.helm.values import Values, ValuesInput, check_known, merge, read_values, tell_unknown
+from ray_provider.clusters.kuberay.endpoints import How
+from ray_provider.clusters.kuberay.manifests import RayClusterManifest, read_manifest
+from ray_provider.clusters.kuberay.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
+from ray_provider.clusters.kubernetes.namespaces import security_level
+from ray_provider.clusters.lifecycle.users import LEASE_SECONDS
+from ray_provider.clusters.naming import check_name, owner_annotations, owner_labels, unique_name
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.resources import bundled
+
+#: Keys of ``values`` that only the provider's own chart has.
+_OWN_KEYS = ("commonLabels", "commonAnnotations")
+#: What any chart may take beyond what its values.yaml shows: maps of pod templates and the like.
+_OPEN_MAPS = ("spec", "additionalWorkerGroups", "worker", "head")
+
+
+@dataclass(frozen=True, slots=True)
+class KubernetesClusterSpec:
+    """A Ray cluster as somebody wants it. Files are read, and values merged, when it is made by :func:`make_spec`.
+
+    :param name: of the release and the RayCluster.
+    :param namespace: where.
+    :param values: for the chart, merged.
+    :param manifest: a ready RayCluster, instead of the chart's own.
+    :param chart: which chart.
+    :param chart_repo: URL of its repository.
+    :param chart_version: which version of it.
+    :param strict: refuse values that the chart does not know.
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
+    :param is_named: somebody chose the name; else it is unique for the run.
+    :param update_if_exists: change a cluster of that name that is there.
+    :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
+    :param create_namespace: make the namespace if it is missing. It stays when the cluster goes.
+    :param kuberay_operator: ``require``, ``install`` (if it is missing) or ``upgrade`` (if it is older).
+    :param operator_chart: brings the operator, if it is to be installed.
+    :param helm: how Helm is run.
+    :param how: how the dashboard is reached.
+    :param gpu_plugin: manifest of a device plugin, installed if it is missing; it stays.
+    :param folders: where relative paths begin.
+    """
+
+    name: str
+    namespace: str | None = None
+    values: Values = field(default_factory=dict, repr=False)
+    manifest: RayClusterManifest | None = field(default=None, repr=False)
+    chart: str = BUNDLED
+    chart_repo: str | None = None
+    chart_version: str | None = None
+    strict: bool = False
+    owner: Mapping[str, Any] = field(default_factory=dict)
+    is_named: bool = False
+    update_if_exists: bool = False
+    lease_seconds: float | None = LEASE_SECONDS
+    create_namespace: bool | str = False
+    kuberay_operator: Mode = "require"
+    operator_chart: OperatorChart | None = None
+    helm: HelmOptions = field(default_factory=HelmOptions)
+    how: How = "auto"
+    gpu_plugin: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    folders: tuple[Path, ...] = ()
+
+
+def make_spec(
+    *,
+    owner: Mapping[str, Any],
+    name: str | None = None,
+    namespace: str | None = None,
+    values: ValuesInput = None,
+    profile: str | Sequence[str] | None = None,
+    infrastructure_values: ValuesInput = None,
+    ray_cluster_yaml: str | Path | Mapping[str, Any] | None = None,
+    chart: str | Path = BUNDLED,
+    chart_repo: str | None = None,
+    chart_version: str | None = None,
+    strict: bool = False,
+    update_if_exists: bool = False,
+    lease_seconds: float | None = LEASE_SECONDS,
+    create_namespace: bool | str = False,
+    kuberay_operator: str = "require",
+    kuberay_version: str | None = None,
+    operator_chart: str | Path | None = None,
+    operator_chart_repo: str | None = None,
+    operator_values: ValuesInput = None,
+    operator_namespace: str | None = None,
+    helm: HelmOptions | None = None,
+    how: How = "auto",
+    gpu_device_plugin_yaml: str | Mapping[str, Any] | None = None,
+    folders: tuple[Path, ...] = (),
+    render: Callable[[str], str] | None = None,
+    fetch: Callable[[str], str] | None = None,
+) -> KubernetesClusterSpec:
+    """Read and check all that a person says of a cluster, before anything is asked or made.
+
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task.
+    :param name: of the release and the RayCluster; else the manifest's, else one that is unique for the run.
+    :param values: for the chart: a dict, YAML text, a path, or a list of those.
+    :param profile: one or several of the provider's profiles, below ``values``.
+    :param infrastructure_values: Terraform's ``ray_helm_values``, between the two.
+    :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text or dict.
+    :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
+    :param kuberay_version: of the operator's chart, if it is to be installed.
+    :param operator_chart: a path or OCI URL of the operator's chart, instead of KubeRay's repository.
+    :param render: renders templates in files.
+    :param fetch: gets the text behind a URL.
+    :raises ConfigurationError: something can't work; the message names it.
+    """
+    _check_options(kuberay_operator=kuberay_operator, lease_seconds=lease_seconds, how=how)
+    security_level(create_namespace)
+    manifest = None
+    if ray_cluster_yaml:
+        if str(chart) != BUNDLED or chart_repo:
+            raise ConfigurationError(
+                "`ray_cluster_yaml` and `chart` are both given.",
+                hint="A manifest is installed by the provider's own chart: leave `chart` out.",
+            )
+        if profile:
+            raise ConfigurationError(
+                "`ray_cluster_yaml` and `profile` are both given.",
+                hint="A manifest says all of the cluster itself: use one of the two.",
+            )
+        manifest = read_manifest(ray_cluster_yaml, folders=folders, render=render, fetch=fetch)
+        _check_names(manifest, name, namespace)
+    profiles = [profile] if isinstance(profile, str) else list(profile or ())
+    given = read_values(values, folders=folders, render=render)
+    merged = merge(
+        *(read_values(find_profile(one)) for one in profiles),
+        read_values(infrastructure_values, what="infrastructure_values", folders=folders),
+        given,
+    )
+    full_name = merged.get("fullnameOverride")
+    if full_name and name and full_name != name:
+        raise ConfigurationError(
+            f"The task names the cluster {name!r}, and `values.fullnameOverride` {full_name!r}.",
+            hint="Leave one of them out.",
+        )
+    chosen = name or (manifest.name if manifest else None) or full_name
+    find_chart(chart, repo=chart_repo, version=chart_version, folders=folders)
+    return KubernetesClusterSpec(
+        name=check_name(chosen) if chosen else unique_name(owner),
+        namespace=namespace or (manifest.namespace if manifest else None),
+        values=merged,
+        manifest=manifest,
+        chart=str(chart),
+        chart_repo=chart_repo,
+        chart_version=chart_version,
+        strict=strict,
+        owner=dict(owner),
+        is_named=bool(chosen),
+        update_if_exists=update_if_exists,
+        lease_seconds=lease_seconds,
+        create_namespace=create_namespace,
+        kuberay_operator=kuberay_operator,  # type: ignore[arg-type]
+        operator_chart=_operator_chart(
+            operator_chart, operator_chart_repo, kuberay_version, operator_values, operator_namespace, folders
+        ),
+        helm=helm or HelmOptions(),
+        how=how,
+        gpu_plugin=_plugin(gpu_device_plugin_yaml, folders, fetch),
+        folders=tuple(folders),
+    )
+
+
+def _check_options(*, kuberay_operator: str, lease_seconds: float | None, how: str) -> None:
+    if kuberay_operator not in MODES:
+        raise ConfigurationError(
+            f"`kuberay_operator` is {kuberay_operator!r}: it must be one of {', '.join(MODES)}.",
+            hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
+        )
+    if lease_seconds is not None and lease_seconds <= 0:
+        raise ConfigurationError(
+            f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
+            hint="Say for how many seconds the cluster is used, or None for ever.",
+            field="lease_seconds",
+        )
+    if how not in get_args(How):
+        raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
+
+
+def _check_names(manifest: RayClusterManifest, name: str | None, namespace: str | None) -> None:
+    """Refuse a task that names another cluster than its manifest."""
+    if name and name != manifest.name:
+        raise ConfigurationError(
+            f"The task names the cluster {name!r}, and its manifest {manifest.name!r}.",
+            hint="Leave one of them out.",
+        )
+    if namespace and manifest.namespace and namespace != manifest.namespace:
+        raise ConfigurationError(
+            f"The task says namespace {namespace!r}, and its manifest {manifest.namespace!r}.",
+            hint="Leave one of them out.",
+        )
+
+
+def chart_values(
+    spec: KubernetesClusterSpec, kuberay: KubeRay, defaults: Mapping[str, Any], labels: Mapping[str, str] | None = None
+) -> tuple[Values, list[str]]:
+    """Make what Helm is told.
+
+    :param kuberay: what Kubernetes knows.
+    :param defaults: the chart's own values: what it has no key for is not said to it.
+    :param labels: whose the cluster is, where that is known already; else the spec's owner.
+    :return: the values, and what was added and why, in sentences.
+    """
+    notes: list[str] = []
+    own: Values = {}
+    if "kuberayVersion" in defaults:
+        own["kuberayVersion"] = kuberay.text
+        if kuberay.at_least(1, 6, 0) and "upgradeStrategy" in defaults:
+            own["upgradeStrategy"] = {"type": "Recreate"}
+    base: Values = {}
+    if spec.manifest is not None:
+        base, notes = spec.manifest.to_values(
+            kuberay.version, auth_is_said=bool((spec.values.get("authOptions") or {}).get("mode"))
+        )
+    values = merge(own, base, spec.values)
+    if spec.strict:
+        check_known(spec.values, defaults, open_maps=_OPEN_MAPS)
+        if "strict" in defaults:
+            values["strict"] = True
+    elif spec.chart == BUNDLED:
+        schema = json.loads(bundled("helm", BUNDLED, "values.schema.json").read_text(encoding="utf-8"))
+        told = tell_unknown(spec.values, schema)
+        notes += [f"WARNING: {told}"] if told else []
+    if "fullnameOverride" in defaults:
+        values["fullnameOverride"] = spec.name
+    if all(key in defaults for key in _OWN_KEYS):
+        marks: Values = {"commonLabels": dict(labels or owner_labels(spec.owner, named=spec.is_named))}
+        if labels is None:
+            marks["commonAnnotations"] = owner_annotations(spec.owner)
+        values = merge(values, marks)
+    return copy.deepcopy(values), notes
+
+
+def _operator_chart(
+    chart: str | Path | None,
+    repo: str | None,
+    version: str | None,
+    values: ValuesInput,
+    namespace: str | None,
+    folders: tuple[Path, ...],
+) -> OperatorChart:
+    if chart is None or repo:
+        source = find_chart(chart or "kuberay-operator", repo=repo or REPOSITORY, version=version or VERSION)
+    else:
+        source = find_chart(chart, version=version, folders=folders)
+    return OperatorChart(
+        source=source,
+        values=read_values(values, what="operator_values", folders=folders),
+        namespace=namespace or NAMESPACE,
+    )
+
+
+def _plugin(
+    given: str | Mapping[str, Any] | None, folders: tuple[Path, ...], fetch: Callable[[str], str] | None
+) -> tuple[Mapping[str, Any], ...]:
+    if not given:
+        return ()
+    from ray_provider.clusters.kuberay.manifests import read_documents
+
+    return tuple(read_documents(given, what="gpu_device_plugin_yaml", folders=folders, fetch=fetch))

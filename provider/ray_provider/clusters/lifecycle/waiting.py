@@ -1,0 +1,121 @@
+"""Waiting for a cluster that was made, until its dashboard answers: the last step of a set-up, a sensor's only one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.kuberay.endpoints import dashboard_url, kubernetes_endpoint, way
+from ray_provider.clusters.kuberay.raycluster import auth_of, head_service
+from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessWatch
+from ray_provider.clusters.kubernetes.access import KubernetesAccess
+from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.exceptions import (
+    ClusterFailedError,
+    ClusterTimeoutError,
+    RayApiError,
+    RayConnectionError,
+)
+from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.endpoint import RayEndpoint
+
+Say = Callable[[str], None]
+
+_DASHBOARD_PAUSE = 0.25
+
+
+def _quiet(_: str) -> None:
+    """Say nothing."""
+
+
+async def wait_ready(
+    access: KubernetesAccess,
+    handle: ClusterHandle,
+    readiness: ReadinessOptions,
+    *,
+    stale_pods: tuple[str, ...] = (),
+    how: Any = "auto",
+    deadline: float | None = None,
+    say: Say = _quiet,
+) -> ClusterHandle:
+    """Wait until a cluster is ready and its dashboard answers.
+
+    :return: the handle, with what is known only then.
+    :raises ClusterFailedError: it can't become ready.
+    :raises ClusterTimeoutError: it did not in time.
+    """
+    async with open_kube(access) as kube:
+        watch = ReadinessWatch(
+            kube,
+            str(handle.namespace),
+            handle.name,
+            readiness,
+            say=say,
+            stale_pods=stale_pods,
+            deadline=deadline,
+        )
+        cluster = await watch.wait()
+    service = head_service(cluster)
+    address = await dashboard_url(access, str(handle.namespace), service, how, name=handle.name)
+    ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
+    version = await _dashboard_answers(access, ready, how)
+    workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
+    say(
+        f"Ray cluster {handle.namespace}/{handle.name} is ready: Ray {version}, head and {workers} "
+        f"worker{'' if workers == 1 else 's'}; dashboard {ready.address}"
+    )
+    return ready
+
+
+async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, how: Any, seconds: float = 60.0) -> str:
+    """Wait until the dashboard answers: the service follows the head's readiness a moment later."""
+    endpoint = await kubernetes_endpoint(access, handle, how=how)
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
+        while True:
+            try:
+                version = (await client.version()).ray_version
+                if handle.auth.kind != "none" and way(access, how) in ("proxy", "service"):
+                    await check_closed(endpoint, f"{handle.namespace}/{handle.name}")
+                return version
+            except (RayConnectionError, RayApiError) as error:
+                if not error.retryable:
+                    raise
+                if loop.time() >= until:
+                    raise ClusterTimeoutError(
+                        f"The Ray cluster {handle.namespace}/{handle.name} is ready, but its dashboard does not answer "
+                        f"at {endpoint.display_url}: {error.message}",
+                        hint="Through the API server's proxy the network policy has to let the API server in "
+                        "(networkPolicy.apiServer.cidrs); from a pod it has to let Airflow's namespace in "
+                        "(networkPolicy.allowFrom).",
+                        cause="dashboard",
+                        namespace=handle.namespace,
+                        name=handle.name,
+                    ) from error
+            await asyncio.sleep(_DASHBOARD_PAUSE)
+
+
+async def check_closed(endpoint: RayEndpoint, where: str) -> None:
+    """Make sure that a Ray which is to ask for a token does: a tag may claim a version that the image does not have.
+
+    :param where: namespace and name of the cluster, for the message.
+    :raises ClusterFailedError: it lets anybody in.
+    """
+    open_door = replace(endpoint, token=None, token_source=None)
+    async with RayJobsClient(open_door, timeout=10.0, retry=RetryPolicy.none()) as stranger:
+        try:
+            await stranger.list_jobs()
+        except RayApiError:
+            return
+    raise ClusterFailedError(
+        f"The Ray cluster {where} is to ask for a token, and answers without one: whoever reaches its dashboard can "
+        "run code in it.",
+        hint="Is the Ray in the image as new as rayVersion, or its tag, says? Tokens need 2.52.0 or newer. Say the "
+        "real version; or authOptions.mode: disabled, if that is meant.",
+        cause="not closed",
+    )

@@ -1,0 +1,1 @@
+"""The local backend: a Ray head on this machine."""

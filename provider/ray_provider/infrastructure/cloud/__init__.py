@@ -1,0 +1,1 @@
+"""AWS and Google Cloud: credentials, whether a cluster exists, and the marks it bears."""

@@ -1,0 +1,1 @@
+"""A Terraform module: where it comes from, what it declares, and what it is called with."""

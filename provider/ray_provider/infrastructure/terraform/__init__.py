@@ -1,0 +1,1 @@
+"""Terraform itself: the process and its supervisor, its folder, state, events and failures."""

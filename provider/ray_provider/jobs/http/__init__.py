@@ -1,0 +1,1 @@
+"""The connection to a Ray dashboard: sessions, credentials, errors, bounded answers."""

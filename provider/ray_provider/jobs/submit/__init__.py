@@ -1,0 +1,1 @@
+"""From a job's description to a job on Ray: packaging, runtime environments, identity, one submit."""

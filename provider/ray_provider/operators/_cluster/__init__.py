@@ -1,0 +1,1 @@
+"""What SetupRayCluster and DeleteRayCluster are made of."""

@@ -1,0 +1,186 @@
+"""What the operators that make and delete Ray clusters have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ray_provider import _compat
+from ray_provider._compat import BaseOperator, without_gone
+from ray_provider.exceptions import ConfigurationError
+from ray_provider.hooks.allowed import allowed_by
+from ray_provider.hooks.ray import RayHook
+from ray_provider.operators._cluster.run import ClusterRun
+from ray_provider.operators._job.memory import identity
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.clusters.handle import ClusterHandle
+
+BACKENDS = ("kubernetes", "local")
+#: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
+HANDLE_XCOM_KEY = "ray_cluster"
+
+#: Arguments that the local backend has no use for, and what they are unless given.
+_ONLY_KUBERNETES: dict[str, Any] = {
+    "namespace": None,
+    "values": None,
+    "profile": None,
+    "infrastructure_values": None,
+    "chart": "ray-cluster",
+    "chart_repo": None,
+    "chart_version": None,
+    "strict": False,
+    "create_namespace": False,
+    "kuberay_version": None,
+    "kuberay_operator": "require",
+    "operator_chart": None,
+    "operator_values": None,
+    "gpu_device_plugin_yaml": "",
+    "access": None,
+    "wait_for_workers": True,
+}
+
+#: Arguments that astro-provider-ray 0.1 had, and what is there instead.
+_GONE = {"use_gpu": "give gpu_device_plugin_yaml to have a missing device plugin installed, and GPUs to the workers."}
+
+
+class ClusterOperator(BaseOperator):
+    """What both have in common."""
+
+    conn_id: str
+    backend: str | None
+    infrastructure: Any
+
+    def __init__(self, **kwargs: Any) -> None:
+        without_gone(type(self).__name__, kwargs, _GONE)
+        super().__init__(**kwargs)
+        self._run: ClusterRun | None = None
+
+    @property
+    def hook(self) -> RayHook:
+        """The connection's hook."""
+        return RayHook(self.conn_id, allowed=allowed_by(self))
+
+    def on_kill(self) -> None:
+        """End what is going on; what the task made so far goes again."""
+        if self._run is not None:
+            self._run.kill()
+
+    def new_run(self, where: Mapping[str, Any] | None = None) -> ClusterRun:
+        """Begin what can be killed.
+
+        :param where: which Kubernetes it is about, as a handle says it; unless given, what ``infrastructure`` or the
+            connection says.
+        """
+        self._run = ClusterRun(self.hook, self.log, where or where_is(self.infrastructure))
+        return self._run
+
+    def backend_of(self, run: ClusterRun) -> str:
+        """Tell where clusters are: as the task says, else as the connection does."""
+        backend = self.backend or run.hook.config.backend
+        if backend not in BACKENDS:
+            raise ConfigurationError(
+                f"The argument `backend` is {backend!r}: no such backend.",
+                hint=f"Give one of {', '.join(BACKENDS)}, or leave it out: then the connection says which.",
+                field="backend",
+            )
+        return backend
+
+    def warn_of_unused(self) -> None:
+        """Tell which arguments were given that only a cluster on Kubernetes has a use for."""
+        given = [name for name, default in _ONLY_KUBERNETES.items() if getattr(self, name) not in (default, None, "")]
+        if given:
+            self.log.warning(
+                "The backend is local: %s %s no effect there. What a local Ray has is said by `local`, e.g. "
+                "local={'num_cpus': 4}.",
+                ", ".join(f"`{name}`" for name in given),
+                "has" if len(given) == 1 else "have",
+            )
+
+
+def where_is(infrastructure: Any) -> dict[str, str] | None:
+    """Tell which Kubernetes ``SetupRayInfrastructure`` made, as handles of Ray clusters say it.
+
+    :raises ConfigurationError: this is not its handle, or its module does not tell.
+    """
+    if infrastructure is None:
+        return None
+    from ray_provider.hooks.cloud_cluster import CloudCluster
+
+    return CloudCluster.of(infrastructure).to_dict()
+
+
+def device_plugin_of(given: Any, infrastructure: Any) -> Any:
+    """Give what is to be installed so that pods with GPUs get nodes.
+
+    :param given: the argument ``gpu_device_plugin_yaml``; ``infrastructure`` means what the module of that hands out.
+    :param infrastructure: the handle of ``SetupRayInfrastructure``.
+    :raises ConfigurationError: there is no handle, or its module hands nothing out and yet needs something.
+    """
+    if given != "infrastructure":
+        return given or None
+    if infrastructure is None:
+        raise ConfigurationError(
+            '`gpu_device_plugin_yaml` is "infrastructure", and `infrastructure` is not given.',
+            hint="Pass on what SetupRayInfrastructure returned: infrastructure=setup.output; or name a manifest.",
+            field="gpu_device_plugin_yaml",
+        )
+    from ray_provider.infrastructure.handle import InfrastructureHandle
+
+    handle = InfrastructureHandle.from_dict(infrastructure)
+    manifests = handle.outputs.get("kubernetes_manifests")
+    if manifests is None and handle.typed_outputs.nvidia_device_plugin_required:
+        raise ConfigurationError(
+            f'`gpu_device_plugin_yaml` is "infrastructure", and the module {handle.module} has no output'
+            " kubernetes_manifests, though it says that the device plugin is required.",
+            hint="Set the infrastructure up once more with this release's module, give your own module that output (a"
+            " Kubernetes List), or name a manifest.",
+            field="gpu_device_plugin_yaml",
+        )
+    if manifests is not None and not (isinstance(manifests, Mapping) and isinstance(manifests.get("items"), list)):
+        raise ConfigurationError(
+            f"The output kubernetes_manifests of the module {handle.module} is no Kubernetes List.",
+            hint="It has to be {apiVersion: v1, kind: List, items: [...]}.",
+            field="gpu_device_plugin_yaml",
+        )
+    return manifests
+
+
+def owner_of(context: Context) -> dict[str, Any]:
+    """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to."""
+    return {**identity(context), "airflow": _compat.deployment_name()}
+
+
+def owned_here(handle: ClusterHandle, context: Context) -> ClusterHandle:
+    """Give a handle whose owner is this run, as which it may be deleted. Kubernetes' labels have to say the same.
+
+    :raises ConfigurationError: by its own words it is another run's, or names another release than its own.
+    """
+    mine = owner_of(context)
+    where = f"{handle.namespace}/{handle.name}" if handle.namespace else handle.name
+    by_name = "If it is meant, name it: DeleteRayCluster(name=..., namespace=...)."
+    if any(handle.owner.get(key) != mine[key] for key in ("dag_id", "run_id")):
+        whose = f"of run {handle.owner.get('run_id')!r} of DAG {handle.owner.get('dag_id')!r}"
+        raise ConfigurationError(
+            f"The handle of Ray cluster {where} is {whose if handle.owner else 'of nobody'}, and this is run "
+            f"{mine['run_id']!r} of {mine['dag_id']!r}: a handle deletes only what its own run made.",
+            hint=by_name,
+            cause="not ours",
+        )
+    if handle.release not in (None, handle.name):
+        raise ConfigurationError(
+            f"The handle of Ray cluster {where} names another Helm release ({handle.release!r}).",
+            hint=by_name,
+            cause="not ours",
+        )
+    return replace(handle, owner={**handle.owner, "airflow": mine["airflow"]})
+
+
+def folders_of(context: Context) -> tuple[Path, ...]:
+    """Give the folder of the DAG's file: relative paths begin there."""
+    location = getattr(context.get("dag"), "fileloc", None)
+    return (Path(location).parent,) if location else ()

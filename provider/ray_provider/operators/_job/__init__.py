@@ -1,0 +1,1 @@
+"""What SubmitRayJob and @task.ray are made of."""
