@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -26,7 +27,7 @@ from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import JobsApi
-from tests.support.kubernetes_front import HANDLE, KubernetesFront, ingress
+from tests.support.kubernetes_front import HANDLE, KubernetesFront, ingress, ray_cluster
 
 QUICK = RetryPolicy(deadline_seconds=3.0, first_delay=0.02, max_delay=0.1)
 
@@ -289,3 +290,31 @@ async def test_the_proxys_path_is_the_documented_one(front):
     async with RayJobsClient(endpoint, retry=RetryPolicy.none()) as client:
         await client.version()
     assert front.count["GET /api/version"] == 1, "it was asked behind that path, and nowhere else"
+
+
+@pytest.mark.parametrize("by", ["authOptions", "environment"])
+async def test_a_ray_that_asks_kubernetes_is_sent_our_token_for_kubernetes(by):
+    """As Ray's token: without one it refuses everybody, and the Secret's is none that Kubernetes knows."""
+    async with KubernetesFront(kubernetes_token="kube-1", ray_token="kube-1") as front:
+        if by == "authOptions":
+            front.cluster = ray_cluster(enableK8sTokenAuth=True)
+        else:
+            env = [{"name": "RAY_ENABLE_K8S_TOKEN_AUTH", "value": "true"}]
+            front.cluster = ray_cluster(mode="disabled")
+            head = {"template": {"spec": {"containers": [{"name": "ray-head", "env": env}]}}}
+            front.cluster["spec"]["headGroupSpec"] = head
+        front.secret = "ray-1"
+        async with RayJobsClient(await kubernetes_endpoint(front.access(), HANDLE), retry=RetryPolicy.none()) as client:
+            await client.version()
+        assert front.secret_reads == 0
+        assert front.count["ray refused"] == 0
+
+
+async def test_a_certificate_can_not_be_sent_to_a_ray_that_asks_kubernetes():
+    class Certificate:
+        async def headers(self, refused: bool = False) -> dict[str, str]:
+            return {}
+
+    account = accounts.ClusterAccount(SimpleNamespace(credential=Certificate()), HANDLE)
+    with pytest.raises(ConfigurationError, match="enableK8sTokenAuth.*has no token, but a certificate"):
+        await account.kubernetes_token(None)

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import time
+from pathlib import Path
 from typing import Self
 
 import psutil
@@ -17,6 +18,8 @@ from ray_provider.testing.parent import dying_with_parent
 from tests.support.ray_head import RayHead, start_patiently
 
 _START_SECONDS = 120
+#: As in a container: what lies at the root of the hierarchy is the group that the processes are in.
+_IN_GROUP = 'echo $$ > "$0/cgroup.procs" && mount --bind "$0" /sys/fs/cgroup/memory && exec "$@"'
 #: Seconds for ``ray start`` to end by itself when it is told to, its drain not counted.
 _STOP_SECONDS = 20
 
@@ -27,10 +30,14 @@ class RayNode:
     :param head: a head that runs.
     :param name: of the custom resource that only this node has, 10 of it: jobs and tasks are placed here by it.
     :param env: more environment variables for this node's Ray.
+    :param group: a memory group (cgroup v1): the node runs in it, and takes its limit for that of the machine.
     """
 
-    def __init__(self, head: RayHead, name: str, *, env: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, head: RayHead, name: str, *, env: dict[str, str] | None = None, group: Path | None = None
+    ) -> None:
         self.head = head
+        self.group = group
         self.name = name
         self.extra_env = env or {}
         self._log = head.folder / f"node-{name}.log"
@@ -60,6 +67,8 @@ class RayNode:
         }
         command = [str(self.head.python), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
+        if self.group:
+            command = ["unshare", "--mount", "sh", "-c", _IN_GROUP, str(self.group), *command]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 dying_with_parent(command),

@@ -122,7 +122,7 @@ class KubernetesAccess:
         if self.in_cluster or (mounted and not self.context):
             return _service_account(mounted)
         default = os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
-        return select(read_kubeconfigs(default), self.context)
+        return select(read_kubeconfigs(default, given=False), self.context)
 
     def namespace_or_default(self, namespace: str | None = None) -> str:
         """Give the namespace that counts: the task's, the connection's, the kubeconfig's, ``default``."""

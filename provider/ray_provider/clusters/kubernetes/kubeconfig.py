@@ -59,9 +59,10 @@ class Server:
         }
 
 
-def read_kubeconfigs(paths: str) -> dict[str, Any]:
+def read_kubeconfigs(paths: str, *, given: bool = True) -> dict[str, Any]:
     """Read one file, or several separated as in ``KUBECONFIG``; the first to name something wins, as with kubectl.
 
+    :param given: the connection names the path; false: nothing names a Kubernetes cluster.
     :raises ConfigurationError: none is there, or one is not a kubeconfig.
     """
     merged: dict[str, Any] = {"clusters": [], "contexts": [], "users": []}
@@ -87,6 +88,13 @@ def read_kubeconfigs(paths: str) -> dict[str, Any]:
                     merged[kind].append(_with_absolute_paths(entry, kind.removesuffix("s"), files, path.parent))
         if config.get("current-context"):
             merged.setdefault("current-context", config["current-context"])
+    if not found and not given:
+        raise ConfigurationError(
+            f"The connection names no Kubernetes cluster, and there is no kubeconfig at {paths}.",
+            hint="For a Ray on this machine set the connection's field `backend` to `local`. For Kubernetes give it "
+            "`kube_config_path`, `kube_config` or `in_cluster`, or the name of an EKS or GKE cluster.",
+            field="backend",
+        )
     if not found:
         raise ConfigurationError(
             f"There is no kubeconfig at {paths}.",

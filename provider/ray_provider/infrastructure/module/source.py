@@ -66,7 +66,10 @@ class ModuleSource:
         path = Path(text).expanduser()
         if not path.is_absolute():
             raise ModuleError(
-                f"module: the path {text!r} is not absolute.", hint="Give an absolute path.", field="module"
+                f"module: the path {text!r} is not absolute.",
+                hint="Give an absolute path or a git URL. Other tasks are told it by the handle, and the folder of a"
+                " DAG's file, where relative paths of other arguments begin, may be another one for each version.",
+                field="module",
             )
         if not path.is_dir():
             raise ModuleError(f"module: there is no folder {path} on this worker.", field="module")

@@ -196,7 +196,7 @@ def _plan_working_dir(value: Any, excludes: Sequence[str]) -> _Upload | str:
     raise ConfigurationError(
         f"{field} is {str(value)!r}, which {what} on the machine that runs the task ({path.absolute()}).",
         hint=f"Give a folder there, an archive ({', '.join(ARCHIVES)}), or a URI such as s3://bucket/code.zip. "
-        "A relative path counts from the task's working directory: an absolute one is safer.",
+        "A relative path begins in the folder of the DAG's file, or in the worker's working directory.",
         field="runtime_env.working_dir",
     )
 
