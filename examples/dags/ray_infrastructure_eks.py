@@ -1,5 +1,8 @@
 """From nothing to a result and back, on AWS: an EKS cluster by Terraform, Ray on it by Helm, a job, and all of it gone.
 
+**This costs money**: while it runs it has a Kubernetes cluster, machines and a network in a cloud. A run that was
+interrupted may leave them: `ray-provider reap --infrastructure` finds them. Start with `ray_quickstart`, which runs on a laptop.
+
 Needs an `aws` connection (or a worker with a role), a bucket for Terraform's state, and a `ray` connection whose backend
 is `kubernetes`. Terraform 1.9 or newer (or OpenTofu) is on the worker. A cluster takes 15 to 20 minutes; the machines
 for workers come when Ray asks for them, and go afterwards.
@@ -49,6 +52,7 @@ with DAG(
     catchup=False,
     max_active_runs=1,
     tags=["ray", "example", "terraform", "eks"],
+    doc_md=__doc__,
 ):
     infrastructure = SetupRayInfrastructure(
         task_id="infrastructure",

@@ -114,34 +114,16 @@ def _shown(*lines: str) -> str:
     return "\n".join(["examples:", *(f"  {line}" for line in lines)])
 
 
-def _print_table(rows: Sequence[tuple[str, ...]]) -> None:
-    """Print rows, the first of which is the head: with lines and colours on a terminal, plain otherwise."""
-    from ray_provider.reaper import columns
-
-    if not sys.stdout.isatty():
-        print(columns(rows))  # noqa: T201
-        return
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(*rows[0], box=SIMPLE_HEAD, header_style="bold")
-    styles = {"delete": "red", "keep": "green"}
-    for row in rows[1:]:
-        table.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
-    Console().print(table)
-
-
 def _examples(arguments: argparse.Namespace) -> int:
     from ray_provider.examples import copy_examples, examples
     from ray_provider.exceptions import RayProviderError
+    from ray_provider.terminal import print_table
 
     try:
         found = examples()
         if arguments.action != "copy":
             money = {True: "costs money: makes machines in a cloud", False: "runs on a laptop"}
-            _print_table([("DAG", "WHAT", ""), *((one.name, one.about, money[one.costs_money]) for one in found)])
+            print_table([("DAG", "WHAT", ""), *((one.name, one.about, money[one.costs_money]) for one in found)])
             return 0
         copies = copy_examples(arguments.folder, overwrite=arguments.force)
     except (RayProviderError, OSError) as error:
@@ -184,6 +166,7 @@ def _reap(arguments: argparse.Namespace) -> int:
     from ray_provider.exceptions import RayProviderError
     from ray_provider.hooks import RayHook
     from ray_provider.hooks.peer import run_sync
+    from ray_provider.terminal import print_table, working
 
     _compat.allow_database()
     hook = RayHook(arguments.conn_id)
@@ -196,13 +179,14 @@ def _reap(arguments: argparse.Namespace) -> int:
             helm_path=arguments.helm_path,
         )
         local = (arguments.backend or hook.config.backend) == "local"
-        found = run_sync(lambda: reaper.survey(hook, options, local=local))
-        airflow = reaper.ask_airflow(found)
+        with working("looking for Ray clusters, and asking Airflow about their runs"):
+            found = run_sync(lambda: reaper.survey(hook, options, local=local))
+            airflow = reaper.ask_airflow(found)
         now = datetime.now(tz=UTC)
         verdicts = [reaper.judge(one, airflow, options, now) for one in found]
         where = "on this machine" if local else "there"
         if verdicts:
-            _print_table(reaper.rows(verdicts, now))
+            print_table(reaper.rows(verdicts, now))
         else:
             print(f"No task's Ray cluster is {where}.")  # noqa: T201
         return _carry_out(
@@ -218,6 +202,7 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
 
     from ray_provider import _compat, infrastructure_reaper, reaper
     from ray_provider.exceptions import RayProviderError
+    from ray_provider.terminal import print_table, working
 
     _compat.allow_database()
     try:
@@ -229,13 +214,14 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
             gcp_conn_id=arguments.gcp_conn_id,
             terraform_binary=arguments.terraform_binary,
         )
-        found, without = infrastructure_reaper.survey(where)
-        runs, now = infrastructure_reaper.ask_airflow(found), datetime.now(tz=UTC)
-        judged = [infrastructure_reaper.judge(one, runs, older_than, now) for one in found]
-        verdicts = [infrastructure_reaper.check(one) for one in judged]
         named = ", ".join(place.name for place in where)
+        with working(f"looking for infrastructure in {named}"):
+            found, without = infrastructure_reaper.survey(where)
+            runs, now = infrastructure_reaper.ask_airflow(found), datetime.now(tz=UTC)
+            judged = [infrastructure_reaper.judge(one, runs, older_than, now) for one in found]
+            verdicts = [infrastructure_reaper.check(one) for one in judged]
         if verdicts:
-            _print_table(infrastructure_reaper.rows(verdicts, now))
+            print_table(infrastructure_reaper.rows(verdicts, now))
         print("\n".join([*([] if verdicts else [f"No task's infrastructure is in {named}."]), *without]))  # noqa: T201
         return _carry_out(verdicts, arguments, lambda: infrastructure_reaper.delete_all(verdicts, print))
     except (RayProviderError, _compat.AirflowNotFoundException) as error:
@@ -252,12 +238,15 @@ def _carry_out(
 
     :param delete: does it, and gives what was not deleted and why.
     """
+    from ray_provider.terminal import working
+
     count = sum(verdict.delete for verdict in verdicts)
     if not arguments.delete:
         if count:
             print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
         return 0
-    failures = delete()
+    with working(f"deleting {count}, one after the other"):
+        failures = delete()
     print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
     for failure in failures:
         sys.stderr.write(f"Not deleted: {failure}\n")
@@ -277,10 +266,12 @@ def _doctor(conn_id: str | None) -> int:
         return 0
     from ray_provider import _compat
     from ray_provider.hooks import RayHook
+    from ray_provider.terminal import working
 
     _compat.allow_database()
     try:
-        good, message = RayHook(conn_id).test_connection()
+        with working(f"trying the connection {conn_id}"):
+            good, message = RayHook(conn_id).test_connection()
     except _compat.AirflowNotFoundException as error:
         good, message = False, str(error)
     print(f"connection {conn_id}: {'ok' if good else 'FAILED'}: {message}")  # noqa: T201

@@ -36,7 +36,7 @@ TAKEN = f"taken-{secrets.token_hex(4)}"
 #: Runs that need nothing of each other are triggered together, so that their waits are one: name -> (DAG, conf).
 RUNS: dict[str, tuple[str, dict]] = {
     **{f"prints {way}": (way, {"entrypoint": PRINTS}) for way in WAYS},
-    **{f"fails {way}": (way, {"entrypoint": "echo the reason; exit 3"}) for way in WAYS},
+    **{f"fails {way}": (way, {"entrypoint": "echo before; echo ERROR:app:the reason; exit 3"}) for way in WAYS},
     "retried": ("retried", {"entrypoint": "exit 1"}),
     "not waiting": ("not_waiting", {"entrypoint": "sleep 3"}),
     "mapped": ("mapped", {}),
@@ -166,7 +166,9 @@ def test_a_job_that_fails(stack, head, ended, waiting):
     run_id = ended(f"fails {waiting}", "failed")
     text = stack.client.log_text(waiting, run_id, "job")
     assert "FAILED" in text
-    assert "the reason" in text.splitlines(), "the job's own line, beside the entrypoint's text"
+    assert "ERROR:app:the reason" in text.splitlines(), "the job's own line, beside the entrypoint's text"
+    levels = {entry["event"]: entry.get("level") for entry in stack.client.log_entries(waiting, run_id, "job")}
+    assert (levels["ERROR:app:the reason"], levels["before"]) == ("error", "info"), "Airflow's filter finds it"
     assert "exit code 3" in text.lower() or "exit code: 3" in text.lower() or "code 3" in text
     assert "What to do" in text
     assert len(jobs_of(head, run_id)) == 1

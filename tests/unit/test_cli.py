@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.util
 import runpy
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from ray_provider import cli
+from ray_provider.examples import examples
+from ray_provider.resources import bundled
 
 
 @pytest.fixture(autouse=True)
@@ -114,3 +117,31 @@ def test_a_terminal_gets_a_table_that_hides_no_word(capsys, monkeypatch):
     told = capsys.readouterr().out
     assert "ray_quickstart" in told
     assert "─" in told
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_what_takes_long_shows_on_a_terminal_that_it_goes_on(terminal, capsys, monkeypatch):
+    """What is printed meanwhile and what is asked for is there in both cases."""
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_MINE", '{"conn_type": "ray", "extra": {"backend": "local"}}')
+    monkeypatch.setattr("sys.stdout.isatty", lambda: terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(
+        "ray_provider.hooks.RayHook.test_connection", lambda self: (print("meanwhile"), (True, "fine"))[1]
+    )
+    assert cli.main(["doctor", "--conn-id", "ray_mine"]) == 0
+    told = capsys.readouterr().out
+    assert "meanwhile\n" in told
+    assert told.endswith("connection ray_mine: ok: fine\n")
+    assert ("trying the connection ray_mine" in told) is terminal
+    assert ("\x1b[" in told) is terminal
+
+
+def test_every_example_documents_itself_in_airflow_and_says_if_it_costs_money():
+    for one in examples():
+        source = (bundled("examples", "dags") / f"{one.name}.py").read_text()
+        assert "doc_md=__doc__" in source, one.name
+        about = ast.get_docstring(ast.parse(source))
+        assert ("costs money" in about) is one.costs_money, one.name
+        if one.costs_money:
+            assert "Start with `ray_quickstart`" in about

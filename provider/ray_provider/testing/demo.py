@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from ray_provider.terminal import working
 from ray_provider.testing.client import AirflowApiError, AirflowClient
 from ray_provider.testing.stack import AirflowStack, StackError
 
@@ -66,7 +67,9 @@ class Demo:
         stack = AirflowStack(home, dags_folder=self.dags, env={"RAY_EXAMPLE_IMAGE": str(self.image)})
         self.say("starting Airflow: scheduler, DAG processor, triggerer, API server")
         try:
-            with stack:
+            with contextlib.ExitStack() as running:
+                with working("Airflow starts; this takes half a minute"):
+                    running.enter_context(stack)
                 stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
                 self.say(f"Airflow is up: {stack.url}")
                 self.say("everybody who reaches it is an administrator: it listens on this machine only (127.0.0.1)")
@@ -80,6 +83,14 @@ class Demo:
         run_id = client.trigger_run(DAG_ID)
         self.say(f"DAG {DAG_ID}: {' >> '.join(TASKS)}")
         states: dict[str, Any] = {}
+        with working(f"DAG {DAG_ID} runs"):
+            state = self._follow(client, run_id, states)
+        if state != "success":
+            self._explain(client, run_id, states)
+        return bool(state == "success")
+
+    def _follow(self, client: AirflowClient, run_id: str, states: dict[str, Any]) -> str:
+        """Tell what happens until the run has ended. Gives its state, and puts those of its tasks into ``states``."""
         while True:
             for instance in client.task_instances(DAG_ID, run_id):
                 name, state = instance["task_id"], instance["state"]
@@ -88,13 +99,10 @@ class Demo:
                     self.say(f"{name}: {state}")
             if states.get(JOB) in FINAL | {"running", "deferred"}:
                 self._show_log(client, run_id)
-            state = client.run(DAG_ID, run_id)["state"]
+            state = str(client.run(DAG_ID, run_id)["state"])
             if state in FINAL:
-                break
+                return state
             time.sleep(_LOOK_SECONDS)
-        if state != "success":
-            self._explain(client, run_id, states)
-        return bool(state == "success")
 
     def _show_log(self, client: AirflowClient, run_id: str) -> None:
         """Print what is new of the job's log. A late record of the worker can come before the triggerer's."""

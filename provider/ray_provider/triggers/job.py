@@ -163,7 +163,7 @@ class RayJobTrigger(BaseTrigger):
             )
 
     async def _passed_on(self, batch: LogBatch) -> None:
-        self._log_end.passed_on(batch.end_offset - self._offset.value)
+        self._log_end.passed_on(batch.end_offset - self._offset.value, batch.records)
         await self._offset.passed_on(batch)
 
     async def _reach(self) -> RayEndpoint:

@@ -37,13 +37,14 @@ class LogEnd:
     def __init__(self) -> None:
         self._recent: deque[tuple[float, int]] = deque(maxlen=256)
 
-    def passed_on(self, size: int) -> None:
-        """Count a record.
+    def passed_on(self, size: int, records: int = 1) -> None:
+        """Count some records.
 
-        :param size: of its text, in bytes.
+        :param size: of their text, in bytes.
+        :param records: how many they are.
         """
         # Short lines: their ends take two bytes in a record.
-        self._recent.append((time.monotonic(), 2 * size + _RECORD_BYTES))
+        self._recent.append((time.monotonic(), 2 * size + records * _RECORD_BYTES))
 
     def turns(self) -> int:
         """Tell how many turns of the supervisor may be needed; what others log may fill one."""

@@ -8,6 +8,7 @@ import importlib
 import inspect
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ray_provider.exceptions import JobError, RayApiError, RayConnectionError
@@ -36,6 +37,12 @@ class Log(Protocol):
 
     def warning(self, msg: str, /, *args: Any) -> Any:
         """Log a line that should be noticed."""
+
+    def error(self, msg: str, /, *args: Any) -> Any:
+        """Log what a job calls an error."""
+
+    def critical(self, msg: str, /, *args: Any) -> Any:
+        """Log what a job calls critical, or fatal."""
 
 
 #: What watching needs and is imported late. aiohttp alone takes a third of a second.
@@ -81,7 +88,9 @@ async def watch(
     hide: Callable[[str], str] = str,
     ask: Ask | None = None,
 ) -> JobOutcome:
-    """Follow a job until its end, its log going to ours. A job whose deadline passes is stopped, its log taken.
+    """Follow a job until its end, its log going to ours at the levels that its lines show.
+
+    A job whose deadline passes is stopped, its log taken.
 
     :param client: an open client.
     :param submission_id: of the job.
@@ -91,14 +100,18 @@ async def watch(
     :param hide: takes out of a text what must not be seen.
     :param ask: knows what the cluster can still get, for a job that waits.
     """
+    from ray_provider.jobs.watch.levels import LevelCutter
     from ray_provider.jobs.watch.watcher import JobWatcher
+
+    levels = LevelCutter()
 
     async def on_log(batch: LogBatch) -> None:
         # One record for many lines: each record is a blocking write that all triggers of a process share.
-        if batch.text or batch.lines:
-            log.info("%s", hide(batch.text))
+        parts = levels.parts(hide(batch.text)) if batch.text or batch.lines else []
+        for level, text in parts:
+            getattr(log, level)("%s", text)
         if passed_on is not None:
-            told = passed_on(batch)
+            told = passed_on(replace(batch, records=len(parts)))
             if inspect.isawaitable(told):
                 await told
         await asyncio.sleep(0)

@@ -49,15 +49,21 @@ def trigger(dashboard):
 
 
 class Log:
-    """A task's log, as text."""
+    """A task's log: as text, and its records with their levels."""
 
     def __init__(self) -> None:
         self.text = ""
+        self.records = []
 
-    def info(self, message, *arguments) -> None:
-        self.text += message % arguments + "\n"
+    def __getattr__(self, level):
+        if level not in {"debug", "info", "warning", "error", "critical", "exception"}:
+            raise AttributeError(level)
 
-    warning = error = exception = debug = info
+        def record(message, *arguments) -> None:
+            self.records.append((level, message % arguments))
+            self.text += message % arguments + "\n"
+
+        return record
 
 
 @pytest.fixture
@@ -103,6 +109,21 @@ async def test_it_passes_the_log_on_and_fires_once(trigger, dashboard, airflow, 
     lines = [line for line in log.text.splitlines() if line in {"first", "    second", "third"}]
     assert lines == ["first", "    second", "third"]
     assert TOKEN not in log.text + repr(event) + repr(trigger)
+
+
+async def test_a_line_that_shows_a_level_is_logged_at_it(trigger, dashboard, airflow, log):
+    """A filter for errors in Airflow finds it, with its traceback."""
+    error = 'ERROR:app:no room\nTraceback (most recent call last):\n  File "x.py", line 1\nMemoryError'
+    task = await start(trigger)
+    dashboard.job.write(f"one\ntwo\n{error}\n2026-11-29 05:31:50,123 WARNING hot\nthree\nfour\n")
+    dashboard.job.end()
+    [event] = await task
+    assert event["status"] == "SUCCEEDED"
+    lines = [(level, line) for level, text in log.records for line in text.split("\n")]
+    at = lines.index(("info", "one"))
+    expected = [("info", "two"), *(("error", line) for line in error.split("\n"))]
+    expected += [("warning", "2026-11-29 05:31:50,123 WARNING hot"), ("info", "three"), ("info", "four")]
+    assert lines[at + 1 : at + 1 + len(expected)] == expected
 
 
 async def test_the_event_waits_until_airflow_has_read_the_log(trigger, dashboard, airflow, log, monkeypatch):

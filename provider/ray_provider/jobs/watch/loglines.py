@@ -22,11 +22,13 @@ class LogBatch:
     :param text: the lines, joined by newlines; no newline at the end.
     :param lines: how many.
     :param end_offset: bytes of the log file passed on so far: where a later reader goes on.
+    :param records: as how many records they were logged, where they were.
     """
 
     text: str
     lines: int
     end_offset: int
+    records: int = 1
 
 
 class LineCutter:
