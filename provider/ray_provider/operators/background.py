@@ -11,7 +11,9 @@ import asyncio
 import concurrent.futures
 import contextvars
 import threading
+import time
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -31,19 +33,23 @@ class Background(Generic[T]):
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[T] | None = None
         self._cancelled = False
+        #: Whether its thread was started.
+        self.started = False
 
     def run(self) -> T:
         """Run it to its end. Whatever interrupts this thread cancels the coroutine, and waits for it, bounded.
 
         :raises asyncio.CancelledError: it was cancelled by :meth:`cancel`.
         """
-        self.start()
+        if self._cancelled:  # by a signal, before this line
+            raise asyncio.CancelledError
         try:
+            self.start()
             return self._future.result()
         except concurrent.futures.CancelledError:
             raise asyncio.CancelledError from None
         except BaseException:
-            if not self._future.done():
+            if self.started and not self._future.done():
                 self.cancel()
                 self.wait(self._grace)
             raise
@@ -51,21 +57,32 @@ class Background(Generic[T]):
     def start(self) -> None:
         """Start it, and don't wait."""
         context = contextvars.copy_context()
-        threading.Thread(target=context.run, args=(self._main,), name="ray-job", daemon=True).start()
+        thread = threading.Thread(target=context.run, args=(self._main,), name="ray-job", daemon=True)
+        self.started = True
+        thread.start()
 
     def cancel(self) -> None:
-        """Cancel the coroutine. Safe in a signal handler, and more than once."""
+        """Cancel the coroutine. Safe in a signal handler, and more than once.
+
+        One that has been started gets to its first ``await`` all the same: the clean-up that it begins with has to run.
+        """
         # Not twice: a second cancellation would end the clean-up that the first one began.
         if self._cancelled:
             return
         self._cancelled = True
-        if self._loop is not None and self._task is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._task.cancel)
+        if self._loop is not None and self._task is not None:
+            with suppress(RuntimeError):  # the loop was closed just now
+                self._loop.call_soon_threadsafe(self._task.cancel)
 
     def wait(self, seconds: float) -> bool:
         """Wait until the coroutine has ended. Gives whether it has."""
         done, _ = concurrent.futures.wait([self._future], timeout=seconds)
         return bool(done)
+
+    @property
+    def was_cancelled(self) -> bool:
+        """Whether the coroutine has ended by a cancellation: it may have been over when that came."""
+        return self._future.cancelled()
 
     @property
     def done(self) -> bool:
@@ -88,7 +105,8 @@ class Background(Generic[T]):
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.ensure_future(self._make())
         if self._cancelled:
-            self._task.cancel()
+            # Not at once: a task that is cancelled before its first step never enters the coroutine.
+            self._loop.call_soon(self._task.cancel)
         return await self._task
 
 
@@ -126,12 +144,15 @@ class Steps:
         :param between: makes what is to be done if no step is going on that would do it.
         """
         self.killed = True
+        until = time.monotonic() + self._handler
         background = self._current
-        if background is not None and not background.done:
+        if background is not None:
+            going_on = background.started and not background.done
             background.cancel()
-        elif between is not None:
+            # Else it was over just before it could be cancelled, and the next step does not begin.
+            if going_on and (not background.wait(self._handler) or background.was_cancelled):
+                return
+        if between is not None:
             background = Background(between, grace=0.0)
             background.start()
-        else:
-            return
-        background.wait(self._handler)
+            background.wait(max(0.0, until - time.monotonic()))

@@ -93,5 +93,7 @@ def die_while_waiting(api: Any, context: dict[str, Any], extra: dict[str, Any], 
 def _watched(api: Any) -> bool:
     """Whether somebody has asked for the state of a job that was submitted."""
     return any(
-        method == "GET" and path.endswith(f"/api/jobs/{job}") for method, path in api.requests for job in api.jobs
+        method == "GET" and path.endswith(f"/api/jobs/{job}")
+        for method, path in list(api.requests)
+        for job in list(api.jobs)
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import threading
@@ -28,11 +29,22 @@ async def work(events, seconds=30.0):
     return "result"
 
 
-def soon(number, handler):
+def begun(events) -> None:
+    while not events:
+        time.sleep(0.01)
+
+
+def soon(number, handler, events):
+    """Send a signal once the coroutine has begun."""
+
+    def send() -> None:
+        begun(events)
+        os.kill(os.getpid(), number)
+
     old = signal.signal(number, handler)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), number))
-    timer.start()
-    return old, timer
+    thread = threading.Thread(target=send)
+    thread.start()
+    return old, thread
 
 
 def test_results_and_errors_come_back():
@@ -52,12 +64,12 @@ def test_a_signal_handler_that_raises_cancels_and_waits():
     def handler(*_):
         raise Interrupted
 
-    old, timer = soon(signal.SIGUSR1, handler)
+    old, thread = soon(signal.SIGUSR1, handler, events)
     try:
         with pytest.raises(Interrupted):
-            Background(lambda: work(events), grace=5).run()
+            Background(lambda: work(events), grace=20).run()
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGUSR1, old)
     assert events == ["began", "cleaned up"]
 
@@ -65,19 +77,19 @@ def test_a_signal_handler_that_raises_cancels_and_waits():
 def test_a_signal_handler_that_cancels_and_returns():
     """SIGTERM in Airflow 3: on_kill is called, and the task goes on."""
     events = []
-    background = Background(lambda: work(events), grace=5)
+    background = Background(lambda: work(events), grace=20)
     waited = []
 
     def handler(*_):
         background.cancel()
-        waited.append(background.wait(3))
+        waited.append(background.wait(20))
 
-    old, timer = soon(signal.SIGUSR1, handler)
+    old, thread = soon(signal.SIGUSR1, handler, events)
     try:
         with pytest.raises(asyncio.CancelledError):
             background.run()
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGUSR1, old)
     assert waited == [True]
     assert events == ["began", "cleaned up"]
@@ -85,18 +97,18 @@ def test_a_signal_handler_that_cancels_and_returns():
 
 def test_cancelling_twice_does_not_cut_the_clean_up_short():
     events = []
-    background = Background(lambda: work(events), grace=5)
+    background = Background(lambda: work(events), grace=20)
     background.start()
-    while not events:
-        time.sleep(0.01)
+    begun(events)
     background.cancel()
     background.cancel()
-    assert background.wait(3)
+    assert background.wait(20)
     assert events == ["began", "cleaned up"]
 
 
 def test_the_grace_is_bounded():
     async def stubborn():
+        events.append("began")
         try:
             await asyncio.sleep(30)
         except asyncio.CancelledError:
@@ -105,25 +117,26 @@ def test_the_grace_is_bounded():
     def handler(*_):
         raise Interrupted
 
-    old, timer = soon(signal.SIGUSR1, handler)
+    events = []
+    old, thread = soon(signal.SIGUSR1, handler, events)
     began = time.monotonic()
     try:
         with pytest.raises(Interrupted):
             Background(stubborn, grace=0.3).run()
     finally:
-        timer.join()
+        thread.join()
         signal.signal(signal.SIGUSR1, old)
     assert time.monotonic() - began < 3
 
 
 def test_a_kill_ends_the_step_that_is_going_on_and_no_other_begins():
     events = []
-    steps = Steps(grace=5, handler=5)
-    timer = threading.Timer(0.3, steps.kill, (lambda: work(events),))
-    timer.start()
+    steps = Steps(grace=20, handler=20)
+    thread = threading.Thread(target=lambda: (begun(events), steps.kill(lambda: work(events))))
+    thread.start()
     with pytest.raises(asyncio.CancelledError):
         steps.take(lambda: work(events))
-    timer.join()
+    thread.join()
     assert events == ["began", "cleaned up"], "the step cleans up by itself: nothing is done beside it"
     with pytest.raises(asyncio.CancelledError):
         steps.take(lambda: work(events))
@@ -132,8 +145,40 @@ def test_a_kill_ends_the_step_that_is_going_on_and_no_other_begins():
 
 def test_a_kill_between_two_steps_does_what_a_step_would_have_done():
     events = []
-    steps = Steps(grace=5, handler=5)
+    steps = Steps(grace=20, handler=20)
     assert steps.take(lambda: work([], 0.01)) == "result"
     steps.kill(lambda: work(events, 0.1))
     assert events == ["began"]
+    assert steps.killed
+
+
+@pytest.mark.parametrize("moment", ["before its first line", "after its last line"])
+def test_a_kill_at_the_edge_of_a_step_is_not_lost(moment, monkeypatch):
+    """Before: a loop that was only just starting, or already ending, did nothing of what a kill has to do."""
+    events = []
+    run, there, go = asyncio.run, threading.Event(), threading.Event()
+
+    def slow(main):
+        if moment == "after its last line":
+            result = run(main)
+        there.set()
+        go.wait(20)
+        return run(main) if moment == "before its first line" else result
+
+    steps = Steps(grace=20, handler=20)
+    seconds = 30.0 if moment == "before its first line" else 0.01
+
+    def kill() -> None:
+        there.wait(20)
+        monkeypatch.setattr(asyncio, "run", run)
+        threading.Timer(0.2, go.set).start()
+        steps.kill(lambda: work(events, 0.01))
+
+    monkeypatch.setattr(asyncio, "run", slow)
+    thread = threading.Thread(target=kill)
+    thread.start()
+    with contextlib.suppress(asyncio.CancelledError):
+        steps.take(lambda: work([] if moment == "after its last line" else events, seconds))
+    thread.join()
+    assert events[0] == "began"
     assert steps.killed

@@ -176,6 +176,34 @@ def test_sigterm_stops_the_job_and_waits(dashboard, context, ti):
     operator().execute(context)
 
 
+@pytest.mark.parametrize("moment", ["the submit has just ended", "the next step only just begins"])
+def test_sigterm_between_two_steps_stops_the_job(dashboard, context, monkeypatch, moment):
+    """Before: the job went on, and nobody watched it."""
+    run, called, one = asyncio.run, threading.Event(), operator()
+
+    def handler(*_):
+        called.set()
+        one.on_kill()
+
+    def step(main):
+        before = bool(dashboard.api.jobs)
+        result = None if before else run(main)
+        if dashboard.api.jobs and not called.is_set() and before is (moment != "the submit has just ended"):
+            os.kill(os.getpid(), signal.SIGTERM)
+            called.wait(20)
+            time.sleep(0.1)  # the handler waits for this step's end
+        return run(main) if before else result
+
+    monkeypatch.setattr(asyncio, "run", step)
+    old = signal.signal(signal.SIGTERM, handler)
+    try:
+        with pytest.raises(JobStoppedError, match="was stopped"):
+            one.execute(context)
+    finally:
+        signal.signal(signal.SIGTERM, old)
+    assert dashboard.job.status == "STOPPED"
+
+
 def test_sigterm_leaves_the_job_if_told_so(dashboard, context, ti):
     dashboard.when_submitted(lambda job: (job.run(b"up\n"), time.sleep(0.3), os.kill(os.getpid(), signal.SIGTERM)))
     one = operator(cancel_on_kill=False)

@@ -345,6 +345,7 @@ class JobRun:
     def _do(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         async def guarded() -> T:
             try:
+                await asyncio.sleep(0)  # a kill that came before the step's first line ends it here
                 return await make()
             except asyncio.CancelledError:
                 await self._end()
