@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ray_provider import __version__
 
 if TYPE_CHECKING:
-    from ray_provider import infrastructure_reaper, reaper
+    from ray_provider import infrastructure_reaper, job_reaper, reaper
 
 _PACKAGES = ("airflow-ray", "apache-airflow", "ray", "pyhelm3", "kubernetes-asyncio", "python-terraform", "boto3")
 _PROGRAMS = ("helm", "kubectl", "terraform", "tofu")
@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> int:
             "ray-provider examples copy ~/airflow/dags        example DAGs to start from",
             "ray-provider doctor --conn-id ray_default        what is installed, and whether the connection works",
             "ray-provider reap --conn-id ray_default          Ray clusters that nobody needs any more",
+            "ray-provider reap --jobs --conn-id ray_default   Ray jobs that no task waits for any more",
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -72,9 +73,10 @@ def main(argv: list[str] | None = None) -> int:
     doctor.add_argument("--conn-id", help="a connection of type ray to try")
     reap = command(
         "reap",
-        "clusters that tasks made and that nobody needs any more",
+        "clusters and jobs of tasks that nobody needs any more",
         "ray-provider reap --conn-id ray_default --all-namespaces",
         "ray-provider reap --conn-id ray_default --older-than 12h --delete",
+        "ray-provider reap --conn-id ray_default --jobs --stop",
         "ray-provider reap --infrastructure --region eu-west-1",
         description="Lists the Ray clusters that tasks of this Airflow made, and deletes those whose run has ended or "
         "was deleted,\nif told to. Run it where Airflow's metadata database can be reached, as `airflow` itself.",
@@ -89,6 +91,19 @@ def main(argv: list[str] | None = None) -> int:
     reap.add_argument("--all-namespaces", action="store_true", help="look in all of them")
     reap.add_argument("--backend", choices=("kubernetes", "local"), help="unless given, as the connection says")
     reap.add_argument("--helm-path", help="Helm's executable")
+    jobs = reap.add_argument_group(
+        "jobs",
+        "With --jobs: jobs that have not ended and that no task of this Airflow waits for, on the Ray at the "
+        "connection's address or, without one, on the clusters that tasks made.",
+    )
+    jobs.add_argument("--jobs", action="store_true", help="Ray jobs instead of Ray clusters")
+    jobs.add_argument("--stop", action="store_true", help="stop them; without it they are only listed")
+    jobs.add_argument(
+        "--detached",
+        action="store_true",
+        help="also those that were to go on without their task (cancel_on_kill=False, wait_for_completion=False), or "
+        "do not say",
+    )
     below = reap.add_argument_group(
         "infrastructure",
         "With --infrastructure: clusters of Kubernetes that SetupRayInfrastructure made and whose time (`ttl`) is "
@@ -106,8 +121,21 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.command == "examples":
         return _examples(arguments)
     if arguments.command == "reap":
-        return _reap_infrastructure(arguments) if arguments.infrastructure else _reap(arguments)
+        _check_reap(reap, arguments)
+        if arguments.infrastructure:
+            return _reap_infrastructure(arguments)
+        return _reap_jobs(arguments) if arguments.jobs else _reap(arguments)
     return _doctor(arguments.conn_id)
+
+
+def _check_reap(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Refuse switches that belong to something else: whoever gives them expects an effect."""
+    if arguments.jobs and arguments.infrastructure:
+        parser.error("--jobs and --infrastructure are two different things: run it twice")
+    if arguments.jobs and arguments.delete:
+        parser.error("jobs are not deleted but stopped: --stop instead of --delete")
+    if not arguments.jobs and (arguments.stop or arguments.detached):
+        parser.error("--stop and --detached are for jobs: add --jobs")
 
 
 def _shown(*lines: str) -> str:
@@ -197,6 +225,43 @@ def _reap(arguments: argparse.Namespace) -> int:
         return 1
 
 
+def _reap_jobs(arguments: argparse.Namespace) -> int:
+    from datetime import UTC, datetime
+
+    from ray_provider import _compat, job_reaper, reaper
+    from ray_provider.exceptions import RayProviderError
+    from ray_provider.hooks import RayHook
+    from ray_provider.hooks.allowed import CHECKED
+    from ray_provider.hooks.peer import run_sync
+    from ray_provider.terminal import print_table, working
+
+    _compat.allow_database()
+    # Not by handles out of XCom: the clusters are those that Kubernetes lists.
+    hook = RayHook(arguments.conn_id, allowed=CHECKED)
+    try:
+        options = job_reaper.JobReapOptions(
+            clusters=reaper.ReapOptions(namespace=arguments.namespace, all_namespaces=arguments.all_namespaces),
+            older_than=reaper.parse_age(arguments.older_than) if arguments.older_than else None,
+            detached=arguments.detached,
+        )
+        local = (arguments.backend or hook.config.backend) == "local"
+        with working("looking for Ray jobs, and asking Airflow about their tasks"):
+            found, unasked = run_sync(lambda: job_reaper.find_jobs(hook, options, local=local))
+            airflow, now = job_reaper.ask_airflow(found), datetime.now(tz=UTC)
+        verdicts = [job_reaper.judge(one, airflow, options, now) for one in found]
+        if verdicts:
+            print_table(job_reaper.rows(verdicts, now))
+        elif not unasked:
+            print("No job of a task is pending or running there.")  # noqa: T201
+        for failure in unasked:
+            sys.stderr.write(f"Not asked: {failure}\n")
+        status = _carry_out(verdicts, arguments, lambda: job_reaper.stop_all(verdicts, options, print))
+        return 1 if unasked else status
+    except (RayProviderError, _compat.AirflowNotFoundException) as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+
+
 def _reap_infrastructure(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
@@ -230,26 +295,27 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
 
 
 def _carry_out(
-    verdicts: Sequence[reaper.Verdict] | Sequence[infrastructure_reaper.Verdict],
+    verdicts: Sequence[reaper.Verdict] | Sequence[infrastructure_reaper.Verdict] | Sequence[job_reaper.JobVerdict],
     arguments: argparse.Namespace,
-    delete: Callable[[], list[str]],
+    carry_out: Callable[[], list[str]],
 ) -> int:
-    """Delete what was judged, if told to, and say what came of it. Gives the exit status.
+    """Delete or stop what was judged, if told to, and say what came of it. Gives the exit status.
 
-    :param delete: does it, and gives what was not deleted and why.
+    :param carry_out: does it, and gives what was not deleted and why.
     """
     from ray_provider.terminal import working
 
+    switch, done = ("--stop", "stopped") if arguments.jobs else ("--delete", "deleted")
     count = sum(verdict.delete for verdict in verdicts)
-    if not arguments.delete:
+    if not (arguments.stop if arguments.jobs else arguments.delete):
         if count:
-            print(f"{count} of {len(verdicts)} would be deleted. Nothing was: --delete does it.")  # noqa: T201
+            print(f"{count} of {len(verdicts)} would be {done}. Nothing was: {switch} does it.")  # noqa: T201
         return 0
-    with working(f"deleting {count}, one after the other"):
-        failures = delete()
-    print(f"{count - len(failures)} of {count} deleted.")  # noqa: T201
+    with working(f"{'stopping' if arguments.jobs else 'deleting'} {count}, one after the other"):
+        failures = carry_out()
+    print(f"{count - len(failures)} of {count} {done}.")  # noqa: T201
     for failure in failures:
-        sys.stderr.write(f"Not deleted: {failure}\n")
+        sys.stderr.write(f"Not {done}: {failure}\n")
     return 1 if failures else 0
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from ray_provider.reaper import columns
 
-_STYLES = {"delete": "red", "keep": "green"}
+_STYLES = {"delete": "red", "stop": "red", "keep": "green"}
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:

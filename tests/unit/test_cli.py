@@ -58,6 +58,22 @@ def test_the_demonstration_without_what_it_shows_names_the_extra(monkeypatch, ca
     assert capsys.readouterr().err == "The demonstration uses pandas: pip install 'airflow-ray[examples]'\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--jobs", "--delete"], "--stop instead of --delete"),
+        (["--stop"], "add --jobs"),
+        (["--detached"], "add --jobs"),
+        (["--jobs", "--infrastructure"], "run it twice"),
+    ],
+)
+def test_switches_of_something_else_are_refused(arguments, expected, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["reap", *arguments])
+    assert ended.value.code == 2
+    assert expected in capsys.readouterr().err
+
+
 def test_the_version_and_the_help_with_examples(capsys):
     for argument, expected in (
         ("--version", "airflow-ray 1."),

@@ -273,7 +273,8 @@ class SubmitRayJob(BaseOperator):
             )
             task_memory.tell(context, run)
             if plan.action == "submit":
-                owner = task_memory.owner_of(context, plan.attempt).to_metadata()
+                detached = not (self.cancel_on_kill and self.wait_for_completion)
+                owner = replace(task_memory.owner_of(context, plan.attempt), detached=detached).to_metadata()
                 if memory.max_tries is not None:
                     owner[attempts.MAX_TRIES_KEY] = str(memory.max_tries)
                 metadata = {**config.metadata, **spec.metadata, **owner}

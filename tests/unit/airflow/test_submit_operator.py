@@ -58,6 +58,16 @@ def test_a_job_that_succeeds(dashboard, context, ti):
     assert TOKEN not in repr(ti.xcoms) + repr(ti.store)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "detached"),
+    [({}, "False"), ({"cancel_on_kill": False}, "True"), ({"wait_for_completion": False}, "True")],
+)
+def test_the_job_says_whether_it_was_to_go_on_without_its_task(arguments, detached, dashboard, context):
+    dashboard.when_submitted(succeed)
+    operator(**arguments).execute(context)
+    assert dashboard.job.request["metadata"]["airflow_detached"] == detached
+
+
 def test_the_id_is_recorded_before_the_request(dashboard, context, ti):
     seen = []
     dashboard.when_submitted(lambda job: (seen.append(dict(ti.store["ray_job"])), succeed(job)))

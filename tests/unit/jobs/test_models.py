@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ray_provider.exceptions import ConfigurationError, RayProviderError
@@ -101,6 +103,11 @@ def test_an_owner_survives_the_way_through_metadata():
     assert JobOwner.from_metadata(metadata) == OWNER
     assert JobOwner.from_metadata({"somebody": "else"}) is None
     assert JobOwner.from_metadata({**metadata, "airflow_map_index": "x"}) is None
+    assert OWNER.detached is None, "as the jobs of a release that did not record it"
+    for detached in (True, False):
+        owner = replace(OWNER, detached=detached)
+        assert JobOwner.from_metadata(owner.to_metadata()) == owner
+        assert submission_id_for(owner) == submission_id_for(OWNER)
 
 
 def test_a_mapped_task_with_index_0_keeps_it():
@@ -109,8 +116,6 @@ def test_a_mapped_task_with_index_0_keeps_it():
 
 
 def test_the_submission_id_follows_from_the_logical_attempt_alone():
-    from dataclasses import replace
-
     same = replace(OWNER, try_number=7, provider_version="9")
     assert submission_id_for(same) == submission_id_for(OWNER)
     others = {

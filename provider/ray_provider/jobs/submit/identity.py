@@ -11,7 +11,7 @@ from typing import Any
 _PREFIX = "airflow_"
 #: What makes a job this owner's. The try number and the version may differ when another try takes the job over.
 _IDENTITY = ("deployment", "dag_id", "run_id", "task_id", "map_index", "attempt")
-_OTHER = ("try_number", "provider_version")
+_OTHER = ("try_number", "provider_version", "detached")
 
 #: Metadata keys that have to agree before a job that exists is taken for ours.
 IDENTITY_KEYS = tuple(_PREFIX + name for name in _IDENTITY)
@@ -25,6 +25,8 @@ class JobOwner:
         retried after a final status), and stays when a retry takes a running job over.
     :param try_number: Airflow's try that submitted the job. For people; not part of the identity.
     :param deployment: tells Airflows apart that share a Ray cluster.
+    :param detached: the job was meant to go on when its task ends. Not part of the identity; ``None``: it is not known,
+        as of jobs that version 1.0 and older submitted.
     """
 
     dag_id: str
@@ -35,6 +37,7 @@ class JobOwner:
     try_number: int | None = None
     provider_version: str = ""
     deployment: str = ""
+    detached: bool | None = None
 
     def to_metadata(self) -> dict[str, str]:
         """Give the owner as job metadata: text to text."""
@@ -60,6 +63,7 @@ class JobOwner:
                 try_number=int(found["try_number"]) if found["try_number"] else None,
                 provider_version=str(found["provider_version"] or ""),
                 deployment=str(found["deployment"] or ""),
+                detached={"True": True, "False": False}.get(str(found["detached"])),
             )
         except ValueError:
             return None
