@@ -60,10 +60,10 @@ class RegistryError(Exception):
 
 def version() -> str:
     """Give the version of the package, which is that of the modules."""
-    text = (ROOT / "provider" / "ray_provider" / "__init__.py").read_text()
+    text = (ROOT / "provider" / "ray_provider" / "_version.py").read_text()
     found = re.search(r'^__version__ = "([^"]+)"', text, re.MULTILINE)
     if found is None:
-        raise RegistryError("provider/ray_provider/__init__.py has no __version__")
+        raise RegistryError("provider/ray_provider/_version.py has no __version__")
     return found[1]
 
 

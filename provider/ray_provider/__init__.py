@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__version__ = "1.0.0"
+from ray_provider._version import __version__ as __version__
 
 
 def get_provider_info() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ray_provider import __version__
+from ray_provider._version import __version__
 
 if TYPE_CHECKING:
     from ray_provider import infrastructure_reaper, job_reaper, reaper

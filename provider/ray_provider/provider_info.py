@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ray_provider import __version__
+from ray_provider._version import __version__
 
 _TEXT = ["string", "null"]
 _FLAG = ["boolean", "null"]

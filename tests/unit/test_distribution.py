@@ -70,7 +70,7 @@ def test_ci_and_whoever_builds_may_say_where_it_is(build, tmp_path, monkeypatch)
 
 def test_the_version_needs_no_tag_and_is_in_the_changelog():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    assert project["tool"]["hatch"]["version"] == {"path": "provider/ray_provider/__init__.py"}
+    assert project["tool"]["hatch"]["version"] == {"path": "provider/ray_provider/_version.py"}
     assert all(part.isdigit() for part in __version__.split("."))
 
 
