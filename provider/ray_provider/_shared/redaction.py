@@ -15,15 +15,48 @@ MASK = "***"
 #: the value by what is missing.
 SHORTEST = 4
 
-_SECRET_NAME = re.compile(
-    r"(?:passw|passphrase|secret|token|api_?key|private_?key|access_?key|encryption_?key|credential|sas_|client_key|auth)",
-    re.IGNORECASE,
+_WORDS = (
+    "password|passwd|passphrase|secret|token|credential|sas_token|"
+    "api_?key|private_?key|access_?key|encryption_?key|client_?key"
+)
+_SOUNDS_SECRET = re.compile(f"{_WORDS}|passw|sas_|auth", re.IGNORECASE)
+_ENDS_SECRET = re.compile(f"(?:{_WORDS})s?$", re.IGNORECASE)
+#: What shows that a secret follows, or is one by its form.
+_GUESSES = (
+    re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
+    re.compile(rf"(?i)\b((?:[\w.-]*(?:{_WORDS}))\"?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|\S+)"),
+    re.compile(
+        r"(\b(?:client-key-data|client-certificate-data|certificate-authority-data)\"?\s*:\s*\"?)[A-Za-z0-9+/=]+"
+    ),
+    re.compile(r"(://)[^/@\s:]+:[^/@\s]+(?=@)"),
+    re.compile(r"()\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*"),
 )
 
 
 def sounds_secret(name: str) -> bool:
-    """Whether the name of a field says that its value is a secret."""
-    return _SECRET_NAME.search(name) is not None
+    """Whether the name of a field says that what lies under it is, or has to do with, a secret."""
+    return _SOUNDS_SECRET.search(name) is not None
+
+
+def secrets_in(values: Any, key: str = "") -> list[str]:
+    """Give the texts in values whose own names say that they are secrets.
+
+    Closer than :func:`sounds_secret`: values of a chart name Secrets (``secretName``), and have modes of ``auth``; a
+    message without those would tell nothing.
+
+    :param values: of a chart, at any depth; ``{"name": …, "value": …}`` in lists are taken as what they are.
+    :param key: the name that the values lie under.
+    """
+    if isinstance(values, Mapping):
+        return [secret for name, value in values.items() for secret in secrets_in(value, str(name))]
+    if isinstance(values, (list, tuple)):
+        found = [
+            str(item["value"])
+            for item in values
+            if isinstance(item, Mapping) and {"name", "value"} <= item.keys() and _ENDS_SECRET.search(str(item["name"]))
+        ]
+        return found + [secret for value in values for secret in secrets_in(value, key)]
+    return [values] if isinstance(values, str) and _ENDS_SECRET.search(key) else []
 
 
 def leaves(value: Any) -> Iterable[str]:
@@ -39,11 +72,17 @@ def leaves(value: Any) -> Iterable[str]:
 
 
 class Redactor:
-    """Knows the secrets of a run and replaces them, in the forms in which programs print them."""
+    """Knows the secrets of a run and replaces them, in the forms in which programs print them.
 
-    def __init__(self) -> None:
+    :param secrets: what must not show.
+    :param guess: hide what looks like a secret, too. For programs that print what nobody told us of.
+    """
+
+    def __init__(self, secrets: Iterable[str] = (), *, guess: bool = False) -> None:
         self._forms: set[str] = set()
         self._pattern: re.Pattern[str] | None = None
+        self._guess = guess
+        self.add(list(secrets))
 
     def add(self, value: Any) -> None:
         """Remember the strings in a value as secrets."""
@@ -68,12 +107,14 @@ class Redactor:
 
     def __call__(self, text: str) -> str:
         """Give the text without the secrets."""
-        if not self._forms:
-            return text
-        if self._pattern is None:
-            longest_first = sorted(self._forms, key=len, reverse=True)
-            self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
-        return self._pattern.sub(MASK, text)
+        if self._forms:
+            if self._pattern is None:
+                longest_first = sorted(self._forms, key=len, reverse=True)
+                self._pattern = re.compile("|".join(re.escape(form) for form in longest_first))
+            text = self._pattern.sub(MASK, text)
+        for pattern in _GUESSES if self._guess else ():
+            text = pattern.sub(rf"\g<1>{MASK}", text)
+        return text
 
     def __repr__(self) -> str:
         return f"<Redactor of {len(self._forms)} forms>"

@@ -7,6 +7,16 @@ import random
 import time
 from dataclasses import dataclass
 
+#: What a proxy says of a server behind it that is not there now: nobody knows whether the request came through.
+GATEWAY = frozenset({502, 503, 504})
+TOO_MANY_REQUESTS = 429
+_NOT_IMPLEMENTED = 501
+
+
+def may_pass(status: int) -> bool:
+    """Whether an HTTP status may be another one at a later try: too many requests, and failures of the server."""
+    return status == TOO_MANY_REQUESTS or (status >= 500 and status != _NOT_IMPLEMENTED)
+
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:

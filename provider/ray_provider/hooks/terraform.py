@@ -116,9 +116,9 @@ class TerraformTask:
 
         :raises ConfigurationError: bad input.
         """
+        from ray_provider._shared.redaction import leaves
         from ray_provider.infrastructure.module.settings import merge_backend, merge_providers
         from ray_provider.infrastructure.module.spec import InfrastructureSpec
-        from ray_provider.infrastructure.terraform.redaction import leaves
 
         unseen = {name: self.render_template(getattr(self, name), context) for name in self._rendered_unseen}
         module, recorded = self._module(handle)

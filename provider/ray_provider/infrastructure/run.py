@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+from ray_provider._shared.private_files import write_private
+from ray_provider._shared.redaction import Redactor, sounds_secret
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.cloud.marks import Tags
 from ray_provider.infrastructure.errors import ProviderChangedError, ProviderCrashError, TerraformInterruptedError
@@ -33,11 +35,10 @@ from ray_provider.infrastructure.terraform.backend import Backend
 from ray_provider.infrastructure.terraform.binary import find_binary
 from ray_provider.infrastructure.terraform.environment import build_environment, default_plugin_cache
 from ray_provider.infrastructure.terraform.failures import DAMAGED
-from ray_provider.infrastructure.terraform.folder import private_folder, write_private, write_private_json
+from ray_provider.infrastructure.terraform.folder import private_folder, write_private_json
 from ray_provider.infrastructure.terraform.kept import identity_of, save_kept, write_identity
 from ray_provider.infrastructure.terraform.lock_file import OUTDATED, LockFile
 from ray_provider.infrastructure.terraform.plugin_cache import drop_damaged, one_at_a_time
-from ray_provider.infrastructure.terraform.redaction import Redactor, sounds_secret
 from ray_provider.infrastructure.terraform.state import StateView, check_providers
 
 if TYPE_CHECKING:
@@ -251,7 +252,7 @@ class InfrastructureRun:
         spec = self.spec
         given = dict(spec.env)
         for name, content in spec.files.items():
-            given[name] = str(write_private(folder / f"{name.lower()}.file", content))
+            given[name] = str(write_private(folder / f"{name.lower()}.file", content, replace=True))
         binary = find_binary(spec.binary, os.environ | given)
         source = ModuleSource.parse(spec.module)
         backend = self._backend = Backend.parse(spec.backend).in_region(region_in(spec.env))

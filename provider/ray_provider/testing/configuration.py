@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import base64
 import configparser
+import io
 import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
+
+from ray_provider._shared.private_files import write_private
 
 HOST = "127.0.0.1"
 
@@ -71,9 +74,9 @@ def write_config(home: Path, given: Settings, further: Settings) -> None:
         earlier.read(path, encoding="utf-8")
         for section, key in (("core", "fernet_key"), ("api", "secret_key"), ("api_auth", "jwt_secret")):
             config[section][key] = earlier.get(section, key, fallback=config[section][key])
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        config.write(file)
+    text = io.StringIO()
+    config.write(text)
+    write_private(path, text.getvalue(), replace=True)
 
 
 def component_environment(home: Path, python: str) -> dict[str, str]:

@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ray_provider._shared.private_files import write_private
 from ray_provider.clusters.kubernetes.access import (
     Credential,
     KubernetesAccess,
     kubeconfig_file,
     private_folder,
-    write_private,
 )
 from ray_provider.clusters.kubernetes.kubeconfig import read_kubeconfigs, select
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError

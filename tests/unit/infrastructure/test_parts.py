@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ray_provider._shared.redaction import Redactor
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure import errors
 from ray_provider.infrastructure.handle import InfrastructureHandle
@@ -20,7 +21,6 @@ from ray_provider.infrastructure.module.source import ModuleSource
 from ray_provider.infrastructure.terraform.backend import Backend
 from ray_provider.infrastructure.terraform.events import Diagnostic, EventReader
 from ray_provider.infrastructure.terraform.failures import error_for
-from ray_provider.infrastructure.terraform.redaction import Redactor
 
 HCL = """
 # variable "commented" {

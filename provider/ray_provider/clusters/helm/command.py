@@ -12,11 +12,12 @@ import shlex
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ray_provider._shared.child_environment import inherited
+from ray_provider._shared.redaction import Redactor
 from ray_provider.clusters.helm.errors import NOWHERE, explain
 from ray_provider.exceptions import ConfigurationError, HelmError
 
@@ -37,53 +38,8 @@ _KEPT = frozenset(
 #: Of the others, those that nobody misses: the connection says it.
 _REPLACED = ("HELM_KUBE", "HELM_NAMESPACE", "HELM_DEBUG", "HELM_BURST_LIMIT")
 
-_SECRET_PATTERNS = (
-    re.compile(r"(?i)(\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
-    re.compile(
-        r"(?i)\b((?:[\w.-]*(?:password|passwd|token|secret|api_?key|private_?key))\"?\s*[:=]\s*)(\"[^\"]*\"|'[^']*'|\S+)"
-    ),
-    re.compile(
-        r"(\b(?:client-key-data|client-certificate-data|certificate-authority-data)\"?\s*:\s*\"?)[A-Za-z0-9+/=]+"
-    ),
-    re.compile(r"(://)[^/@\s:]+:[^/@\s]+(?=@)"),
-)
-_JWT = re.compile(r"\beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]*")
-_SECRET_KEY = re.compile(r"(?i)(password|passwd|token|secret|api_?key|private_?key|credential)s?$")
-
 #: Process groups of Helms that run now: a task that is killed ends those of its own process.
 _running: set[int] = set()
-
-
-class Redactor:
-    """Takes secrets out of texts: those that it was told of, and what looks like one.
-
-    :param secrets: texts that must not show.
-    """
-
-    def __init__(self, secrets: Iterable[str] = ()) -> None:
-        self._secrets = sorted({secret for secret in secrets if len(secret) >= 4}, key=len, reverse=True)
-
-    def __call__(self, text: str) -> str:
-        """Give the text without secrets."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        text = _JWT.sub("***", text)
-        for pattern in _SECRET_PATTERNS:
-            text = pattern.sub(r"\1***", text)
-        return text
-
-
-def secrets_in(values: Any, key: str = "") -> list[str]:
-    """Give the texts in values that lie under keys which name secrets."""
-    if isinstance(values, Mapping):
-        return [secret for name, value in values.items() for secret in secrets_in(value, str(name))]
-    if isinstance(values, (list, tuple)):
-        named = isinstance(values, list) and [
-            v for v in values if isinstance(v, Mapping) and "name" in v and "value" in v
-        ]
-        found = [str(v["value"]) for v in named or [] if _SECRET_KEY.search(str(v["name"]))]
-        return found + [secret for value in values for secret in secrets_in(value, key)]
-    return [values] if isinstance(values, str) and _SECRET_KEY.search(key) else []
 
 
 def find_helm(path: str | None = None) -> str:
@@ -227,7 +183,7 @@ async def helm_version(executable: str) -> tuple[int, int, int]:
     code, out, err = await run_helm([executable, "version", "--template", "{{ .Version }}"])
     found = re.match(r"v?(\d+)\.(\d+)\.(\d+)", out.decode(errors="replace").strip())
     if code or not found:
-        said = Redactor()((err or out).decode(errors="replace").strip())[:300]
+        said = Redactor(guess=True)((err or out).decode(errors="replace").strip())[:300]
         raise ConfigurationError(f"{executable} is no Helm that can be used: asked for its version it said {said!r}.")
     version = (int(found[1]), int(found[2]), int(found[3]))
     if version < OLDEST_HELM:
@@ -319,12 +275,10 @@ def make_command(
 
 __all__ = [
     "HelmError",
-    "Redactor",
     "end_running_helms",
     "find_helm",
     "helm_environment",
     "helm_version",
     "make_command",
     "run_helm",
-    "secrets_in",
 ]

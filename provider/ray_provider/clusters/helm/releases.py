@@ -16,7 +16,8 @@ import yaml
 
 from ray_provider.clusters.kubernetes.access import KubernetesAccess, kubeconfig_file
 from ray_provider.clusters.helm.charts import ChartSource
-from ray_provider.clusters.helm.command import Redactor, find_helm, helm_version, make_command, secrets_in
+from ray_provider._shared.redaction import Redactor, secrets_in
+from ray_provider.clusters.helm.command import find_helm, helm_version, make_command
 from ray_provider.exceptions import ConfigurationError
 
 Json = dict[str, Any]
@@ -284,7 +285,7 @@ async def open_helm(
             executable,
             version,
             path,
-            redact=Redactor([*secrets, *secrets_in(values or {})]),
+            redact=Redactor([*secrets, *secrets_in(values or {})], guess=True),
             history=HISTORY,
             timeout=f"{max(1, round(options.timeout_seconds))}s",
             labels=labels,

@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
+from ray_provider._shared.retry import Attempts, RetryPolicy, may_pass
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kuberay.raycluster import auth_of, head_service
 from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, connect
@@ -25,6 +26,7 @@ TOKEN_SECONDS = 600.0
 #: ... but not more often than this, however many requests are refused at once.
 _AGAIN_SECONDS = 1.0
 _TIMEOUT = 30.0
+_REQUESTS = RetryPolicy(deadline_seconds=15.0, first_delay=0.3)
 
 
 class ClusterAccount:
@@ -210,7 +212,8 @@ async def get(connected: Connected, path: str, *, change: Mapping[str, Any] | No
     failure: Exception | None = None
     async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
         refused = False
-        for attempt in range(5):
+        attempts = Attempts(_REQUESTS)
+        while True:
             try:
                 headers = dict(await connected.credential.headers(refused))
                 if change is not None:
@@ -223,12 +226,13 @@ async def get(connected: Connected, path: str, *, change: Mapping[str, Any] | No
                     if response.status < 300:
                         found: dict[str, Any] = await response.json()
                         return found
-                    if response.status < 500:
+                    if not may_pass(response.status):
                         raise _explain(response.status, text, path)
                     failure = refusal(response.status, text, method, path)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 failure = error
-            await asyncio.sleep(0.3 * 2**attempt)
+            if not await attempts.wait():
+                break
     if isinstance(failure, KubernetesError):
         raise failure
     raise KubernetesError(

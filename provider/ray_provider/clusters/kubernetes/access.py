@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray_provider._shared.private_files import write_private
 from ray_provider.clusters.kubernetes.kubeconfig import (
     Server,
     check_kubeconfig,
@@ -376,12 +377,6 @@ def private_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file that only we can read."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
 
 
 def _read_text(path: str, what: str) -> str:

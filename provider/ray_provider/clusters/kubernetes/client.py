@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
+from ray_provider._shared.retry import RetryPolicy, may_pass
 from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, client_of, connect
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
 
@@ -32,8 +33,8 @@ Json = dict[str, Any]
 UNREACHABLE_SECONDS = 180.0
 _REQUEST_SECONDS = 30.0
 _WATCH_SECONDS = 240
+_WATCH_AGAIN = RetryPolicy(first_delay=0.1, max_delay=5.0)
 _ROLE = "helm/roles/provider-role.yaml"
-_TRANSIENT = {429, 500, 502, 503, 504}
 
 RAY = "/apis/ray.io/v1"
 
@@ -255,7 +256,7 @@ class Kube:
         """
         version: str | None = None
         away_since: float | None = None
-        delay = 0.1
+        failures = 0
         while True:
             try:
                 if version is None:
@@ -263,10 +264,10 @@ class Kube:
                     version = found["metadata"]["resourceVersion"]
                     kind = str(found.get("kind", "List")).removesuffix("List")
                     items = tuple({"kind": kind, **item} for item in found.get("items") or ())
-                    away_since, delay = None, 0.1
+                    away_since, failures = None, 0
                     yield WatchEvent("SYNC", {}, items)
                 async for event in self._stream(path, version, query):
-                    away_since, delay = None, 0.1
+                    away_since, failures = None, 0
                     version = event["object"]["metadata"]["resourceVersion"]
                     if event["type"] != "BOOKMARK":
                         yield WatchEvent(event["type"], event["object"])
@@ -274,7 +275,7 @@ class Kube:
                 if error.status == 410:
                     version = None
                     continue
-                if error.status is not None and error.status not in _TRANSIENT and error.status != 401:
+                if error.status is not None and not may_pass(error.status) and error.status != 401:
                     raise
                 if isinstance(error, KubernetesAccessError) and away_since is None and error.status == 401:
                     raise
@@ -282,8 +283,8 @@ class Kube:
                 if time.monotonic() - away_since > patience:
                     raise
                 log.debug("watch of %s interrupted: %s", path, error.message)
-                await asyncio.sleep(delay * random.uniform(0.7, 1.3))  # noqa: S311 - jitter
-                delay = min(delay * 2, 5.0)
+                failures += 1
+                await asyncio.sleep(_WATCH_AGAIN.delay(failures))
 
     async def _stream(self, path: str, version: str, query: Mapping[str, str]) -> AsyncIterator[Json]:
         import aiohttp

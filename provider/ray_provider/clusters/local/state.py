@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from ray_provider._shared.private_files import write_private
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError
 
 #: Overrides the folder in which all local clusters of this user are remembered.
@@ -124,9 +125,7 @@ class LocalPaths:
             if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
                 raise ClusterError(f"{folder} belongs to somebody else, or is no folder.", hint="Remove it.")
             folder.chmod(0o700)
-        descriptor = os.open(self.token, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            file.write(secrets.token_urlsafe(32))
+        write_private(self.token, secrets.token_urlsafe(32))
 
     def remove(self) -> None:
         """Remove the folders with all that is in them."""

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from ray_provider._shared.redaction import sounds_secret
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.infrastructure.terraform.redaction import sounds_secret
 from ray_provider.infrastructure.terraform.state import StateView
 
 #: Names that sound secret and are not.

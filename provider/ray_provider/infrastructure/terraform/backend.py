@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_provider.infrastructure.errors import BackendError
-from ray_provider.infrastructure.terraform.redaction import leaves, sounds_secret
+from ray_provider._shared.redaction import leaves, sounds_secret
 
 #: What has to be given, by type. Types that are not here are passed on as they are.
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -106,10 +106,10 @@ class Backend:
 
     def write(self, folder: Path) -> Path:
         """Write the override file that selects this backend, whatever the module says."""
-        from ray_provider.infrastructure.terraform.folder import write_private
+        from ray_provider._shared.private_files import write_private
 
         data = {"terraform": {"backend": {self.type: dict(self.config)}}}
-        return write_private(folder / "zz_airflow_ray_backend_override.tf.json", json.dumps(data))
+        return write_private(folder / "zz_airflow_ray_backend_override.tf.json", json.dumps(data), replace=True)
 
     def secrets(self) -> list[str]:
         """Give the secret values in the configuration."""

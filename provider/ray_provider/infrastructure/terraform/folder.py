@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from ray_provider._shared.private_files import write_private
 from ray_provider.infrastructure.terraform.rescue import remove_folder
 
 _PREFIX = "airflow-ray-tf-"
@@ -19,16 +20,9 @@ _LOCK = ".lock"
 _HELD: dict[Path, int] = {}
 
 
-def write_private(path: Path, text: str) -> Path:
-    """Write a file that only we can read, from its first moment on."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        file.write(text)
-    return path
-
-
 def write_private_json(path: Path, data: Mapping[str, Any]) -> Path:
     """Write JSON that only we can read."""
-    return write_private(path, json.dumps(data))
+    return write_private(path, json.dumps(data), replace=True)
 
 
 @contextmanager

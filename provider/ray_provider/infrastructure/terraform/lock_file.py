@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ray_provider.infrastructure.terraform.binary import TerraformBinary
-from ray_provider.infrastructure.terraform.folder import write_private
+from ray_provider._shared.private_files import write_private
 from ray_provider.infrastructure.terraform.rescue import kept_states
 
 LOCK_FILE = ".terraform.lock.hcl"
@@ -86,7 +86,7 @@ class LockFile:
         aside = self.kept.with_suffix(f".{os.getpid()}")
         try:
             self.kept.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            write_private(aside, now).replace(self.kept)
+            write_private(aside, now, replace=True).replace(self.kept)
         except OSError as error:
             write(
                 f"The lock file of the providers can't be kept in {self.kept.parent} ({error.strerror}): the next run"

@@ -28,7 +28,7 @@ from ray_provider.infrastructure.terraform.events import EventReader
 from ray_provider.infrastructure.terraform.failures import error_for
 from ray_provider.infrastructure.terraform.folder import private_folder, write_private_json
 from ray_provider.infrastructure.terraform.process import PATIENCE_SECONDS, CommandProcess, Finished
-from ray_provider.infrastructure.terraform.redaction import Redactor
+from ray_provider._shared.redaction import Redactor
 from ray_provider.infrastructure.terraform.rescue import kept_states
 
 log = logging.getLogger(__name__)

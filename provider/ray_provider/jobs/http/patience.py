@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from ray_provider._shared.retry import RetryPolicy
+from ray_provider._shared.retry import GATEWAY, TOO_MANY_REQUESTS, RetryPolicy, may_pass
 from ray_provider.exceptions import RayApiError, RayConnectionError
 from ray_provider.jobs.http.errors import is_about_tls
 
@@ -17,7 +17,7 @@ REQUESTS = RetryPolicy(deadline_seconds=10.0)
 #: How long an address that has never answered is tried, and a dashboard that fails by itself: both may be for good.
 DOUBTFUL_SECONDS = 60.0
 #: What a proxy says of a dashboard that is not there now.
-_AWAY = frozenset({429, 502, 503, 504})
+_AWAY = GATEWAY | {TOO_MANY_REQUESTS}
 _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=5.0)
 
 
@@ -68,4 +68,4 @@ def _patience(error: RayConnectionError | RayApiError, seconds: float, *, known:
     status = error.status or 0
     if status in _AWAY:
         return seconds
-    return doubtful if error.retryable and status >= 500 and status != 501 else 0.0
+    return doubtful if error.retryable and may_pass(status) else 0.0

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 from weakref import WeakKeyDictionary
 
-from ray_provider import __version__
+from ray_provider._version import __version__
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.jobs.http.errors import redirect_error
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_provider._shared.retry import Attempts, RetryPolicy
+from ray_provider._shared.retry import Attempts, RetryPolicy, may_pass
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.jobs.http.errors import (
     api_error,
@@ -162,7 +162,7 @@ class Transport:
                 if answer.status in REFUSED and can_renew(self.endpoint) and not renewed:
                     refused, renewed = sent, True
                     continue
-                if not _is_passing(answer.status) or final(answer.status, text):
+                if not may_pass(answer.status) or final(answer.status, text):
                     raise failure
                 wait_for = retry_after
             if not await attempts.wait(wait_for):
@@ -306,11 +306,6 @@ class Transport:
             async with websocket:
                 yield websocket
             return
-
-
-def _is_passing(status: int) -> bool:
-    """Tell whether the same request may be answered otherwise later."""
-    return status == 429 or (status >= 500 and status != 501)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float:

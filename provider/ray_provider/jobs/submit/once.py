@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ray_provider._shared.retry import RetryPolicy
+from ray_provider._shared.retry import GATEWAY, RetryPolicy
 from ray_provider.exceptions import ConfigurationError, JobConflictError, JobLostError, RayApiError, RayConnectionError
 from ray_provider.jobs.http.errors import JobAlreadyExistsError
 from ray_provider.jobs.submit.identity import IDENTITY_KEYS
@@ -80,7 +80,7 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
 
 def lost_answer(error: RayConnectionError | RayApiError) -> bool:
     """Whether a submit that failed may have reached Ray all the same."""
-    return isinstance(error, RayConnectionError) or error.status in (502, 503, 504)
+    return isinstance(error, RayConnectionError) or error.status in GATEWAY
 
 
 async def check_head(client: RayJobsClient, submission_id: str, session_name: str | None) -> None:

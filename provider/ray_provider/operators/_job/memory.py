@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from ray_provider import __version__, _compat
+from ray_provider import _compat
+from ray_provider._version import __version__
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.operators._job import attempts
