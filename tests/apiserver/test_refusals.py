@@ -66,6 +66,9 @@ async def test_values_that_the_chart_refuses(kubernetes, namespace):
         await scene.set_up(scene.spec(values(HEAD_ONLY, imgae={"tag": "x"}), strict=True))
     assert "The chart has no value `imgae`. Did you mean `image`?" in show(unknown.value)
     assert left_over(scene) == []
+    handle = (await scene.apply(scene.spec(values(HEAD_ONLY, imgae={"tag": "x"}, head__replica=3)))).handle
+    assert "`head.replica`, `imgae`" in scene.text or "`imgae`, `head.replica`" in scene.text, "told, where not strict"
+    assert await scene.delete(handle) is True
 
 
 async def test_charts_that_can_not_be_fetched(kubernetes, namespace, tmp_path):

@@ -24,6 +24,29 @@ def test_text_that_is_a_number_or_a_boolean_counts_as_one_where_one_is_wanted(he
     assert cluster["autoscalerOptions"]["idleTimeoutSeconds"] == 60
 
 
+def test_a_sample_of_kai_scheduler_passes_as_it_is(helm):
+    """KubeRay's sample: the queue is a label of the RayCluster, and a group says no more than its minimum."""
+    image = {"name": "ray", "image": "rayproject/ray:2.55.0"}
+    template = {"spec": {"schedulerName": "kai-scheduler", "containers": [image]}}
+    queue = {"kai.scheduler/queue": "team-a"}
+    sample = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayCluster",
+        "metadata": {"name": "team-queue", "labels": queue},
+        "spec": {
+            "rayVersion": "2.55.0",
+            "headGroupSpec": {"template": template},
+            "workerGroupSpecs": [{"groupName": "worker", "replicas": 2, "minReplicas": 2, "template": template}],
+        },
+    }
+    values, _ = read_manifest(sample).to_values((1, 6, 1))
+    made = helm.template(values).one("RayCluster")
+    assert made["metadata"]["labels"].items() >= queue.items()
+    (group,) = made["spec"]["workerGroupSpecs"]
+    assert (group["replicas"], group["minReplicas"], group["maxReplicas"]) == (2, 2, 2147483647)
+    assert group["template"]["spec"]["schedulerName"] == "kai-scheduler"
+
+
 def test_text_stays_text_in_environment_labels_annotations_and_tags(helm):
     text = {"replicas": "2", "suspend": "true"}
     objects = helm.template(

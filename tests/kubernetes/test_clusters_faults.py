@@ -66,6 +66,7 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
     gpus = {"requests": asked, "limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "64"}}
     large = {"requests": {"cpu": "100m", "memory": "900Gi"}, "limits": {"cpu": "1", "memory": "900Gi"}}
     given = values(HEAD_ONLY, headOnly=False, worker={**WORKER, "resources": gpus})
+    given["head"]["rayStartParams"]["num-cpus"] = "0"
     given["additionalWorkerGroups"] = {"large": {**WORKER, "disabled": False, "resources": large}}
     handle = await scene.set_up(scene.spec(given), wait_for_workers=False)
     lines: list[str] = []
@@ -83,6 +84,11 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
                 assert not watch.done(), watch.result()
                 await asyncio.sleep(0.2)
         watch.cancel()
+        # It is ended through the API server's proxy alone, by a head that takes no work of its own.
+        ended = await client.stop_and_wait("waits", 90)
+    assert ended is not None
+    assert ended.status == "STOPPED"
+    assert "never ran" in str(ended.message)
     pods = {
         pod["metadata"]["labels"]["ray.io/group"]: pod["metadata"]["name"]
         for pod in scene.pods(handle.name)

@@ -16,10 +16,10 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from ray_provider.exceptions import ClusterFailedError, JobFailedError, RayProviderError
+from ray_provider.exceptions import ClusterFailedError, ConfigurationError, JobFailedError, RayProviderError
 from ray_provider.sensors import RayClusterSensor, RayJobSensor
 from ray_provider.sensors import cluster as cluster_sensor
-from ray_provider.triggers import RayClusterTrigger
+from ray_provider.triggers import RayClusterTrigger, RayJobTrigger, coming_back
 from tests.unit.clusters.test_watching import CLUSTERS, kubeconfig, running
 
 pytestmark = pytest.mark.timeout(60)
@@ -111,6 +111,28 @@ def test_a_trigger_of_the_last_release_stays_away_as_long():
     assert old.deferred_at == pytest.approx(now)
     again = RayClusterTrigger(**old.serialize()[1])
     assert again.deferred_at == old.deferred_at
+
+
+async def test_each_trigger_holds_its_task_back_on_a_slow_airflow(monkeypatch):
+    """Before: that of a cluster fired after six seconds, however long Airflow took to start it."""
+    held: list[tuple[float | None, float]] = []
+
+    async def wait(deferred_at: float | None, began: float) -> None:
+        held.append((deferred_at, began))
+
+    async def watch(_: Any) -> None:
+        raise ConfigurationError("it can't be watched")
+
+    monkeypatch.setattr(coming_back, "wait", wait)
+    now = time.time()
+    for trigger in (
+        RayClusterTrigger("c", {"name": "c"}, {}, now + 60, deferred_at=now - 9),
+        RayJobTrigger("a", "c", deferred_at=now - 9),
+    ):
+        monkeypatch.setattr(type(trigger), "_watch", watch)
+        await anext(trigger.run())
+    assert [deferred_at for deferred_at, _ in held] == [now - 9, now - 9]
+    assert all(began >= now for _, began in held)
 
 
 def test_a_job_that_failed_skips_a_sensor_that_may_be_skipped(connection, context, dashboard):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from ray_provider import operators
 from ray_provider.clusters.kuberay.manifests import parse_version, read_manifest
 from ray_provider.exceptions import ConfigurationError
 
@@ -174,6 +177,15 @@ def test_the_users_own_manifest_is_not_changed():
 def test_what_can_not_be_installed_is_refused(given, message):
     with pytest.raises(ConfigurationError, match=message):
         read_manifest(given)
+
+
+def test_the_way_out_for_another_kind_names_an_operator_that_there_is():
+    """Before: RayJobOperator."""
+    with pytest.raises(ConfigurationError) as refused:
+        read_manifest({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "x"}})
+    named = re.findall(r"\b(?:Submit|Setup|Delete|Ray)[A-Z]\w+", str(refused.value.hint))
+    assert "SubmitRayJob" in named
+    assert all(hasattr(operators, name) for name in named if name != "RayJob")
 
 
 def test_two_clusters_or_two_namespaces_are_refused():

@@ -291,6 +291,9 @@ async def test_requirements_are_read_as_pip_reads_them(tmp_path, field):
     main.write_text("-c constraints.txt\nemoji\n")
     with pytest.raises(ConfigurationError, match="constraints file 'constraints.txt'"):
         await package_runtime_env(None, {field: str(main)})
+    main.write_text("-r no-such.txt\n")
+    with pytest.raises(ConfigurationError, match=r"requirements.txt' includes .*no-such.txt', which can't be read"):
+        await package_runtime_env(None, {field: str(main)})
     main.write_text("-r requirements.txt\n")
     with pytest.raises(ConfigurationError, match="10 deep"):
         await package_runtime_env(None, {field: str(main)})

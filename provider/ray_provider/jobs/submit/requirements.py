@@ -13,11 +13,12 @@ _CONSTRAINT = re.compile(r"(?:-c\s*|--constraint(?:\s+|=))(?P<name>\S.*)$")
 _DEPTH = 10
 
 
-def read(field: str, path: Path, *, depth: int = 0) -> list[str]:
+def read(field: str, path: Path, *, by: Path | None = None, depth: int = 0) -> list[str]:
     """Give the lines of a requirements file, with those of the files that it includes.
 
     :param field: ``pip`` or ``uv``, for messages.
     :param path: of the file, on this machine.
+    :param by: the file that includes it; ``None``: the ``runtime_env`` names it.
     :param depth: how many files included this one.
     :raises ConfigurationError: it can't be read, or needs a file that does not travel.
     """
@@ -26,7 +27,8 @@ def read(field: str, path: Path, *, depth: int = 0) -> list[str]:
         text = path.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigurationError(
-            f'runtime_env["{field}"] names the requirements file {str(path)!r}, which can\'t be read: {error}.',
+            (f"{str(by)!r} includes" if by else f'runtime_env["{field}"] names')
+            + f" the requirements file {str(path)!r}, which can't be read: {error}.",
             hint=f'Give a file on the machine that runs the task, or a list such as "{field}": ["emoji==2.0"].',
             field=f"runtime_env.{field}",
         ) from error
@@ -39,7 +41,8 @@ def read(field: str, path: Path, *, depth: int = 0) -> list[str]:
                     hint="Does one of them include itself?",
                     field=f"runtime_env.{field}",
                 )
-            found += read(field, path.expanduser().parent / included["name"].strip("\"' "), depth=depth + 1)
+            name = included["name"].strip("\"' ")
+            found += read(field, path.expanduser().parent / name, by=path, depth=depth + 1)
         elif constraint := _CONSTRAINT.match(line):
             raise ConfigurationError(
                 f"{str(path)!r} names the constraints file {constraint['name']!r}, which the cluster has not got.",
