@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from ray_provider._shared.plain_text import colourless
+from ray_provider._shared.plain_text import colourless, without_credentials
 
 
 class RayProviderError(Exception):
@@ -24,10 +24,10 @@ class RayProviderError(Exception):
 
     def __init__(self, message: str, *, hint: str | None = None, **data: Any) -> None:
         # It often quotes a cluster: a job's last lines, an event, an answer.
-        message = colourless(message)
+        message = without_credentials(colourless(message))
         super().__init__(message)
         self.message = message
-        self.hint = hint if hint is None else colourless(hint)
+        self.hint = hint if hint is None else without_credentials(colourless(hint))
         self.data = data
 
     def __str__(self) -> str:

@@ -40,6 +40,11 @@ def eat():
     pathlib.Path(GROUP, "cgroup.procs").write_text(str(os.getpid()))
     kept = [os.urandom(10 * 2**20) for _ in range(100)]
 
+def grow():
+    pathlib.Path(HERE).touch()
+    kept = [os.urandom(10 * 2**20) for _ in range(120)]
+    time.sleep(300)
+
 class Model:
     def fit(self, work):
         work()
@@ -154,6 +159,24 @@ async def test_rays_memory_monitor(work, small):
         assert "error of its own" not in text
 
 
+async def test_rays_memory_monitor_and_an_entrypoint_that_runs(work, head):
+    """Ray ends the actor beside the entrypoint, with which the entrypoint goes. The node has room for half of it."""
+    with (
+        memory_group(2000) as group,
+        RayNode(head, "narrow", group=group, env={"RAY_memory_usage_threshold": "0.5"}) as node,
+    ):
+        job = await work("entrypoint", "grow", node=node.name)
+        await job.begun()
+        text = await job.told()
+    assert any("is RUNNING" in line for line in job.progress)
+    cause = text.partition("Ray says:")[0]
+    assert "Ray's memory monitor killed the entrypoint: Memory on the node (IP: 127.0.0.1) was " in cause
+    assert "/ 1.95GB limit" in cause
+    assert "Most memory: python " in cause
+    assert "Reserve memory for the entrypoint (memory=…)" in text.rpartition("What to do: ")[2]
+    assert "does not know why" not in text
+
+
 async def test_the_kernel_ends_what_grows_over_its_container(work):
     """The kernel's own doing: Ray only sees processes that are gone."""
     with memory_group(200) as group:
@@ -238,11 +261,21 @@ def pip(index: str, **more) -> dict:
 @pytest.mark.slow
 async def test_packages_that_can_not_be_had(submit, work, silent_index):
     refused = await submit("true", runtime_env=pip(UNKNOWN_HOST))
+    no_name = await submit("true", runtime_env={"pip": ["no such thing"]})
     late = await submit("true", runtime_env=pip(silent_index, config={"setup_timeout_seconds": 12}))
-    text = await refused.told()
-    assert "(RUNTIME_ENV_SETUP_FAILURE)" in text
-    assert "No matching distribution found for no-such-thing" in text
-    assert "access of the cluster to the package index" in text
+    for job, said in (
+        (refused, "No matching distribution found for no-such-thing=="),
+        (no_name, "Invalid requirement: "),
+    ):
+        text = await job.told()
+        assert "(RUNTIME_ENV_SETUP_FAILURE)" in text
+        assert (
+            f"The runtime_env of the entrypoint could not be made, pip says: {said}" in text.partition("Ray says:")[0]
+        )
+        advice = text.rpartition("What to do: ")[2]
+        assert "Check names and versions in runtime_env['pip']" in advice
+        assert "access of the cluster to the package index" in advice
+    assert "no such thing" in text.partition("Ray says:")[0]
     text = await late.told()
     assert "Making the runtime_env took longer than 12 s." in text
     assert "setup_timeout_seconds" in text.rpartition("What to do: ")[2]
@@ -254,7 +287,11 @@ async def test_packages_of_a_task_that_can_not_be_had(submit, tmp_path):
     env = {"working_dir": "https://127.0.0.1:9/code.zip"}
     program.write_text(f"import ray\nray.init()\nray.get(ray.remote(runtime_env={env})(lambda: 1).remote())\n")
     text = await (await submit(f"python {program}")).told()
-    assert "The runtime_env of Ray task '<lambda>' could not be made: " in text
+    [cause] = [
+        line for line in text.splitlines() if "The runtime_env of Ray task '<lambda>' could not be made: " in line
+    ]
+    assert "Connection" in cause, "what refused, not Ray's number of the task"
+    assert "lease_id" not in cause
     assert "What to do: The runtime environment could not be made: check runtime_env" in text
 
 

@@ -19,7 +19,7 @@ from tests.support.ray_head import RayHead, start_patiently
 
 _START_SECONDS = 120
 #: As in a container: what lies at the root of the hierarchy is the group that the processes are in.
-_IN_GROUP = 'echo $$ > "$0/cgroup.procs" && mount --bind "$0" /sys/fs/cgroup/memory && exec "$@"'
+_IN_GROUP = 'echo $$ > "$0/cgroup.procs" && mount --bind "$0" "$1" && shift && exec "$@"'
 #: Seconds for ``ray start`` to end by itself when it is told to, its drain not counted.
 _STOP_SECONDS = 20
 
@@ -30,7 +30,7 @@ class RayNode:
     :param head: a head that runs.
     :param name: of the custom resource that only this node has, 10 of it: jobs and tasks are placed here by it.
     :param env: more environment variables for this node's Ray.
-    :param group: a memory group (cgroup v1): the node runs in it, and takes its limit for that of the machine.
+    :param group: a memory group, in which the node runs: Ray takes its limit for that of the machine.
     """
 
     def __init__(
@@ -68,7 +68,9 @@ class RayNode:
         command = [str(self.head.python), "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
         command += [f"--{name}={value}" for name, value in options.items()]
         if self.group:
-            command = ["unshare", "--mount", "sh", "-c", _IN_GROUP, str(self.group), *command]
+            # cgroup v1 has a hierarchy for memory, v2 one for all.
+            root = self.group.parent
+            command = ["unshare", "--mount", "sh", "-c", _IN_GROUP, str(self.group), str(root), *command]
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 dying_with_parent(command),

@@ -10,6 +10,8 @@ _CONTROL = re.compile(
     r"|(?P<lone>[\x00-\x08\x0b-\x1f\x7f-\x9f])"
 )
 _COLOUR = re.compile(r"\x1b\[[0-9;:]*m")
+#: User and password of a URL.
+_CREDENTIALS = re.compile(r"(?<=://)[^\s/@:]*:[^\s/@]+(?=@)")
 #: Airflow folds its log between these. Printed by a job, one would swallow all that follows.
 _MARKER = re.compile(r":(?=:(?:end)?group::)")
 
@@ -32,6 +34,14 @@ def colourless(text: str) -> str:
     :param text: one or more lines.
     """
     return _COLOUR.sub("", clean(text)) if "\x1b" in text else clean(text)
+
+
+def without_credentials(text: str) -> str:
+    """Hide users and passwords of URLs, which programs show with the command that they were started by.
+
+    :param text: one or more lines.
+    """
+    return _CREDENTIALS.sub("***", text) if "@" in text else text
 
 
 def _visible(match: re.Match[str]) -> str:

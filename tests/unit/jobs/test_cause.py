@@ -199,10 +199,32 @@ async def test_a_runtime_env_that_could_not_be_made(api):
     assert "Making the runtime_env of Ray task 'train' took longer than 600 s." in await told(api)
     api.jobs.clear()
     api.tasks.clear()
-    api.task("RUNTIME_ENV_SETUP_FAILED", "[Node 10.0.0.2] Traceback\n  File x\nOSError: Connection refused\n\n")
+    stack = "[Node 10.0.0.2] Traceback (most recent call last):\n  File x\nOSError: Connection refused\n\n"
+    api.task("RUNTIME_ENV_SETUP_FAILED", f"{stack}lease_id=0b, name=train")
     text = await told(api)
+    # Before: "could not be made: lease_id=0b, name=train".
     assert "The runtime_env of Ray task 'train' could not be made: OSError: Connection refused" in text
     assert "check runtime_env" in text
+
+
+async def test_what_pip_refuses_is_told_before_rays_stack(api):
+    failed = (
+        "runtime_env setup failed: Failed to set up runtime environment.\nTraceback (most recent call last):\n"
+        "  File x\nray._private.runtime_env.utils.SubprocessCalledProcessError: Run cmd[4] failed with the following "
+        "details.\nCommand '['python', '-m', 'pip']' returned non-zero exit status 1.\nLast 50 lines of stdout:\n"
+        "    ERROR: Could not find a version that satisfies the requirement no-such-thing (from versions: none)\n"
+        "    ERROR: No matching distribution found for no-such-thing"
+    )
+    said = "could not be made, pip says: No matching distribution found for no-such-thing Ray says:"
+    text = await told(api, message=failed, error_type="RUNTIME_ENV_SETUP_FAILURE", exit_code=None)
+    assert f"The runtime_env of the entrypoint {said}" in text
+    assert "Check names and versions in runtime_env['pip']" in text
+    api.jobs.clear()
+    api.task("RUNTIME_ENV_SETUP_FAILED", f"{failed}\n\nlease_id=0b, name=train")
+    assert f"The runtime_env of Ray task 'train' {said}" in await told(api)
+    api.jobs.clear()
+    text = await told(api, message="runtime_env setup failed.", error_type="RUNTIME_ENV_SETUP_FAILURE", exit_code=None)
+    assert "could not be made: check runtime_env" in text, "no more than Ray says"
 
 
 @pytest.mark.parametrize(

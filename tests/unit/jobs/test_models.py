@@ -139,3 +139,15 @@ def test_an_error_has_no_terminal_codes():
     """Ray colours what a job's message quotes; in a mail or in Airflow's list of errors the codes would be read."""
     error = RayProviderError("\x1b[36m(f pid=1)\x1b[0m no \x1b[2J disk", hint="\x1b[1mfree\x1b[22m some")
     assert str(error) == "(f pid=1) no  disk\nWhat to do: free some"
+
+
+def test_an_error_has_no_password_of_a_url():
+    """Ray shows the command of a pip that failed, with the address of a private package index."""
+    said = (
+        "Command '['pip', '--index-url', 'https://me:sesame@pypi.example.com/a@b', 'ftp://:sesame@x']' failed: git@host"
+    )
+    error = RayProviderError(said, hint="see http://me:sesame@host:8265/#/jobs")
+    assert "sesame" not in str(error)
+    assert "https://***@pypi.example.com/a@b" in str(error)
+    assert "http://***@host:8265/#/jobs" in str(error)
+    assert "git@host" in str(error)

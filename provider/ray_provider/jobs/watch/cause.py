@@ -28,6 +28,10 @@ _ENTRYPOINT_AGAIN = (
 )
 _INDEX = "Can the cluster reach the package index? A slow or unreachable one takes all of the time "
 _IMAGE = "Put large packages into the image."
+_PIP_ADVICE = (
+    "Check names and versions in runtime_env['pip'], and the access of the cluster to the package index (a private one "
+    "is named by --index-url in pip_install_options); or put the packages into the image."
+)
 #: Ray's error types of a task whose system failed, not its code.
 _NODE = "NODE_DIED"
 _ACTOR = "ACTOR_DIED"
@@ -44,6 +48,9 @@ _NODE_SECONDS = 8.0
 _MEMORY_LINE = re.compile(r"Memory on the node \(IP: (?P<ip>[^,)]+)[^)]*\)(?P<rest>[^\n]*)")
 _OWN_MEMORY = re.compile(r"(?:actual )?memory used=(?P<used>[\d.]+\s?[KMGT]?B)")
 _PROCESS = re.compile(r"^\d+\t(?P<used>[\d.]+)\t(?P<command>\S+)", re.MULTILINE)
+#: What pip prints in the end, and the last line of a Python stack. Ray puts lines of its own behind both.
+_PIP = re.compile(r"^\s*ERROR: (\S.*)$", re.MULTILINE)
+_ERROR = re.compile(r"^((?:[\w.]+\.)?[A-Z]\w*(?:Error|Exception|Timeout)\b.*)$", re.MULTILINE)
 _SETUP_TIMEOUT = re.compile(r"within the timeout of (?P<seconds>[\d.]+) seconds")
 #: What Ray notes on tasks that were still running when their driver ended: an effect, no cause.
 _DRIVER_ENDED = "as driver exits"
@@ -74,7 +81,7 @@ async def find(client: RayJobsClient, job: JobDetails) -> Cause | None:
         return await _never_started(client, job)
     message = job.message or ""
     if job.error_type == "RUNTIME_ENV_SETUP_FAILURE":
-        return _setup_timeout(message)
+        return _setup_timeout(message) or _not_made(message)
     if job.error_type == "JOB_SUPERVISOR_ACTOR_UNKNOWN_FAILURE" and "low on memory" in message:
         return Cause(
             f"Ray's memory monitor killed the entrypoint: {_memory(message, 'entrypoint')}",
@@ -120,10 +127,7 @@ async def _task_cause(client: RayJobsClient, job: JobDetails, task: Mapping[str,
     if kind == _WORKER:
         return _process_cause(name, task)
     if kind == _RUNTIME_ENV:
-        return _setup_timeout(message, f" of {name}") or Cause(
-            f"The runtime_env of {name} could not be made: {_cut(message.rstrip().rpartition(chr(10))[2])}",
-            what_to_do("RUNTIME_ENV_SETUP_FAILURE", None, None),
-        )
+        return _setup_timeout(message, f" of {name}") or _not_made(message, f" of {name}")
     if kind in {_NODE, _ACTOR, _UNREACHABLE}:
         node = await _dead_node(client, job, task.get("node_id"), patient=kind != _ACTOR)
         if node is None and kind == _NODE:
@@ -204,6 +208,18 @@ def _setup_timeout(message: str, of: str = "") -> Cause | None:
         f"Making the runtime_env{of} took longer than {found['seconds']} s.",
         f"{_INDEX}(runtime_env['config']['setup_timeout_seconds'], 600 by default). {_IMAGE}",
     )
+
+
+def _not_made(message: str, of: str = "") -> Cause | None:
+    """Give what the program said that was to make a ``runtime_env``, out of Ray's own stack."""
+    what = f"The runtime_env{of or ' of the entrypoint'}"
+    if pip := _PIP.findall(message):
+        # The last of several is about the whole.
+        return Cause(f"{what} could not be made, pip says: {_cut(pip[-1])}", _PIP_ADVICE)
+    errors = _ERROR.findall(message)
+    if not errors:
+        return None
+    return Cause(f"{what} could not be made: {_cut(errors[-1])}", what_to_do("RUNTIME_ENV_SETUP_FAILURE", None, None))
 
 
 def _memory(message: str, whose: str) -> str:
