@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import time
 
@@ -9,6 +10,7 @@ import pytest
 
 from tests.faults.cells import ROWS, Ground, row, until
 from tests.faults.test_matrix import ENDED_BY_AIRFLOW, MATRIX, deferred
+from tests.support.reaping import reap
 
 SECRET = "s3cret-of-the-fault-rows"  # noqa: S105
 
@@ -171,6 +173,42 @@ def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
         case.wait("success")
         last = [line for line in case.lines() if line.startswith("line ")]
         assert last == [f"line {number}" for number in range(1, count + 1)]
+
+
+@row(alone=True)
+def jobs_that_nobody_watches(ground: Ground) -> None:
+    """What happens to a deferred task while no triggerer runs, no code of ours hears of: the reaper finds its job."""
+    stack = ground.stack
+    marked, own, waits = cases = [ground.start(dag) for dag in ("deferred", "deferred_own", "deferred")]
+    for case in cases:
+        case.wait("deferred")
+        case.printed("started")
+    stack.kill_component("triggerer", signal.SIGKILL)
+    try:
+        for case in (marked, own):
+            case.mark("failed")
+            case.wait("failed")
+            case.stays_running(seconds=0)
+        told = reap(stack, "--jobs", "--conn-id", "ray_faults", "--stop")
+        marked.settled("STOPPED")
+        own.stays_running(seconds=0)
+        waits.stays_running(seconds=0)
+    finally:
+        stack.start_component("triggerer")
+    detached = "its task has ended, but it was to go on then (cancel_on_kill or wait_for_completion is False)"
+    expected = (
+        ("failed", "stop", "its task has ended"),
+        ("failed", "keep", f"{detached}: --detached takes it too"),
+        ("deferred", "keep", "its task is deferred"),
+    )
+    for case, row_of_table in zip(cases, expected, strict=True):
+        [job] = case.jobs()
+        [line] = [line for line in told.splitlines() if f"  {job['submission_id']}  " in line]
+        assert tuple(re.split(r"  +", line)[7:]) == row_of_table
+    for case in (own, waits):
+        case.let_end()
+        case.settled("SUCCEEDED")
+    waits.wait("success")
 
 
 @row()

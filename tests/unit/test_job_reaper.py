@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from ray_provider import cli, job_reaper
+from ray_provider.clusters.lifecycle.inventory import FoundCluster
 from ray_provider.job_reaper import Airflow, FoundJob, JobReapOptions, find_jobs, judge, rows, stop_all
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobDetails
@@ -133,6 +134,29 @@ async def test_only_jobs_of_tasks_that_have_not_ended_are_looked_at():
     assert sorted(one.name for one in found) == ["mine", "waits"]
     assert failures == []
     assert next(one.owner for one in found if one.name == "mine") == OWNER
+
+
+@pytest.mark.parametrize("backend", ["local", "kubernetes"])
+async def test_without_an_address_the_clusters_that_tasks_made_are_asked(backend, monkeypatch):
+    class WithoutAddress(Hook):
+        async def aconfig(self) -> Any:
+            return type("Config", (), {"address": None})
+
+        async def endpoint(self, cluster: Any) -> RayEndpoint:
+            assert (cluster["backend"], cluster["name"], cluster["namespace"]) == (backend, "one", "ray")
+            return await super().endpoint(cluster)
+
+    async def survey(_hook: Any, _options: Any, *, local: bool) -> list[FoundCluster]:
+        assert local == (backend == "local")
+        made = FoundCluster(backend, "one", NOW, namespace="ray")
+        return [made, replace(made, name="two", what="release")]
+
+    monkeypatch.setattr(job_reaper, "survey", survey)
+    async with JobsApi() as api:
+        api.add("mine", request={"metadata": OWNER.to_metadata()}).run()
+        found, failures = await find_jobs(WithoutAddress(api), JobReapOptions(), local=backend == "local")
+    assert failures == []
+    assert [(one.where, one.name) for one in found] == [("ray/one", "mine")]
 
 
 async def test_a_dashboard_that_does_not_answer_is_told(monkeypatch):
