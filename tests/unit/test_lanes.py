@@ -87,7 +87,7 @@ def test_a_stage_that_passes_its_budget_by_half_fails(tmp_path: Path) -> None:
 
 def test_what_has_to_be_built_first_is_added_to_the_budgets(tmp_path: Path) -> None:
     build = shell("built", "sleep 2").removesuffix(")") + ", builds=True)"
-    code, printed = run(tmp_path, build, shell("slow", "sleep 1", budget=0.1, needs=("built",)))
+    code, printed = run(tmp_path, build, shell("slow", "sleep 0.3", budget=0.1, needs=("built",)))
     assert code == 0, printed
 
 

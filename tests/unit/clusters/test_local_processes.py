@@ -45,6 +45,8 @@ def head(tmp_path) -> Iterator[tuple[subprocess.Popen, ProcessIdentity, int, int
         start_new_session=True,
     )
     one, two = map(int, process.stdout.readline().split())
+    # A process that is only just becoming another program shows no environment yet.
+    until(lambda: all(psutil.Process(pid).environ() for pid in (one, two)))
     try:
         yield process, ProcessIdentity.of(process.pid), one, two
     finally:

@@ -169,12 +169,12 @@ async def test_5xx_is_tried_again_and_4xx_is_not(api, client):
 
 async def test_tries_end_at_the_deadline(api):
     api.unavailable = True
-    policy = RetryPolicy(deadline_seconds=0.6, first_delay=0.05, max_delay=0.1)
+    policy = RetryPolicy(deadline_seconds=1.5, first_delay=0.05, max_delay=0.1)
     async with RayJobsClient(api.endpoint(), retry=policy) as client:
         started = time.monotonic()
         with pytest.raises(RayApiError, match="503"):
             await client.version()
-    assert 0.3 < time.monotonic() - started < 5
+    assert 1 < time.monotonic() - started < 8
     assert len(api.requests) > 3
 
 

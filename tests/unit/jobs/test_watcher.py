@@ -54,12 +54,18 @@ class Watch:
             return await self.task
 
 
+async def until(look) -> None:
+    async with asyncio.timeout(20):
+        while not look():
+            await asyncio.sleep(0.01)
+
+
 async def test_success_with_its_log(api, client):
     job = api.add("a")
     watch = Watch(client)
-    await asyncio.sleep(0.1)
+    await until(lambda: watch.progress)
     job.run(b"one\n")
-    await asyncio.sleep(0.2)
+    await until(lambda: len(watch.progress) == 2 and watch.lines)
     job.write("two\n")
     job.end()
     outcome = await watch.outcome()
@@ -163,12 +169,12 @@ async def test_a_dashboard_that_is_away_for_a_while(api, client, status):
     job = api.add("a")
     job.run(b"one\n")
     watch = Watch(client)
-    await asyncio.sleep(0.3)
+    await until(lambda: watch.progress and watch.lines)
     api.unavailable, api.unavailable_status = True, status
-    await asyncio.sleep(0.6)
+    await until(lambda: "can't be asked" in watch.progress[-1])
     job.write("two\n")
     api.unavailable = False
-    await asyncio.sleep(0.3)
+    await until(lambda: "answers again" in watch.progress[-1])
     job.end()
     assert (await watch.outcome()).is_success
     assert watch.lines == ["one", "two"]
@@ -180,7 +186,7 @@ async def test_a_dashboard_that_is_away_for_a_while(api, client, status):
 async def test_a_dashboard_that_is_away_for_too_long(api, client):
     api.add("a").run()
     watch = Watch(client, max_unreachable_seconds=0.5)
-    await asyncio.sleep(0.2)
+    await until(lambda: watch.progress)
     api.unavailable = True
     outcome = await watch.outcome()
     assert outcome.kind == "unreachable"
@@ -196,9 +202,9 @@ async def test_one_blip_is_not_worth_a_line(api, client, monkeypatch):
     job = api.add("a")
     job.run()
     watch = Watch(client, fetch_logs=False)
-    await asyncio.sleep(0.2)
+    await until(lambda: watch.progress)
     api.fail_next = [503]
-    await asyncio.sleep(0.3)
+    await until(lambda: not api.fail_next)
     job.end()
     await watch.outcome()
     assert watch.progress == ["Job a is RUNNING", "Job a is SUCCEEDED"]
@@ -207,9 +213,9 @@ async def test_one_blip_is_not_worth_a_line(api, client, monkeypatch):
 async def test_a_head_that_restarted_is_told_apart(api, client):
     api.add("a").run()
     watch = Watch(client)
-    await asyncio.sleep(0.3)
+    await until(lambda: watch.watcher._session)
     api.unavailable = True
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.6)  # as no head restarts sooner, what it said of itself counts for half a second
     api.restart()
     api.unavailable = False
     outcome = await watch.outcome()
@@ -227,7 +233,7 @@ async def test_a_head_that_restarted_while_nobody_watched(api, client):
 async def test_a_job_that_vanished(api, client):
     api.add("a").run()
     watch = Watch(client)
-    await asyncio.sleep(0.3)
+    await until(lambda: watch.watcher._session)
     del api.jobs["a"]
     outcome = await watch.outcome()
     assert outcome.kind == "lost"
@@ -248,7 +254,7 @@ async def test_a_proxy_that_answers_404_for_a_while_loses_nothing(api, client):
     job = api.add("a")
     job.run()
     watch = Watch(client, fetch_logs=False)
-    await asyncio.sleep(0.2)
+    await until(lambda: watch.progress)
     api.unavailable, api.unavailable_status = True, 404
     await asyncio.sleep(0.5)
     api.unavailable = False
@@ -304,7 +310,7 @@ async def test_wrong_credentials_are_told_at_once_but_survived_later():
                 await Watch(client).outcome()
         async with RayJobsClient(api.endpoint(), retry=QUICK) as client:
             watch = Watch(client)
-            await asyncio.sleep(0.3)
+            await until(lambda: watch.progress)
             api.token = "renewed"
             await asyncio.sleep(0.3)
             api.token = "right"
@@ -344,13 +350,12 @@ async def test_a_budget_is_told_of_honestly(api, client):
 async def test_being_cancelled_stops_nothing_and_leaves_nothing(api, client):
     api.add("a").run(b"x\n")
     watch = Watch(client)
-    await asyncio.sleep(0.3)
+    await until(lambda: watch.lines)
     watch.task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await watch.task
-    await asyncio.sleep(0.05)
+    await until(lambda: api.streams_open == 0)
     assert api.jobs["a"].status == "RUNNING"
-    assert api.streams_open == 0
     from ray_provider.jobs.watch.polling import _hubs
 
     assert not _hubs[asyncio.get_running_loop()]
@@ -360,7 +365,7 @@ async def test_an_interrupted_watch_goes_on_at_its_offset(api, client):
     job = api.add("a")
     job.run(b"one\ntwo\n")
     first = Watch(client)
-    await asyncio.sleep(0.3)
+    await until(lambda: len(first.lines) == 2)
     first.task.cancel()
     offset = first.watcher.log_offset
     assert offset == 8
@@ -377,7 +382,8 @@ async def test_many_watchers_share_one_poll(api, client):
     for job in jobs:
         job.run()
     watches = [Watch(client, job.submission_id, WatchOptions(fetch_logs=False)) for job in jobs]
-    await asyncio.sleep(2.5)
+    await until(lambda: all(watch.watcher._session for watch in watches))
+    await asyncio.sleep(1)
     api.requests.clear()
     await asyncio.sleep(2.5)
     assert 1 <= len(api.requests) <= 6, "two lists a second for all"
@@ -392,7 +398,7 @@ async def test_many_watchers_and_a_head_that_restarts(api, client):
     for number in range(40):
         api.add(f"job-{number}").run()
         watches.append(Watch(client, f"job-{number}", WatchOptions(fetch_logs=False)))
-    await asyncio.sleep(1.5)
+    await until(lambda: all(watch.watcher._session for watch in watches))
     api.restart()
     outcomes = await asyncio.gather(*(watch.outcome(20) for watch in watches))
     assert {outcome.kind for outcome in outcomes} == {"lost"}
