@@ -152,15 +152,18 @@ class RayJobTrigger(BaseTrigger):
             log_max_lines=self.log_max_lines,
             session_name=self.session_name,
         )
-        async with self.hook.using(self.cluster), RayJobsClient(self._endpoint) as client:
-            return await watching.watch(
-                client,
-                self.job_id,
-                options,
-                log=self.log,
-                passed_on=self._passed_on,
-                ask=self.hook.asks(self.cluster),
-            )
+        try:
+            async with self.hook.using(self.cluster), RayJobsClient(self._endpoint) as client:
+                return await watching.watch(
+                    client,
+                    self.job_id,
+                    options,
+                    log=self.log,
+                    passed_on=self._passed_on,
+                    ask=self.hook.asks(self.cluster),
+                )
+        finally:
+            await self._offset.no_more()
 
     async def _passed_on(self, batch: LogBatch) -> None:
         self._log_end.passed_on(batch.end_offset - self._offset.value, batch.records)
@@ -269,8 +272,8 @@ class RayJobTrigger(BaseTrigger):
 class _Offset:
     """How much of a job's log has been passed on, kept where a trigger's successor finds it: in the task's XCom.
 
-    Written every few seconds while lines come, and at an orderly end. After a triggerer was killed, the lines of those
-    few seconds come again: that is the stated loss.
+    Written at most every few seconds: what comes in between is written a little later, also if no more comes; and at an
+    orderly end. After a triggerer was killed, the lines of its last few seconds come again: that is the stated loss.
     """
 
     #: Seconds between two writes, and what each asyncio task of the process adds: Airflow's API is shared.
@@ -285,6 +288,7 @@ class _Offset:
         self._kept = 0
         self._task: TriggerTask | None = None
         self._next = 0.0
+        self._later: asyncio.Task[None] | None = None
 
     async def restore(self, task: TriggerTask | None, log: watching.Log) -> None:
         self._task = task
@@ -302,9 +306,25 @@ class _Offset:
     async def passed_on(self, batch: LogBatch) -> None:
         self.value = batch.end_offset
         self.lines += batch.lines
-        if self._task is None or time.monotonic() < self._next:
+        if self._task is None or self._later is not None:
             return
+        wait = self._next - time.monotonic()
+        if wait <= 0:
+            await self.keep(None)
+        else:
+            self._later = asyncio.create_task(self._keep_after(wait), name=f"log offset of {self.job_id}")
+
+    async def _keep_after(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
         await self.keep(None)
+        self._later = None
+
+    async def no_more(self) -> None:
+        """End what is to be written later: nothing more comes, or :meth:`keep` follows."""
+        later, self._later = self._later, None
+        if later is not None:
+            later.cancel()
+            await asyncio.gather(later, return_exceptions=True)
 
     async def keep(self, log: watching.Log | None) -> None:
         if self._task is None or self.value == self._kept:

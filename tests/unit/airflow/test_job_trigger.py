@@ -265,6 +265,17 @@ async def test_a_successor_goes_on_where_the_log_was(trigger, dashboard, airflow
     assert airflow.writes < 8
 
 
+async def test_what_came_before_a_silence_is_kept_although_no_more_comes(trigger, dashboard, airflow, log, monkeypatch):
+    """A triggerer that is killed has no orderly end. Before: lines came again that had been there for hours."""
+    monkeypatch.setattr(trigger._offset, "_EVERY", 0.3)
+    task = await start(trigger)
+    await until(lambda: "ray_log_offset" in airflow.xcoms)
+    dashboard.job.write("second\n")
+    await until(lambda: airflow.xcoms["ray_log_offset"]["lines"] == 2)
+    assert airflow.xcoms["ray_log_offset"]["offset"] == len("first\nsecond\n")
+    await cancel(task)
+
+
 async def test_a_budget_of_lines_is_one_for_all_triggerers(trigger, dashboard, airflow, log):
     trigger.log_max_lines = 3
     task = await start(trigger)
