@@ -167,7 +167,8 @@ def test_a_job_that_fails(stack, head, ended, waiting):
     text = stack.client.log_text(waiting, run_id, "job")
     assert "FAILED" in text
     assert "ERROR:app:the reason" in text.splitlines(), "the job's own line, beside the entrypoint's text"
-    levels = {entry["event"]: entry.get("level") for entry in stack.client.log_entries(waiting, run_id, "job")}
+    entries = stack.client.log_entries(waiting, run_id, "job")
+    levels = {line: entry.get("level") for entry in entries for line in str(entry["event"]).splitlines()}
     assert (levels["ERROR:app:the reason"], levels["before"]) == ("error", "info"), "Airflow's filter finds it"
     assert "exit code 3" in text.lower() or "exit code: 3" in text.lower() or "code 3" in text
     assert "What to do" in text
