@@ -166,7 +166,7 @@ def places(
 def survey(where: Iterable[Place]) -> tuple[list[Found], list[str]]:
     """Find the clusters that set-ups made; and what is there without a cluster, in words. Blocking.
 
-    :raises TerraformCredentialsError: a cloud does not let us look.
+    :raises TerraformCredentialsError: a cloud denies access.
     """
     found: list[Found] = []
     without: list[str] = []

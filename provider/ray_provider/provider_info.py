@@ -151,7 +151,7 @@ CONNECTION_FIELDS: dict[str, dict[str, Any]] = {
     "gke_dns_endpoint": _flag(
         _CLOUD,
         "Reach GKE clusters by their DNS name",
-        "Needs no way into the cluster's network: IAM decides who gets in. Default: off.",
+        "Needs no access to the cluster's network: IAM decides who may use it. Default: off.",
         default=False,
     ),
 }

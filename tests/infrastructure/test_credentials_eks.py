@@ -140,7 +140,7 @@ def test_the_exec_plugin_says_what_is_wrong(monkeypatch: pytest.MonkeyPatch) -> 
     done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""
-    assert "AWS does not let us" in done.stderr
+    assert "AWS denies access" in done.stderr
     assert "Traceback" not in done.stderr
 
 

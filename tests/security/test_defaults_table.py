@@ -117,7 +117,7 @@ async def measure(tmp_path: Path) -> list[tuple[str, str, str]]:
             (
                 "A dashboard that redirects to another host",
                 f"{'followed' if peer_followed else 'not followed'}, credentials {'sent there' if peer_leaked else 'kept'}",
-                "refused, nothing sent" if "sends us on" in answer and not other.requests else answer,
+                "refused, nothing sent" if "redirects to" in answer and not other.requests else answer,
             )
         )
 

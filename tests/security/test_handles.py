@@ -113,7 +113,7 @@ async def test_a_raycluster_can_not_name_a_way_out(monkeypatch):
         with pytest.raises(ConfigurationError, match="of Kubernetes"):
             await kubernetes_endpoint(front.access(), HANDLE, how="service")
         front.cluster = {"metadata": {}, "spec": []}
-        with pytest.raises(Exception, match="none that can be read"):
+        with pytest.raises(Exception, match="another form than KubeRay gives it"):
             await kubernetes_endpoint(front.access(), HANDLE)
 
 
@@ -166,10 +166,10 @@ def entered(monkeypatch) -> list[Any]:
 @pytest.mark.parametrize(
     ("where", "extra", "says"),
     [
-        ({**AWS, "aws_conn_id": "prod"}, {}, "entered by aws_conn_id 'prod'"),
-        ({**AWS, "role_arn": "arn:aws:iam::666:role/theirs"}, {}, "entered by aws_role_arn"),
-        ({**GOOGLE, "project": "ours", "gcp_conn_id": "prod"}, {}, "entered by gcp_conn_id 'prod'"),
-        ({**GOOGLE, "project": "ours", "impersonate": "admin@x"}, {}, "entered by gcp_impersonate"),
+        ({**AWS, "aws_conn_id": "prod"}, {}, "names aws_conn_id 'prod'"),
+        ({**AWS, "role_arn": "arn:aws:iam::666:role/theirs"}, {}, "names aws_role_arn"),
+        ({**GOOGLE, "project": "ours", "gcp_conn_id": "prod"}, {}, "names gcp_conn_id 'prod'"),
+        ({**GOOGLE, "project": "ours", "impersonate": "admin@x"}, {}, "names gcp_impersonate"),
         (GOOGLE, {}, "leads to the Google Cloud project 'theirs'"),
         ({**AWS, "name": {"a": 1}}, {}, "name is no text"),
         ({**GOOGLE, "project": "ours", "endpoint": "https://theirs"}, {}, "endpoint: 'https://theirs' is not 'dns'"),

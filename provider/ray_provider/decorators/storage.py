@@ -57,8 +57,8 @@ class ResultStore:
         stem = f"{self.url}/{results.result_file(submission_id).rpartition('.')[0]}"
         if told.get("path") not in {stem + suffix for suffix in _SUFFIXES}:
             raise RayProviderError(
-                f"Job {submission_id} says that its result is at {told.get('path')!r}, which is not where it was told "
-                f"to write ({stem}).",
+                f"The result is not where job {submission_id} was told to write it: it is at {told.get('path')!r}, and "
+                f"not at {stem}.",
                 hint="Something on the cluster altered the result. Look at the job's log.",
             )
         return {**told, **({"conn_id": self.conn_id} if self.conn_id else {})}

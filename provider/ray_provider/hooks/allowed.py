@@ -78,8 +78,7 @@ class Allowed:
             value = getattr(cluster, name)
             if value and not getattr(config, field) and not (name in _CONNECTIONS and value in self.connections):
                 raise ConfigurationError(
-                    f"The handle says that its cluster is entered by {field} {value!r}, and the connection "
-                    f"{config.conn_id!r} does not.",
+                    f"The handle names {field} {value!r} for its cluster: the connection {config.conn_id!r} does not.",
                     hint=f"Where did the handle come from? If it is meant: set `{field}` in the connection.",
                     field="cluster.kubernetes",
                 )
@@ -95,8 +94,8 @@ class Allowed:
         own = await in_thread(google_project, cluster.gcp_conn_id)
         if cluster.project != own:
             raise ConfigurationError(
-                f"The handle leads to the Google Cloud project {cluster.project!r}, and our credentials are those of "
-                f"{own or 'no project'}.",
+                f"The handle leads to the Google Cloud project {cluster.project!r}, which is not that of our "
+                f"credentials: {own or 'no project'}.",
                 hint="Where did the handle come from? If it is meant: set `gcp_project` in the connection.",
                 field="cluster.kubernetes",
             )

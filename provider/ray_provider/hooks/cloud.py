@@ -29,7 +29,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
     """Ask the cloud where the cluster is, and make credentials for it.
 
     :raises ConfigurationError: there is no such cluster, or the connection can't be used.
-    :raises TerraformCredentialsError: the cloud does not let us.
+    :raises TerraformCredentialsError: the cloud denies access.
     """
     if cluster.cloud == "aws":
         from ray_provider.infrastructure.cloud.eks import EksCluster, eks_credentials
@@ -61,7 +61,7 @@ async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
 
 
 async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
-    """Give the way into a cloud's cluster.
+    """Give access to a cloud's cluster.
 
     This process makes its tokens itself, and renews them before they end. With the worker's own identity, programs like
     helm get a kubeconfig with an exec plugin, and no token is written anywhere. With an Airflow connection only this
@@ -184,8 +184,8 @@ def _plain_aws_session(conn_id: str, region: str | None) -> Any:
     extra = connection.extra_dejson
     if extra.get("assume_role_method", "assume_role") != "assume_role":
         raise ConfigurationError(
-            f"aws_conn_id: the connection {conn_id!r} assumes its role by {extra['assume_role_method']}, for which the"
-            " amazon provider is needed.",
+            f"aws_conn_id: the amazon provider is not installed. The connection {conn_id!r} needs it: it assumes its"
+            f" role by {extra['assume_role_method']}.",
             hint="pip install apache-airflow-providers-amazon",
             field="aws_conn_id",
         )

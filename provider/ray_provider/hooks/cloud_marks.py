@@ -42,7 +42,7 @@ async def record_use(identity: Any, say: Say) -> None:
 
     A teardown that can't reach the Kubernetes API needs to know. Only a cluster that says ``used: no`` is changed.
 
-    :param identity: of the way into Kubernetes; anything but a cloud's cluster is let be.
+    :param identity: of the access to Kubernetes; anything but a cloud's cluster is let be.
     :param say: gets a warning where it can't be written.
     """
     if not isinstance(identity, CloudCluster):

@@ -55,13 +55,13 @@ class RayConnectionConfig:
     :param disable_tcp_keepalive: no effect; read for connections that have it.
     :param kubernetes_conn_id: take all of that from this connection of type ``kubernetes``.
     :param cloud: a cluster of EKS or GKE, by its name.
-    :param aws_conn_id: connection of type ``aws`` that EKS clusters are entered with; else what the worker has.
+    :param aws_conn_id: connection of type ``aws`` for EKS clusters; else what the worker has.
     :param aws_role_arn: role that is assumed for it.
-    :param gcp_conn_id: connection of type ``google_cloud_platform`` that GKE clusters are entered with; else what the
+    :param gcp_conn_id: connection of type ``google_cloud_platform`` for GKE clusters; else what the
         worker has.
     :param gcp_impersonate: service account that is acted as.
     :param gcp_project: project of Google Cloud that GKE clusters may be in.
-    :param gke_dns_endpoint: reach GKE clusters by their DNS names, which need no way into their network.
+    :param gke_dns_endpoint: reach GKE clusters by their DNS names, which need no access to their network.
     :param extra: fields that are none of the above.
     """
 

@@ -1,4 +1,4 @@
-"""A token that goes over plain http can be read by whoever is on the way: told once for each host."""
+"""A token that goes over plain http can be read by anybody on the network path: told once for each host."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ def warn_of_plain_http(config: RayConnectionConfig, endpoint: RayEndpoint) -> No
         return
     _told.add(host)
     log.warning(
-        "Credentials go to %s over plain http: whoever is on the way can read them, and with Ray's token run code on "
-        "the cluster. Give an https address, or say in the extra of connection %s that it is meant: "
+        "Credentials go to %s over plain http: anybody on the network path can read them, and with Ray's token run "
+        "code on the cluster. Give an https address, or say in the extra of connection %s that it is meant: "
         "allow_plain_http=true.",
         endpoint.display_url,
         config.conn_id,

@@ -246,7 +246,7 @@ class RayHook(PeerMethods, BaseHook):
         :param where: which Kubernetes, as a cluster's handle says it (its field ``kubernetes``); unless given, the
             connection's. The connection says in both cases by whom it is entered.
         :raises ConfigurationError: there is no such cluster, or what the connection says can't be used.
-        :raises TerraformCredentialsError: the cloud does not let us.
+        :raises TerraformCredentialsError: the cloud denies access.
         """
         config = await self.aconfig()
         cluster = config.cloud

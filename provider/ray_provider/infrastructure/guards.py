@@ -89,7 +89,7 @@ def guard_new_cluster(
     if found is None or found.going:
         return
     raise BackendError(
-        f"backend: there is a cluster {name} in {location} already, and the state of this run ({state_label})"
+        f"backend: there is a cluster {name} in {location} already: the state of this run ({state_label})"
         f" does not hold it (status {found.status}). Nothing was made.",
         hint="If it is the same infrastructure, give the backend and workspace with which it was made; otherwise give"
         " this one another name.",
@@ -124,8 +124,8 @@ def guard_gone(clusters: Sequence[tuple[str, str, str]], cloud: CloudOf, write: 
             )
             continue
         raise InfrastructureError(
-            f"The state holds nothing of the cluster {name} any more, and it is still there, in {location} (status"
-            f" {found.status}, {found.endpoint or 'no API server yet'}). It costs money.",
+            f"The cluster {name} is still there and costs money: the state holds nothing of it any more, and it is"
+            f" still in {location} (status {found.status}, {found.endpoint or 'no API server yet'}).",
             hint="Its state lies elsewhere (another key or workspace of the backend), or was lost: look for it, or"
             " delete the cluster, its node groups and its network by hand.",
             cluster=name,

@@ -222,9 +222,8 @@ def check_same_module(plan: Mapping[str, Any], module: str) -> None:
         return
     known = ", ".join(sorted(in_state)[:5])
     raise BackendError(
-        "backend: the state holds resources of another module"
-        f" ({known}{', …' if len(in_state) > 5 else ''}), and none of"
-        f" {module}. Nothing was changed.",
+        f"backend: the state holds resources of another module than {module}:"
+        f" {known}{', …' if len(in_state) > 5 else ''}. Nothing was changed.",
         hint="Give each infrastructure a state of its own: another key, path or workspace.",
         field="backend",
         resources=sorted(in_state)[:_LISTED],

@@ -140,7 +140,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
             if lasting is not None:
                 raise ConfigurationError(
                     f"ttl: the module {ModuleSource.parse(run.spec.module).public} has no variables for the tags of its"
-                    " cluster, where the end would be written. Nothing was made.",
+                    " cluster: the end would be written there. Nothing was made.",
                     hint="Leave `ttl` out, or give the module the variables `tags` and `cluster_tags` (on Google Cloud"
                     " `labels` and `cluster_labels`), as the bundled ones have them.",
                     field="ttl",

@@ -28,7 +28,7 @@ check "kubernetes_support" {
 check "endpoint_is_in_reach" {
   assert {
     condition     = !var.create_network || var.endpoint_public_access || var.private_endpoint_reachable
-    error_message = "endpoint_public_access: the Kubernetes API will be private, in a network that nothing outside has a way into. Whoever goes on from here (SetupRayCluster, helm, kubectl) can't reach it. Either set endpoint_public_access with endpoint_public_access_cidrs (the addresses that Airflow's workers come from), or create_network = false with the VPC that they are in, or, where a peering, a VPN or a transit gateway leads into the new network, private_endpoint_reachable = true."
+    error_message = "endpoint_public_access: the Kubernetes API will be private, in a network that nothing outside can reach. Whoever goes on from here (SetupRayCluster, helm, kubectl) can't reach it. Either set endpoint_public_access with endpoint_public_access_cidrs (the addresses that Airflow's workers come from), or create_network = false with the VPC that they are in, or, where a peering, a VPN or a transit gateway leads into the new network, private_endpoint_reachable = true."
   }
 }
 

@@ -457,7 +457,7 @@ def test_a_result_larger_than_allowed_is_not_read(dashboard, context):
 
 def test_a_reference_to_another_place_is_refused(dashboard, context, tmp_path):
     returning(dashboard, {"path": "file:///etc/passwd", "format": "json"}, kind="reference")
-    with pytest.raises(RayProviderError, match="not where it was told to write"):
+    with pytest.raises(RayProviderError, match="not where job .* was told to write"):
         operator(double, 1, result_path=f"file://{tmp_path}").execute(context)
 
 

@@ -103,7 +103,7 @@ def find_chart(
         )
     if remote.startswith("http://") and not pin and not is_this_machine(urlsplit(remote).hostname or ""):
         raise ConfigurationError(
-            f"{display_url(remote)} is plain http: whoever is on the way can put another chart in its place.",
+            f"{display_url(remote)} is plain http: anybody on the network path can put another chart in its place.",
             hint="Use https or oci, or say which archive it has to be: chart_version='1.2.3@sha256:...'.",
         )
     if repo:
@@ -119,8 +119,7 @@ def find_chart(
         have = str(yaml.safe_load((own / "Chart.yaml").read_text(encoding="utf-8"))["version"])
         if version and version != have:
             raise ConfigurationError(
-                f"The chart ray-cluster that comes with the provider is version {have}, and `chart_version` asks for "
-                f"{version}.",
+                f"The provider's chart ray-cluster has version {have}, and `chart_version` is {version}.",
                 hint="Leave `chart_version` out, or name the repository that has it in `chart_repo`.",
             )
         return ChartSource(str(own), is_bundled=True)

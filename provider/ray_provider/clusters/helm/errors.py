@@ -104,7 +104,7 @@ def _plain_http(said: str, data: dict[str, Any]) -> RayProviderError:
     found = _PLAIN_HTTP.search(said)
     whither = display_url(found["url"]) if found else last_line(said)
     return ConfigurationError(
-        f"The chart's repository leads to plain http ({whither}): whoever is on the way can put another chart in its"
+        f"The chart's repository leads to plain http ({whither}): anybody on the network path can put another chart in its"
         " place. It was not fetched.",
         hint="Use a repository whose index names https addresses, or say which archive it has to be:"
         " chart_version='1.2.3@sha256:...'.",

@@ -89,7 +89,7 @@ def _checked(url: str) -> tuple[str, str | None]:
         raise ConfigurationError(f"{shown}: after #sha256= come 64 hexadecimal digits.")
     if parts.scheme == "http" and not found and not is_this_machine(parts.hostname or ""):
         raise ConfigurationError(
-            f"{shown} is plain http: whoever is on the way can put another text in its place.",
+            f"{shown} is plain http: anybody on the network path can put another text in its place.",
             hint="Use https, put the file beside the DAG, or add #sha256=... with the hash of what it has to be.",
         )
     return address, found[1].lower() if found else None

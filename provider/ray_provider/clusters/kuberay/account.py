@@ -68,7 +68,7 @@ class ClusterAccount:
         return await self.connected.credential.headers(refused)
 
     async def kubernetes_token(self, refused: str | None) -> str | None:
-        """Give our token for Kubernetes, where Ray asks Kubernetes whose a token is.
+        """Give our token for Kubernetes, where Ray has Kubernetes check tokens (TokenReview).
 
         :param refused: the one that was refused just now.
         :raises ConfigurationError: we are known to Kubernetes by a certificate.
@@ -77,8 +77,8 @@ class ClusterAccount:
         scheme, _, token = headers.get("Authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
             raise ConfigurationError(
-                f"The Ray cluster {self._handle.namespace}/{self._handle.name} asks Kubernetes whose a token is "
-                "(enableK8sTokenAuth), and the connection's kubeconfig has no token, but a certificate or a password.",
+                "The connection's kubeconfig has no token, but a certificate or a password. The Ray cluster "
+                f"{self._handle.namespace}/{self._handle.name} takes tokens of Kubernetes (enableK8sTokenAuth).",
                 hint="Use a service account's token, or an exec plugin that gives one, in the connection.",
                 field="kubeconfig",
             )
@@ -162,7 +162,8 @@ async def find_cluster(connected: Connected, handle: ClusterHandle) -> ClusterHa
         return replace(handle, service=head_service(cluster), auth=auth_of(cluster))
     except (KeyError, TypeError, AttributeError):
         raise ClusterError(
-            f"The RayCluster {handle.namespace}/{handle.name} is none that can be read.",
+            f"The RayCluster {handle.namespace}/{handle.name} can't be read: its spec or its status has another form "
+            "than KubeRay gives it.",
             namespace=handle.namespace,
             name=handle.name,
         ) from None

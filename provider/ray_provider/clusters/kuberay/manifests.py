@@ -174,8 +174,8 @@ def read_manifest(
         elsewhere = other["metadata"].get("namespace")
         if elsewhere and elsewhere != namespace:
             raise ConfigurationError(
-                f"`{source}` puts the {other['kind']} {other['metadata']['name']!r} into namespace {elsewhere!r}, and "
-                f"the RayCluster into {namespace or 'the namespace of the task'!r}.",
+                f"`{source}` names two namespaces: {elsewhere!r} for the {other['kind']} {other['metadata']['name']!r} "
+                f"and {namespace or 'that of the task'!r} for the RayCluster.",
                 hint="A release lies in one namespace: leave `namespace` out of all documents, or give all the same.",
             )
     return RayClusterManifest(cluster=cluster, others=others, source=source)

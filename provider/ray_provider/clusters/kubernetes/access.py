@@ -1,4 +1,4 @@
-"""The way into a Kubernetes cluster: from plain data to a client, a TLS context, request headers or a kubeconfig.
+"""Access to a Kubernetes cluster: from plain data to a client, a TLS context, request headers or a kubeconfig.
 
 Nothing is set for the whole process, and secrets stay in memory. A program that insists on a file gets one that lies in
 memory, too; where the system or OpenSSL can't do that, one in a private folder for as long as it is needed.

@@ -228,8 +228,8 @@ class _Setup:
         if not spec.is_named and not standing.ours and (cluster is not None or existing is not None):
             what = "RayCluster" if cluster is not None else "Helm release"
             raise ConfigurationError(
-                f"The {what} {where} has the name that only this run's cluster can have, and is "
-                f"{describe_owner(standing.labels)}: it is neither used nor changed.",
+                f"The {what} {where} is not this run's: it is {describe_owner(standing.labels)}. It has a name that "
+                "only this run's cluster can have, and is neither used nor changed.",
                 hint=f"See who made it: kubectl -n {self._namespace} get raycluster {spec.name} -o yaml. If it may "
                 f"go, delete it: DeleteRayCluster(name={spec.name!r}).",
                 cause="not ours",

@@ -36,8 +36,8 @@ async def refuse_squatted(
             )
             continue
         raise ConfigurationError(
-            f"The {kind} {namespace}/{wanted} is there before the Ray cluster {name!r}, to which it would belong, and "
-            "was not made with it: whoever made it could take the cluster's token or hand it one.",
+            f"The {kind} {namespace}/{wanted} was not made with the Ray cluster {name!r}: it was there before it. "
+            "Whoever made it could take the cluster's token or hand it one.",
             hint=f"See who made it: kubectl -n {namespace} get {plural} {wanted} -o yaml. If it may go, delete it.",
             cause="not ours",
         )

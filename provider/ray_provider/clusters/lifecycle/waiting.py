@@ -88,8 +88,8 @@ async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, ho
                     raise
                 if loop.time() >= until:
                     raise ClusterTimeoutError(
-                        f"The Ray cluster {handle.namespace}/{handle.name} is ready, but its dashboard does not answer "
-                        f"at {endpoint.display_url}: {error.message}",
+                        f"The dashboard of Ray cluster {handle.namespace}/{handle.name} does not answer, though the "
+                        f"cluster is ready: {endpoint.display_url}: {error.message}",
                         hint="Through the API server's proxy the network policy has to let the API server in "
                         "(networkPolicy.apiServer.cidrs); from a pod it has to let Airflow's namespace in "
                         "(networkPolicy.allowFrom).",

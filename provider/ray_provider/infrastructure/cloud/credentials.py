@@ -1,4 +1,4 @@
-"""The way into a cluster that a cloud made: plain data, with a token that is renewed. Kept in memory."""
+"""Access to a cluster that a cloud made: plain data, with a token that is renewed. Kept in memory."""
 
 from __future__ import annotations
 

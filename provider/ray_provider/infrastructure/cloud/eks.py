@@ -58,7 +58,7 @@ async def eks_credentials(cluster: EksCluster, *, session: boto3.Session | None 
 
     :param session: whose session; by default what boto3 finds (environment, profile, the pod's or machine's role).
     :raises ConfigurationError: there is no such cluster, or it is not ready.
-    :raises TerraformCredentialsError: AWS does not let us.
+    :raises TerraformCredentialsError: AWS denies access.
     """
     required({"cluster_name": cluster.name, "region": cluster.region})
     return await asyncio.to_thread(_credentials, cluster, session)
@@ -212,7 +212,7 @@ def _call(cluster: EksCluster, call: Callable[[], _T]) -> _T:
 def _refused(cluster: EksCluster, why: str) -> TerraformCredentialsError:
     who = f" as {cluster.role_arn}" if cluster.role_arn else ""
     return TerraformCredentialsError(
-        f"AWS does not let us to the EKS cluster {cluster.name} in {cluster.region}{who}: {why[:500]}",
+        f"AWS denies access to the EKS cluster {cluster.name} in {cluster.region}{who}: {why[:500]}",
         hint="The identity needs eks:DescribeCluster and an access entry in the cluster. Give it by `aws_conn_id`,"
         " by the worker's role, or by the usual AWS variables.",
         cluster=cluster.name,

@@ -67,7 +67,7 @@ async def gke_credentials(
     :param credentials: whose; by default the application default credentials.
     :param client: a client of the container API, if it is not the usual one.
     :raises ConfigurationError: there is no such cluster, or it is not ready.
-    :raises TerraformCredentialsError: Google does not let us.
+    :raises TerraformCredentialsError: Google Cloud denies access.
     """
     required({"cluster_name": cluster.name, "location": cluster.location, "project": cluster.project})
     return await asyncio.to_thread(_credentials, cluster, credentials, client)
@@ -140,7 +140,7 @@ def container_client(credentials: Any) -> Any:
 
 
 def acting_as(cluster: GkeCluster, given: Credentials | None) -> Any:
-    """Give the credentials that enter a cluster, as its service account if it names one.
+    """Give the credentials that authenticate to a cluster, as its service account if it names one.
 
     :param given: unless given, the application default ones.
     :raises ConfigurationError: google-cloud-container is not installed.
@@ -182,7 +182,7 @@ def _call(cluster: GkeCluster, call: Callable[[], _T]) -> _T:
         ) from error
     except (GoogleAPICallError, GoogleAuthError) as error:
         raise TerraformCredentialsError(
-            f"Google Cloud does not let us to the GKE cluster {cluster.path}: {str(error)[:500]}",
+            f"Google Cloud denies access to the GKE cluster {cluster.path}: {str(error)[:500]}",
             hint="The identity needs the role roles/container.developer. Give it by `gcp_conn_id`, by the worker's"
             " workload identity, or by GOOGLE_APPLICATION_CREDENTIALS.",
             cluster=cluster.name,

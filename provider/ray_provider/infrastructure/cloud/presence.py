@@ -371,8 +371,8 @@ def require_identity(cloud: Cloud, accounts: tuple[str, ...]) -> None:
     own = cloud.identity()
     if own not in accounts:
         raise ConfigurationError(
-            f"The credentials of this task are of the account {own}, and what the state holds is in"
-            f" {', '.join(accounts)}: nothing of it can be found from there. Nothing was changed.",
+            f"The credentials are of the account {own}, and the state's resources of {', '.join(accounts)}: they"
+            " can't be found with them. Nothing was changed.",
             hint="Give the task the credentials with which it was made (`aws_conn_id`, `gcp_conn_id`, `providers`).",
             field="credentials",
             wanted=list(accounts),

@@ -197,7 +197,7 @@ def check_planned(plan: Mapping[str, Any]) -> list[str]:
         )
     near = {name: get_close_matches(name, CONTRACT, n=1, cutoff=0.85) for name in declared if name not in CONTRACT}
     return [
-        f"The module's output {name} is none that later tasks read; is {found[0]} meant?"
+        f"The module's output {name} is not one that later tasks read; is {found[0]} meant?"
         for name, found in near.items()
         if found and found[0] not in declared
     ]

@@ -219,7 +219,7 @@ def settle(
         handle = expected.get(key)
         if there and isinstance(handle, str) and handle not in there:
             raise ConfigurationError(
-                f"infrastructure: the handle says {key} {handle}, and what the state holds is in {', '.join(there)}."
+                f"infrastructure: the handle says {key} {handle}, and the state {', '.join(there)}."
                 " Nothing was changed.",
                 hint="The handle and the state are not of the same infrastructure: look at `backend` and `workspace`.",
                 field="infrastructure",

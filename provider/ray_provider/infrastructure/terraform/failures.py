@@ -405,8 +405,8 @@ def error_for(
 def _locked(holder: dict[str, str], command: str, text: str, data: dict[str, Any], program: str) -> StateLockedError:
     lock_id, who = holder["ID"], holder.get("Who")
     return StateLockedError(
-        f"The state is locked by {who or 'somebody else'} since {holder.get('Created') or 'an unknown time'} (lock id"
-        f" {lock_id}), and {command} could not wait any longer.\n{text}",
+        f"The state is locked by {who or 'somebody else'} since {holder.get('Created') or 'an unknown time'}. {command}"
+        f" could not wait any longer (lock id {lock_id}).\n{text}",
         hint="Wait until that run has ended, or raise `lock_timeout`. Only if it's certain that nobody works on it:"
         f" `{program} force-unlock {lock_id}` in a folder with the same backend.",
         lock_id=lock_id,

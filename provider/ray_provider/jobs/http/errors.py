@@ -90,7 +90,7 @@ def _authentication_error(
                 **data,
             )
         return RayAuthenticationError(
-            f"The Kubernetes API server does not let us through (403) to Ray at {where}: {said}",
+            f"The Kubernetes API server denies access (403) to Ray at {where}: {said}",
             hint="Allow the user or service account to get and create services/proxy in the cluster's namespace.",
             **data,
         )
@@ -131,8 +131,8 @@ def redirect_error(endpoint: RayEndpoint, method: str, url: str, status: int, lo
         hint = "Is this a sign-in page? Give the address at which Ray itself answers, and what the proxy wants to see."
     shown = url.split("?", 1)[0]
     return RayApiError(
-        f"{endpoint.display_url} sends us on to {target.scheme}://{host} ({status}). "
-        "We do not follow: the credentials are not meant for another address.",
+        f"{endpoint.display_url} redirects to {target.scheme}://{host} ({status}). "
+        "It is not followed: the credentials are not meant for another address.",
         hint=hint,
         status=status,
         method=method,

@@ -111,7 +111,7 @@ class JobWatcher:
     async def watch(self) -> JobOutcome:
         """Watch until the job has ended, is lost, is out of time, or nobody answers for too long.
 
-        :raises RayAuthenticationError: Ray did not let us in, and never had.
+        :raises RayAuthenticationError: Ray denied access, and always had.
         :raises ConfigurationError: the endpoint can't work.
         """
         log_task: asyncio.Task[None] | None = None

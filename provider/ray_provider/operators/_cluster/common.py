@@ -135,8 +135,8 @@ def device_plugin_of(given: Any, infrastructure: Any) -> Any:
     manifests = handle.outputs.get("kubernetes_manifests")
     if manifests is None and handle.typed_outputs.nvidia_device_plugin_required:
         raise ConfigurationError(
-            f'`gpu_device_plugin_yaml` is "infrastructure", and the module {handle.module} has no output'
-            " kubernetes_manifests, though it says that the device plugin is required.",
+            f"The module {handle.module} has no output kubernetes_manifests, where `gpu_device_plugin_yaml` looks. It"
+            " says that the device plugin is required.",
             hint="Set the infrastructure up once more with this release's module, give your own module that output (a"
             " Kubernetes List), or name a manifest.",
             field="gpu_device_plugin_yaml",

@@ -52,8 +52,8 @@ def own_cluster(
         return None
     if not operator.wait_for_completion:
         raise ConfigurationError(
-            "wait_for_completion is off, and the task makes a Ray cluster for itself, which goes when the task ends: "
-            "the job would go with it.",
+            "wait_for_completion is off, and the job would go with the Ray cluster that the task makes for itself: it "
+            "goes when the task ends.",
             hint="Leave wait_for_completion on, or set the cluster up with SetupRayCluster (cluster=setup.output).",
             field="wait_for_completion",
         )

@@ -66,7 +66,7 @@ class ClusterRun:
         return self.run(step)
 
     async def _access_for_use(self) -> KubernetesAccess:
-        """Give the way into Kubernetes, after it is written down that a Ray cluster is about to be there."""
+        """Give access to Kubernetes, after it is written down that a Ray cluster is about to be there."""
         from ray_provider.hooks.cloud_marks import record_use
 
         access = await self.hook.akubernetes_access(self.where)
