@@ -11,7 +11,7 @@ from typing import Any
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
 PACKAGE_PAGE = "https://pypi.org/project/airflow-ray/"
-_RELATIVE = re.compile(r"(?<!!)\[([^\]]+)\]\((?!https?://|#|mailto:)([^)]+)\)")
+_RELATIVE = re.compile(r"(!?)\[([^\]]+)\]\((?!https?://|#|mailto:)([^)]+)\)")
 _REMOTE = re.compile(r"(?:https://(?:[^@/]+@)?|(?:ssh://)?git@)(?P<host>[\w.-]+)[:/](?P<path>[\w./-]+?)(?:\.git)?/?")
 
 
@@ -64,9 +64,14 @@ def urls(home: str | None) -> dict[str, str]:
 
 
 def absolute(text: str, home: str | None) -> str:
-    """Have a README's links lead to the repository. Where that is not known their text stays alone.
+    """Have a README's links and pictures lead to the repository. Where that is not known their text stays alone.
 
     :param text: Markdown.
     :param home: the repository's address.
     """
-    return _RELATIVE.sub(lambda link: f"[{link[1]}]({home}/blob/main/{link[2]})" if home else link[1], text)
+
+    def lead(link: re.Match[str]) -> str:
+        # A picture is shown by its content, everything else by the repository's page of it.
+        return f"{link[1]}[{link[2]}]({home}/{'raw' if link[1] else 'blob'}/main/{link[3]})" if home else link[2]
+
+    return _RELATIVE.sub(lead, text)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from ray_provider import __version__
-from tests.support.snippets import ROOT
+from tests.support.snippets import DOCUMENTS, ROOT
 
 
 @pytest.fixture
@@ -36,6 +38,9 @@ def test_no_link_of_the_long_description_is_relative(build):
     shown = build.absolute(text, "https://example.org/a/b")
     assert "](https://example.org/a/b/blob/main/docs/jobs.md)" in shown
     assert "](https://airflow.apache.org)" in shown
+    picture = "![How it works](docs/pictures/architecture.svg)"
+    assert picture in text
+    assert "![How it works](https://example.org/a/b/raw/main/docs/pictures/architecture.svg)" in shown
     for made in (shown, build.absolute(text, None)):
         assert [link for link in made.split("](")[1:] if not link.startswith(("https://", "#"))] == []
 
@@ -68,10 +73,34 @@ def test_ci_and_whoever_builds_may_say_where_it_is(build, tmp_path, monkeypatch)
     assert build.urls("https://example.org/mine")["Documentation"] == "https://example.org/mine/tree/main/docs"
 
 
-def test_the_version_needs_no_tag_and_is_in_the_changelog():
+def test_the_version_needs_no_tag():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["tool"]["hatch"]["version"] == {"path": "provider/ray_provider/_version.py"}
     assert all(part.isdigit() for part in __version__.split("."))
+
+
+def test_the_pictures_are_there_used_and_small():
+    """Each is loaded by everybody who opens a page, and remade by ``make pictures``; what no page shows goes."""
+    pages = "\n".join((ROOT / name).read_text() for name in DOCUMENTS)
+    pictures = sorted((ROOT / "docs" / "pictures").iterdir())
+    assert {picture.name for picture in pictures} == {
+        Path(link).name for link in re.findall(r"!\[[^\]]+\]\(([^)]+)\)", pages)
+    }
+    for picture in pictures:
+        assert picture.suffix in {".png", ".svg"}
+        assert picture.stat().st_size <= 150_000, picture.name
+
+
+def test_the_changelog_has_the_version_and_its_form():
+    """Keep a Changelog: a section for each version, the newest first, with the six kinds of changes."""
+    text = (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## \[(.+)\](?: - (\d{4}-\d\d-\d\d|unreleased))?$", text, re.MULTILINE)
+    assert len(sections) == len(re.findall(r"^## ", text, re.MULTILINE))
+    versions = [version for version, _ in sections if version != "Unreleased"]
+    assert versions[0] == __version__
+    assert versions == sorted(versions, key=lambda version: [int(part) for part in version.split(".")], reverse=True)
+    kinds = set(re.findall(r"^### (.+)$", text, re.MULTILINE))
+    assert kinds <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_the_wheel_has_what_its_code_looks_for():
