@@ -103,6 +103,28 @@ async def test_an_operator_that_helm_does_not_hold_is_not_upgraded_by_it(kuberne
     assert kubernetes.get("secrets", "-n", place, "-l", "owner=helm")["items"] == []
 
 
+async def test_what_another_installation_left_is_shared_and_nobody_is_told_to_delete_it(kubernetes, namespace):
+    """Its Deployment is away for now. Before: "delete what is there"."""
+    scene = Scene(kubernetes, namespace)
+    theirs = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": "kuberay-operator"},
+        "rules": [],
+    }
+    kubernetes.apply(theirs, namespace)
+    try:
+        with pytest.raises(ConfigurationError, match="ClusterRole 'kuberay-operator'") as caught:
+            await scene.apply(spec_of(scene, "install", 5.0))
+        assert "It is shared: it is left alone" in show(caught.value)
+        assert "delete" not in str(caught.value).lower()
+        assert "uninstall" not in str(caught.value).lower()
+        role = kubernetes.get("clusterrole", "kuberay-operator")
+        assert "meta.helm.sh/release-name" not in role["metadata"].get("annotations", {})
+    finally:
+        kubernetes.kubectl("delete", "clusterrole", "kuberay-operator")
+
+
 async def test_an_upgrade_goes_to_the_release_that_holds_it_and_back_if_it_does_not_come_up(
     kubernetes, namespace, place
 ):
