@@ -18,6 +18,8 @@ from typing import Any
 
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
 from ray_provider.clusters.kuberay.readiness import ReadinessOptions
+from ray_provider.clusters.local.spec import LocalClusterSpec
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord
 from ray_provider.clusters.naming import owner_annotations, owner_labels, unique_name
 from ray_provider.functions import runner
 from ray_provider.infrastructure.handle import InfrastructureHandle
@@ -160,6 +162,22 @@ def results() -> dict[str, str]:
     return found
 
 
+def local_record() -> dict[str, Any]:
+    """What is remembered of a local Ray that runs."""
+    spec = LocalClusterSpec(NAME, num_cpus=2, resources={"fpga": 1})
+    record = LocalRecord(
+        name=NAME, phase="ready", machine="worker-1 pid:[4026531836]", address="http://127.0.0.1:8265", pid=4711,
+        started=1.9e9, owner=OWNER, settings=spec.settings, ray_version="2.60.0",
+    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        paths = LocalPaths.of(NAME, Path(folder))
+        paths.folder.mkdir()
+        record.write(paths)
+        where = paths.record.relative_to(folder).as_posix()
+        written: dict[str, Any] = {"path": where, "record": json.loads(paths.record.read_text())}
+    return written
+
+
 def main() -> None:
     """Write it."""
     whole = {
@@ -170,6 +188,7 @@ def main() -> None:
         "xcoms": told(),
         "job": job_of_a_task(),
         "results": results(),
+        "local": local_record(),
         "raycluster": {
             "name": unique_name(OWNER), "labels": owner_labels(OWNER), "annotations": owner_annotations(OWNER),
         },

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import inspect
 import json
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,6 +18,8 @@ import pytest
 from ray_provider import triggers
 from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.local.spec import LocalClusterSpec
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord
 from ray_provider.clusters.naming import same_owner, was_named
 from ray_provider.exceptions import (
     ClusterFailedError,
@@ -151,6 +154,19 @@ def test_what_functions_left_on_the_cluster() -> None:
     failed = decode(files["error"], allow_pickle=False)
     assert failed.meaning == "error"
     assert "ValueError: no data" in str(failed.exception(submission_id="a", url="http://ray"))
+
+
+def test_a_local_ray_that_runs_is_found_and_left_as_it_is(tmp_path: Path) -> None:
+    left = LEFT["local"]
+    name = left["record"]["name"]
+    path = tmp_path / left["path"]
+    path.parent.mkdir()
+    path.write_text(json.dumps(left["record"]))
+    read = LocalRecord.read(LocalPaths.of(name, tmp_path))
+    assert read is not None
+    assert asdict(read) == left["record"]
+    # With other settings it would be replaced, and its jobs would end.
+    assert read.settings == LocalClusterSpec(name, num_cpus=2, resources={"fpga": 1}).settings
 
 
 def test_whose_a_cluster_is_that_runs() -> None:
