@@ -127,6 +127,7 @@ def test_what_a_run_left_behind_is_listed_and_deleted_when_told(stack):
     assert "1 of 1 would be deleted. Nothing was: --delete does it." in told
     paths = LocalPaths.of(name, stack.local_ray_home)
     assert family(MARK, str(paths.folder))
+    assert reap(stack, "--jobs", "--stop").splitlines()[-1] == "0 of 0 stopped.", "its Ray is asked, and has no job"
     told = reap(stack, "--delete")
     assert f"The local Ray {name!r} is deleted" in told
     assert "1 of 1 deleted." in told

@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 #: On a machine that is busy with twenty jobs at once.
 SECONDS = 600
 #: DAG -> the tasks that have a job; 20 in the first.
-WAITING = {"twenty": 20, "paused": 1, "secret": 1, "goes": 1}
+WAITING = {"twenty": 20, "paused": 1, "secret": 1, "goes": 1, "loses": 2}
 #: What grows. Not the DAGs themselves: those here were all read before the minute that is cleaned up to.
 CLEANED = "callback,dag_run,import_error,job,log,task_instance,task_instance_history,task_reschedule,trigger,xcom"
 
@@ -73,6 +73,11 @@ def jobs_of(head: RayHead, dag_id: str, run_id: str | None = None) -> list:
             ]
 
     return asyncio.run(ask())
+
+
+def job_of(head: RayHead, dag_id: str, task_id: str):
+    [job] = [job for job in jobs_of(head, dag_id) if job.metadata["airflow_task_id"] == task_id]
+    return job
 
 
 def states(stack: AirflowStack, dag_id: str, run_id: str) -> list[tuple[str, int, str]]:
@@ -122,6 +127,9 @@ def life(stack: AirflowStack, head: RayHead, tmp_path_factory) -> Life:
     new = twenty.replace("echo number", "echo other").replace("import DAG, Param", "import DAG, Param, task")
     new += "\n    task(lambda: None, task_id='after')() << jobs\n"
     (dags / "twenty.py").write_text(new)
+    # A task that is taken out of its file.
+    loses = (dags / "loses.py").read_text()
+    (dags / "loses.py").write_text("".join(line for line in loses.splitlines(True) if '"lost"' not in line))
     # A DAG that is deleted, file and all.
     (dags / "goes.py").unlink()
     client.request("DELETE", "/api/v2/dags/goes")
@@ -135,6 +143,7 @@ def life(stack: AirflowStack, head: RayHead, tmp_path_factory) -> Life:
     # What happens while no triggerer runs, no trigger hears of.
     with suppress(TimeoutError):
         client.wait_until("its job is stopped", lambda: jobs_of(head, "goes")[0].status == "STOPPED", timeout=120)
+        client.wait_until("that of the lost task, too", lambda: job_of(head, "loses", "lost").status == "STOPPED")
 
     stack.stop_component("triggerer")
     stack.start_component("triggerer")
@@ -147,7 +156,7 @@ def life(stack: AirflowStack, head: RayHead, tmp_path_factory) -> Life:
         lambda: [job.status for job in jobs_of(head, "paused")] == ["SUCCEEDED"],
         timeout=SECONDS,
     )
-    for dag_id in ("twenty", "secret"):
+    for dag_id in ("twenty", "secret", "loses"):
         client.wait_run(dag_id, life.runs[dag_id], timeout=SECONDS)
     life.task_while_paused = client.task_instance("paused", life.runs["paused"], "job")["state"]
     client.unpause("paused")
@@ -187,6 +196,15 @@ def test_the_job_of_a_dag_that_is_deleted_is_stopped(stack, head, life):
     assert [job.status for job in jobs_of(head, "goes")] == ["STOPPED"]
 
 
+def test_the_job_of_a_task_that_is_taken_out_of_its_dag_is_stopped(stack, head, life):
+    """Airflow calls such a task removed, and the run goes on without it."""
+    run_id = life.runs["loses"]
+    assert states(stack, "loses", run_id) == [("job", -1, "success"), ("lost", -1, "removed")]
+    assert stack.client.run("loses", run_id)["state"] == "success"
+    assert job_of(head, "loses", "lost").status == "STOPPED"
+    assert job_of(head, "loses", "job").status == "SUCCEEDED"
+
+
 def test_db_clean_takes_what_is_over_and_nothing_else(stack, life):
     with pytest.raises(AirflowApiError, match="404"):
         stack.client.run("earlier", life.earlier)
@@ -224,6 +242,50 @@ def test_a_backfill(stack, head, life):
         [job] = jobs_of(head, "daily", run_id)
         assert job.status == "SUCCEEDED"
         assert f"the day {day}" in client.log_text("daily", run_id, "job").splitlines()
+
+
+def test_a_backfill_over_a_run_whose_job_goes_on(stack, head, life, tmp_path):
+    """Airflow leaves a run alone that has not ended, and begins a run anew that has: with a job of its own."""
+    client, gate = stack.client, tmp_path / "open"
+    client.unpause("again", timeout=SECONDS)
+    day, other = "2026-01-03", "2026-01-04"
+    body = {"logical_date": f"{day}T00:00:00Z", "conf": {"gate": str(gate)}}
+    run_id = client.request("POST", "/api/v2/dags/again/dagRuns", body, creates=True)["dag_run_id"]
+    client.wait_task("again", run_id, "job", state="deferred", timeout=SECONDS)
+
+    def backfill() -> int:
+        span = {"from_date": f"{day}T00:00:00Z", "to_date": f"{other}T00:00:00Z"}
+        options = {"reprocess_behavior": "completed", "max_active_runs": 2, "dag_run_conf": {"gate": str(gate)}}
+        return client.request("POST", "/api/v2/backfills", {"dag_id": "again", **span, **options})["id"]
+
+    def completed(number: int) -> bool:
+        return bool(client.request("GET", f"/api/v2/backfills/{number}")["completed_at"])
+
+    def runs() -> dict[str, str]:
+        found = client.request("GET", "/api/v2/dags/again/dagRuns")["dag_runs"]
+        return {run["dag_run_id"]: run["state"] for run in found}
+
+    first = backfill()
+    with pytest.raises(AirflowApiError, match=r"409: .*already a running backfill"):
+        backfill()
+    client.wait_until("the other day waits", lambda: len(jobs_of(head, "again")) == 2, timeout=SECONDS)
+    [job] = jobs_of(head, "again", run_id)
+    assert (job.status, job.metadata["airflow_attempt"]) == ("RUNNING", "1")
+    assert client.task_instance("again", run_id, "job")["state"] == "deferred"
+
+    gate.touch()
+    client.wait_until("the backfill is through", lambda: completed(first), timeout=SECONDS)
+    client.wait_run("again", run_id, state="success", timeout=SECONDS)
+    assert len(jobs_of(head, "again")) == 2, "one for each day: nothing was bought twice"
+
+    second = backfill()
+    client.wait_until("the next backfill is through", lambda: completed(second), timeout=SECONDS)
+    assert set(runs().values()) == {"success"}
+    assert len(runs()) == 2, "the same runs, begun anew"
+    for each in runs():
+        jobs = jobs_of(head, "again", each)
+        assert sorted(job.metadata["airflow_attempt"] for job in jobs) == ["1", "2"]
+        assert {job.status for job in jobs} == {"SUCCEEDED"}
 
 
 def test_a_run_that_an_asset_starts(stack, head, life):
@@ -268,5 +330,5 @@ def test_nothing_is_left(stack, head, life):
     left = {job["submission_id"]: job["status"] for job in head.jobs() if job["status"] in ("PENDING", "RUNNING")}
     assert left == {}
     for dag_id, run_id in life.runs.items():
-        if dag_id != "goes":
+        if dag_id not in ("goes", "loses"):
             assert {state for *_, state in states(stack, dag_id, run_id)} == {"success"}

@@ -30,6 +30,10 @@ with DAG("earlier", schedule=None, start_date=START):
 with DAG("daily", schedule="@daily", start_date=START, end_date=START.add(days=9), catchup=False):
     job(entrypoint="echo the day {{ ds }}")
 
+# Backfilled over a run whose job goes on.
+with DAG("again", schedule="@daily", start_date=START, end_date=START.add(days=9), catchup=False, params=PARAMS):
+    job(entrypoint=WAITS)
+
 with DAG("makes", schedule=None, start_date=START):
     job(entrypoint="echo made", outlets=[MADE])
 
