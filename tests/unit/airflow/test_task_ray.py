@@ -28,6 +28,7 @@ from ray_provider.exceptions import ConfigurationError, JobError, RayProviderErr
 from ray_provider.functions import payload
 from ray_provider.functions.results import result_file
 from ray_provider.hooks import RayHook, own_cluster
+from ray_provider.operators import SubmitRayJob
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(120)]
 
@@ -257,6 +258,28 @@ def test_what_cannot_be_sent_is_refused_before_a_cluster_is_made(dashboard, cont
     with pytest.raises(AirflowFailException, match="Argument 1 of double"):
         operator(double, threading.Lock(), ray_cluster_yaml="cluster.yaml").execute(context)
     assert not made
+    assert not dashboard.api.requests
+
+
+@pytest.mark.parametrize(
+    ("runtime_env", "says"),
+    [
+        ({"pipp": ["a"]}, "Is 'pip' meant"),
+        ({"pip": ["a"], "conda": {"dependencies": []}}, "both 'pip' and 'conda'"),
+        ({"working_dir": "git+https://github.com/a/b.git"}, "which Ray can't fetch"),
+    ],
+)
+def test_a_runtime_env_that_ray_never_takes_is_refused_before_a_cluster_is_made(
+    dashboard, context, connection, own, runtime_env, says
+):
+    connection["backend"] = "local"
+    script = SubmitRayJob(
+        task_id="task", conn_id="c", entrypoint="true", runtime_env=runtime_env, ray_cluster_yaml="cluster.yaml"
+    )
+    for one in (operator(double, 21, runtime_env=runtime_env), script):
+        with pytest.raises(AirflowFailException, match=says):
+            one.execute(context)
+    assert not own.wanted
     assert not dashboard.api.requests
 
 
