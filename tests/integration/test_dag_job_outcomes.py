@@ -44,7 +44,7 @@ RUNS: dict[str, tuple[str, dict]] = {
 }
 RUNS_ON_SQLITE = {
     **{f"stopped {way}": (way, {"entrypoint": SLEEPS}) for way in WAYS},
-    **{f"too long {way}": (way, {"entrypoint": SLEEPS, "timeout": 30}) for way in WAYS},
+    **{f"too long {way}": (way, {"entrypoint": SLEEPS, "timeout": 60}) for way in WAYS},
     "takes an id": ("plain", {"entrypoint": "true", "submission_id": TAKEN}),
 }
 
@@ -182,7 +182,7 @@ def test_a_job_that_somebody_stops(stack, head, started, ended, waiting):
     def running():
         return [job for job in jobs_of(head, run_id) if job.status == "RUNNING"]
 
-    [job] = stack.client.wait_until("the job runs", running)
+    [job] = stack.client.wait_until("the job runs", running, timeout=180)
 
     async def stop():
         async with RayJobsClient(head.endpoint) as client:

@@ -106,19 +106,19 @@ async def test_a_thousand_lines_once_and_in_order(either_client):
     assert outcome.log_incomplete is None
 
 
-async def test_lines_arrive_while_the_job_runs(client):
-    submission_id = new_id()
-    code = "import time; print(1); time.sleep(4); print(2)"
-    await submit_once(client, JobSpec(python(code), submission_id))
-    came: dict[str, float] = {}
-    watcher = JobWatcher(
-        client,
-        submission_id,
-        on_log=lambda batch: came.update({line: time.monotonic() for line in batch.text.split("\n")}),
-    )
-    outcome = await watcher.watch()
+async def test_lines_arrive_while_the_job_runs(client, tmp_path):
+    submission_id, flag, lines = new_id(), tmp_path / "flag", []
+    await submit_once(client, JobSpec(f"echo 1; until [ -e {flag} ]; do sleep 0.1; done; echo 2", submission_id))
+
+    def on_log(batch) -> None:
+        lines.extend(batch.text.split("\n"))
+        if "1" in lines:
+            flag.touch()  # the job ends only when its first line has come
+
+    async with asyncio.timeout(120):
+        outcome = await JobWatcher(client, submission_id, on_log=on_log).watch()
     assert outcome.is_success
-    assert came["2"] - came["1"] > 2.5
+    assert [line for line in lines if line in {"1", "2"}] == ["1", "2"]
 
 
 async def test_a_line_of_6_mb(client):
@@ -144,7 +144,7 @@ async def test_the_end_is_known_soon(client):
     for _ in range(3):
         outcome, _lines, _ = await run(client, python("print(1)"))
         took.append(time.time() - outcome.end_time / 1000)
-    assert sorted(took)[1] < 3, took
+    assert sorted(took)[1] < 10, took  # a log stream that goes on is waited for up to a minute
 
 
 async def test_failed(client):
@@ -321,9 +321,10 @@ async def test_a_head_that_dies_and_one_that_restarts():
             submission_id = new_id()
             await submit_once(client, JobSpec(python("import time; time.sleep(300)"), submission_id))
             progress: list[str] = []
-            watching = asyncio.create_task(JobWatcher(client, submission_id, on_progress=progress.append).watch())
+            options = WatchOptions(session_name=(await client.version()).session_name)
+            watcher = JobWatcher(client, submission_id, options, on_progress=progress.append)
+            watching = asyncio.create_task(watcher.watch())
             await until_running(client, submission_id)
-            await asyncio.sleep(1)
             await asyncio.to_thread(head.kill)
             short = await JobWatcher(client, submission_id, WatchOptions(max_unreachable_seconds=3)).watch()
             assert short.kind == "unreachable"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -58,6 +59,15 @@ def processes_of(name: str) -> list[psutil.Process]:
     return find_all(paths, LocalRecord.read(paths))
 
 
+def names_of(name: str) -> set[str]:
+    """What its processes are called; of those that a start only runs for a moment some have ended meanwhile."""
+    found: set[str] = set()
+    for process in processes_of(name):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.add(process.name())
+    return found
+
+
 def assert_gone(name: str, ray_folder: Path) -> None:
     paths = LocalPaths.of(name)
     assert family(MARK, str(paths.folder)) == []
@@ -102,13 +112,15 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
 
     token = local_endpoint(handle).token
     processes = processes_of("a")
-    names = {process.name() for process in processes}
-    assert {"gcs_server", "raylet"} <= names
+    assert {"gcs_server", "raylet"} <= names_of("a")
     for process in processes:
-        listening = {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+        try:
+            listening = {c.laddr.ip for c in process.net_connections("tcp") if c.status == psutil.CONN_LISTEN}
+            arguments, environment = process.cmdline(), process.environ()
+        except psutil.NoSuchProcess:
+            continue  # it has ended meanwhile
         assert listening <= LOOPBACK, process
-        assert token not in " ".join(process.cmdline())
-        environment = process.environ()
+        assert token not in " ".join(arguments)
         assert token not in environment.values()
         assert "airflows-own-secret" not in environment.values()
     assert token not in json.dumps(handle.to_dict())
@@ -187,7 +199,7 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
 async def test_a_set_up_that_was_killed_half_way_is_cleaned_up_by_the_next_delete(home, record):
     setter = start_elsewhere("a", home)
     paths = LocalPaths.of("a")
-    await until(lambda: "gcs_server" in {process.name() for process in processes_of("a")}, "Ray is starting")
+    await until(lambda: "gcs_server" in names_of("a"), "Ray is starting")
     os.killpg(setter.pid, signal.SIGKILL)
     setter.communicate(timeout=10)
     assert find_head(LocalRecord.read(paths)) is not None, "the head lives on"
@@ -202,7 +214,7 @@ async def test_a_set_up_that_was_killed_half_way_is_cleaned_up_by_the_next_delet
 async def test_a_cancelled_set_up_takes_back_what_it_made(home):
     setting = asyncio.ensure_future(start_local(LocalClusterSpec("a", num_cpus=1)))
     paths = LocalPaths.of("a")
-    await until(lambda: "gcs_server" in {process.name() for process in processes_of("a")}, "Ray is starting")
+    await until(lambda: "gcs_server" in names_of("a"), "Ray is starting")
     setting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await setting

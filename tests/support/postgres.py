@@ -7,13 +7,13 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from ray_provider.clusters.local.head import free_ports
 from ray_provider.testing.parent import dying_with_parent
 from tests.support.requirements import need
 
@@ -46,9 +46,8 @@ class PostgresServer:
         self._password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
         self.folder = Path(tempfile.mkdtemp(prefix="pg-"))
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+        # Not one that the kernel gives to whoever connects while the server is still being made.
+        [self.port] = free_ports(1)
 
     @property
     def sqlalchemy_url(self) -> str:

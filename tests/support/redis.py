@@ -9,6 +9,7 @@ import time
 from types import TracebackType
 from typing import Self
 
+from ray_provider.clusters.local.head import free_ports
 from ray_provider.testing.parent import dying_with_parent
 from tests.support.requirements import need
 
@@ -24,9 +25,8 @@ class RedisServer:
         self._start_timeout = start_timeout
         self._password = secrets.token_hex(12)
         self._process: subprocess.Popen[bytes] | None = None
-        with socket.socket() as listener:
-            listener.bind(("127.0.0.1", 0))
-            self.port: int = listener.getsockname()[1]
+        # Not one that the kernel gives to whoever connects while the server is still being made.
+        [self.port] = free_ports(1)
 
     @property
     def url(self) -> str:

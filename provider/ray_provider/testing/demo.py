@@ -92,14 +92,15 @@ class Demo:
     def _follow(self, client: AirflowClient, run_id: str, states: dict[str, Any]) -> str:
         """Tell what happens until the run has ended. Gives its state, and puts those of its tasks into ``states``."""
         while True:
+            # Before its tasks: what ends between two looks at them is told all the same.
+            state = str(client.run(DAG_ID, run_id)["state"])
             for instance in client.task_instances(DAG_ID, run_id):
-                name, state = instance["task_id"], instance["state"]
-                if state and states.get(name) != state:
-                    states[name] = state
-                    self.say(f"{name}: {state}")
+                name, reached = instance["task_id"], instance["state"]
+                if reached and states.get(name) != reached:
+                    states[name] = reached
+                    self.say(f"{name}: {reached}")
             if states.get(JOB) in FINAL | {"running", "deferred"}:
                 self._show_log(client, run_id)
-            state = str(client.run(DAG_ID, run_id)["state"])
             if state in FINAL:
                 return state
             time.sleep(_LOOK_SECONDS)
