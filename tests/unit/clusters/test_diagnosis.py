@@ -194,3 +194,8 @@ def test_summary():
     assert text == "head ContainerCreating, 1 of 2 workers ready"
     ready = {"type": "HeadPodReady", "status": "True"}
     assert summary(cluster(ready, desiredWorkerReplicas=1), [pod()]) == "head ready, 0 of 1 worker ready"
+    # Before, a worker that no node had room for was told by the time-out only, minutes later.
+    unscheduled = {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False"}]}
+    workers = [pod("worker", status=unscheduled), pod("worker", status=unscheduled), pod("worker")]
+    text = summary(cluster(ready, desiredWorkerReplicas=3, readyWorkerReplicas=1), [pod(), *workers])
+    assert text == "head ready, 1 of 3 workers ready, 2 waiting for a node"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ray_provider.clusters.kubernetes.finding import NOW, OPERATOR, SHORT, Finding, Json, condition, is_true
-from ray_provider.clusters.kubernetes.pod_diagnosis import phase
+from ray_provider.clusters.kubernetes.pod_diagnosis import WITHOUT_NODE, phase
 
 _INVALID_EVENTS = {"InvalidRayClusterSpec", "InvalidRayClusterMetadata", "InvalidRayClusterStatus"}
 
@@ -87,8 +87,14 @@ def summary(cluster: Json | None, pods: Iterable[Json]) -> str:
         return "waiting for the KubeRay operator to take notice"
     if is_true(cluster, "RayClusterSuspended"):
         return "suspended: waiting to be admitted"
-    heads = [pod for pod in pods if (pod["metadata"].get("labels") or {}).get("ray.io/node-type") == "head"]
+    by_type: dict[str, list[Json]] = {"head": [], "worker": []}
+    for pod in pods:
+        by_type.setdefault(str((pod["metadata"].get("labels") or {}).get("ray.io/node-type")), []).append(pod)
+    heads = by_type["head"]
     head = "head ready" if is_true(cluster, "HeadPodReady") else f"head {phase(heads[0]) if heads else 'not made yet'}"
     desired = int(status.get("desiredWorkerReplicas") or 0)
     ready = int(status.get("readyWorkerReplicas") or 0)
-    return f"{head}, {ready} of {desired} worker{'' if desired == 1 else 's'} ready"
+    # What may last: nodes come slowly, or never.
+    homeless = sum(phase(pod) == WITHOUT_NODE for pod in by_type["worker"])
+    waiting = f", {homeless} {WITHOUT_NODE}" if homeless else ""
+    return f"{head}, {ready} of {desired} worker{'' if desired == 1 else 's'} ready{waiting}"

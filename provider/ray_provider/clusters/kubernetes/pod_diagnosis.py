@@ -16,6 +16,8 @@ _IMAGE_GONE = re.compile(
 
 #: What to do when nothing is known to be wrong.
 MORE_TIME = "Allow more time, if it only is slow (large images, new nodes)."
+#: How far a pod is that no node takes.
+WITHOUT_NODE = "waiting for a node"
 
 
 def pod_role(pod: Json) -> str:
@@ -214,7 +216,7 @@ def phase(pod: Json) -> str:
         if waiting.get("reason") and waiting["reason"] != "PodInitializing":
             return str(waiting["reason"])
     if (condition(pod, "PodScheduled") or {}).get("status") == "False":
-        return "waiting for a node"
+        return WITHOUT_NODE
     return {"Running": "starting", "Pending": "starting its container"}.get(str(status.get("phase")), "starting")
 
 
