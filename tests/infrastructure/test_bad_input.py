@@ -63,7 +63,7 @@ def set_up(tmp_path: Path, module: str, variables: dict[str, Any], env: dict[str
 @pytest.mark.parametrize(
     ("change", "field", "said"),
     [
-        ({"node_pools": {"l4": {**POOL, "min": 3, "max": 1}}}, "pools: min and max", "min <= max"),
+        ({"node_pools": {"l4": {**POOL, "min": 3, "max": 1}}}, "pools.l4: min and max", "min <= max"),
         ({"node_pools": {"l4": {**POOL, "max": "lots"}}}, "node_pools", "a number is required"),
         ({"node_pools": {"l4": {**POOL, "capacity": "spot", "reservation_name": "r"}}}, "pools", "reservation"),
         ({"node_pools": {"l4": {**POOL, "accelerator": {"type": "nvidia-h100-80gb"}}}}, "pools.l4.accelerator", ""),

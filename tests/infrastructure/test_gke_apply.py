@@ -292,13 +292,18 @@ def said(text: str) -> str:
 
 
 def test_what_google_cloud_does_not_have_is_refused_in_the_plan_by_name(applied: Workspace) -> None:
-    configure(applied, node_pools={**POOLS, **{name: pool for name, (pool, _) in REFUSED.items()}})
+    accounts = {**VARIABLES["service_accounts"], "a": {"namespace": "ray", "name": "a"}}
+    short = (
+        "service_accounts.a: ray-a is too short for an account's id, which has 6 to 30 characters. Take a longer key."
+    )
+    pools = {**POOLS, **{name: pool for name, (pool, _) in REFUSED.items()}}
+    configure(applied, name="ray", service_accounts=accounts, node_pools=pools)
     done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
     configure(applied)
     assert done.returncode == 1
     text = said(done.stderr)
-    assert [message for _, message in REFUSED.values() if message not in text] == []
-    assert text.count("Resource precondition failed") == len(REFUSED)
+    assert [message for message in [*(message for _, message in REFUSED.values()), short] if message not in text] == []
+    assert text.count("Resource precondition failed") == len(REFUSED) + 1
 
 
 def test_what_can_not_be_meant_is_refused_by_name(applied: Workspace) -> None:
@@ -346,7 +351,18 @@ def test_destroy_leaves_nothing_also_of_what_a_plan_would_refuse(applied: Worksp
     """A cluster that an earlier release made, before it knew better: it costs money until it is gone."""
     configure(
         applied,
-        node_pools={"h100": {"machine_type": "a3-highgpu-8g", "max": 2, "zones": ["europe-west4-a", "europe-west3-a"]}},
+        node_pools={
+            "h100": {"machine_type": "a3-highgpu-8g", "max": 2, "zones": ["europe-west4-a", "europe-west3-a"]},
+            "cpu": {
+                "machine_type": "n2-standard-8",
+                "min": 3,
+                "max": 2.5,
+                "disk_gib": 1,
+                "capacity": "later",
+                "labels": {"my label": "x", "foo.k8s.io/x": "y", "ray-pool": "z"},
+                "taints": [{"key": "team", "value": "a"}, {"key": "team", "value": "b"}, {"key": "a b"}],
+            },
+        },
         zones=["europe-west3-a"],
         endpoint_public_access_cidrs=["203.0.113.0/24"],
     )

@@ -165,6 +165,15 @@ resource "aws_eks_cluster" "this" {
       access_config[0].bootstrap_cluster_creator_admin_permissions,
     ]
 
+    # Not at the variables: what an earlier release made under these names has to go all the same.
+    precondition {
+      condition     = length(var.name) <= 32
+      error_message = "name has ${length(var.name)} characters, and may have 32: AWS adds to it, and has limits of its own."
+    }
+    precondition {
+      condition     = !contains(keys(var.service_accounts), "ebs-csi")
+      error_message = "service_accounts: the key ebs-csi is the module's own."
+    }
     precondition {
       condition     = length(distinct(local.subnets[*].zone)) >= 2
       error_message = "EKS needs subnets in two zones or more: see availability_zones or private_subnet_ids."

@@ -6,7 +6,7 @@ variable "name" {
   nullable    = false
 
   validation {
-    condition     = can(regex("^[a-z]([-a-z0-9]{0,30}[a-z0-9])?$", var.name))
+    condition     = can(regex("^[a-z]([-a-z0-9]{0,34}[a-z0-9])?$", var.name))
     error_message = "name must be 1 to 32 lower-case letters, digits and dashes, and start with a letter."
   }
 }
@@ -362,8 +362,8 @@ variable "service_accounts" {
     error_message = "service_accounts: bucket_access needs a bucket: set bucket_mode."
   }
   validation {
-    condition     = !contains(keys(var.service_accounts), "cluster-autoscaler") && !contains(keys(var.service_accounts), "ebs-csi")
-    error_message = "service_accounts: the keys cluster-autoscaler and ebs-csi are the module's own."
+    condition     = !contains(keys(var.service_accounts), "cluster-autoscaler")
+    error_message = "service_accounts: the key cluster-autoscaler is the module's own."
   }
 }
 

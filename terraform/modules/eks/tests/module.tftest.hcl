@@ -53,41 +53,8 @@ variables {
   private_endpoint_reachable = true
 }
 
+# A run plans everything anew, more than a second of CPU each: what can be planned together is.
 run "private_by_default" {
-  command = plan
-
-  assert {
-    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_public_access == false
-    error_message = "The Kubernetes API must be private by default."
-  }
-
-  assert {
-    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_private_access == true
-    error_message = "The Kubernetes API must be reachable inside the VPC."
-  }
-
-  assert {
-    condition     = length(aws_eks_cluster.this.enabled_cluster_log_types) == 5
-    error_message = "All control-plane logs must be on by default."
-  }
-
-  assert {
-    condition     = one(aws_kms_key.this[*].enable_key_rotation) == true
-    error_message = "The key must rotate."
-  }
-
-  assert {
-    condition     = output.cloud == "aws" && output.location == "us-east-1"
-    error_message = "Cloud and location must be told."
-  }
-
-  assert {
-    condition     = output.ray_operator_managed == false
-    error_message = "EKS has no Ray operator of its own."
-  }
-}
-
-run "pools_become_worker_groups" {
   command = plan
 
   variables {
@@ -96,19 +63,53 @@ run "pools_become_worker_groups" {
     }
   }
 
+  override_resource {
+    target = aws_eks_cluster.this
+    values = {
+      version = "1.99"
+    }
+    override_during = plan
+  }
+
+  assert {
+    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_public_access == false
+    error_message = "The Kubernetes API must be private by default."
+  }
+  assert {
+    condition     = aws_eks_cluster.this.vpc_config[0].endpoint_private_access == true
+    error_message = "The Kubernetes API must be reachable inside the VPC."
+  }
+  assert {
+    condition     = length(aws_eks_cluster.this.enabled_cluster_log_types) == 5
+    error_message = "All control-plane logs must be on by default."
+  }
+  assert {
+    condition     = one(aws_kms_key.this[*].enable_key_rotation) == true
+    error_message = "The key must rotate."
+  }
+  assert {
+    condition     = output.cloud == "aws" && output.location == "us-east-1"
+    error_message = "Cloud and location must be told."
+  }
+  assert {
+    condition     = output.ray_operator_managed == false
+    error_message = "EKS has no Ray operator of its own."
+  }
   assert {
     condition     = join(",", keys(output.ray_helm_values.additionalWorkerGroups)) == "cpu"
     error_message = "Each pool but the system's must become a worker group."
   }
-
   assert {
     condition     = output.ray_helm_values.head.nodeSelector["ray-pool"] == "system"
     error_message = "The head must go to the system pool."
   }
-
   assert {
     condition     = output.ray_helm_values.worker.disabled == true
     error_message = "The chart's own worker group must be off."
+  }
+  assert {
+    condition     = output.kubernetes_version == "1.99"
+    error_message = "EKS chooses the version."
   }
 }
 
@@ -135,239 +136,198 @@ run "auto_mode_has_no_pools_of_ours" {
   }
 }
 
-run "refuses_a_public_endpoint_without_networks" {
+run "gpu_pods_endpoints_volumes_and_buckets_have_what_they_need" {
   command = plan
 
   variables {
-    endpoint_public_access = true
-  }
-
-  expect_failures = [var.endpoint_public_access]
-}
-
-run "refuses_the_whole_internet" {
-  command = plan
-
-  variables {
-    endpoint_public_access       = true
-    endpoint_public_access_cidrs = ["0.0.0.0/0"]
-  }
-
-  expect_failures = [var.endpoint_public_access_cidrs]
-}
-
-run "refuses_a_second_system_pool" {
-  command = plan
-
-  variables {
+    kubernetes_version = "1.35"
+    nat                = "none"
+    bucket_mode        = "existing"
+    bucket_name        = "data"
+    bucket_kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/data"
+    addons             = { "aws-ebs-csi-driver" = {}, vpc-cni = { before_nodes = true } }
+    service_accounts   = { ray = { namespace = "ray", name = "ray", bucket_access = "read" } }
     node_pools = {
-      system = { machine_type = "m6i.large" }
+      al2023 = { machine_type = "g5.12xlarge", max = 2 }
+      rocket = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
     }
   }
 
-  expect_failures = [var.node_pools]
-}
-
-run "refuses_a_vpc_beside_the_one_it_makes" {
-  command = plan
-
-  variables {
-    vpc_id = "vpc-1"
-  }
-
-  expect_failures = [var.vpc_id]
-}
-
-run "refuses_no_vpc_at_all" {
-  command = plan
-
-  variables {
-    create_network = false
-  }
-
-  expect_failures = [var.vpc_id, var.private_subnet_ids]
-}
-
-run "refuses_a_key_beside_the_one_it_makes" {
-  command = plan
-
-  variables {
-    kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/x"
-  }
-
-  expect_failures = [var.kms_key_arn]
-}
-
-run "refuses_an_existing_bucket_without_name" {
-  command = plan
-
-  variables {
-    bucket_mode = "existing"
-  }
-
-  expect_failures = [var.bucket_name]
-}
-
-run "refuses_bucket_access_without_bucket" {
-  command = plan
-
-  variables {
-    bucket_mode = "none"
-    service_accounts = {
-      ray = { namespace = "ray", name = "ray", bucket_access = "read" }
+  override_data {
+    target = module.node_pools[0].data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices          = []
     }
   }
-
-  expect_failures = [var.service_accounts]
-}
-
-run "refuses_an_unknown_ray_service_account" {
-  command = plan
-
-  variables {
-    ray_service_account = "ray"
-  }
-
-  expect_failures = [var.ray_service_account]
-}
-
-run "refuses_a_bad_name" {
-  command = plan
-
-  variables {
-    name = "Ray_1"
-  }
-
-  expect_failures = [var.name]
-}
-
-run "refuses_a_bad_version" {
-  command = plan
-
-  variables {
-    kubernetes_version = "latest"
-  }
-
-  expect_failures = [var.kubernetes_version]
-}
-
-run "refuses_a_small_network" {
-  command = plan
-
-  variables {
-    vpc_cidr = "10.0.0.0/24"
-  }
-
-  expect_failures = [var.vpc_cidr]
-}
-
-run "refuses_one_zone" {
-  command = plan
-
-  variables {
-    availability_zones = ["us-east-1a"]
-  }
-
-  expect_failures = [var.availability_zones]
-}
-
-run "refuses_an_unknown_log" {
-  command = plan
-
-  variables {
-    control_plane_logs = ["kubelet"]
-  }
-
-  expect_failures = [var.control_plane_logs]
-}
-
-run "refuses_a_retention_that_cloudwatch_does_not_know" {
-  command = plan
-
-  variables {
-    log_retention_days = 8
-  }
-
-  expect_failures = [var.log_retention_days]
-}
-
-run "refuses_an_access_entry_without_rights" {
-  command = plan
-
-  variables {
-    access_entries = {
-      ops = { principal_arn = "arn:aws:iam::123456789012:role/ops" }
-    }
-  }
-
-  expect_failures = [var.access_entries]
-}
-
-run "refuses_an_unknown_identity_mode" {
-  command = plan
-
-  variables {
-    identity_mode = "keys"
-  }
-
-  expect_failures = [var.identity_mode]
-}
-
-run "refuses_a_system_pool_upside_down" {
-  command = plan
-
-  variables {
-    system_pool = { min = 3, max = 1 }
-  }
-
-  expect_failures = [var.system_pool]
-}
-
-run "refuses_a_name_that_leaves_no_room_for_what_aws_adds" {
-  command = plan
-
-  variables {
-    name = "ray-gpu-cluster-of-the-ml-team-01"
-  }
-
-  expect_failures = [var.name]
-}
-
-run "the_plan_warns_of_an_endpoint_that_nothing_reaches" {
-  command = plan
-
-  variables {
-    private_endpoint_reachable = false
-  }
-
-  expect_failures = [check.endpoint_is_in_reach]
-}
-
-run "the_plan_warns_of_a_version_that_support_has_left" {
-  command = plan
-
-  variables {
-    kubernetes_version = "1.29"
-  }
-
-  expect_failures = [check.kubernetes_support]
-}
-
-run "no_version_is_eks_own_choice" {
-  command = plan
 
   override_resource {
     target = aws_eks_cluster.this
     values = {
-      version = "1.99"
+      version = "1.35"
     }
     override_during = plan
   }
 
   assert {
-    condition     = output.kubernetes_version == "1.99"
-    error_message = "EKS chooses the version."
+    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values[0] if item.kind == "DaemonSet"][0] == "al2023"
+    error_message = "Bottlerocket has the plugin: ${jsonencode(output.kubernetes_manifests)}"
   }
+  assert {
+    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.containers[0].image if item.kind == "Deployment"][0] == "registry.k8s.io/autoscaling/cluster-autoscaler:v1.35.0"
+    error_message = "The autoscaler is of the cluster's minor version: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = jsonencode([for item in output.kubernetes_manifests.items : item.kind]) == jsonencode(["DaemonSet", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Deployment"])
+    error_message = "Nothing more, nothing less: ${jsonencode([for item in output.kubernetes_manifests.items : item.kind])}"
+  }
+  assert {
+    condition     = length(setsubtract(["ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts", "autoscaling"], keys(module.network[0].endpoints))) == 0
+    error_message = "Nodes without them join nothing: ${jsonencode(module.network[0].endpoints)}"
+  }
+  assert {
+    condition     = output.service_accounts["ebs-csi"].name == "ebs-csi-controller-sa" && output.service_accounts["ebs-csi"].namespace == "kube-system"
+    error_message = "The driver acts as this service account."
+  }
+  assert {
+    condition     = module.service_accounts.bucket_keys.ray == "arn:aws:kms:us-east-1:123456789012:key/data"
+    error_message = "Reading includes the key."
+  }
+}
+
+run "auto_mode_has_gpu_pools" {
+  command = plan
+
+  variables {
+    auto_mode = true
+    node_pools = {
+      gpu = { machine_type = "g5.12xlarge", capacity = "spot", max = 3, zones = ["us-east-1a"] }
+    }
+  }
+
+  override_data {
+    target = module.node_pools[0].data.aws_ec2_instance_type.this
+    values = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
+      neuron_devices          = []
+    }
+  }
+
+  assert {
+    condition     = jsonencode([for item in output.kubernetes_manifests.items : [item.kind, item.metadata.name, item.spec.limits.cpu, item.spec.template.metadata.labels["ray-pool"], item.spec.template.spec.taints[0].key]]) == jsonencode([["NodePool", "gpu", "144", "gpu", "nvidia.com/gpu"]])
+    error_message = "A NodePool, and no autoscaler or plugin beside Auto Mode's own: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = jsonencode([for need in output.kubernetes_manifests.items[0].spec.template.spec.requirements : need.values]) == jsonencode([["g5.12xlarge"], ["spot"], ["us-east-1a"]])
+    error_message = "What the pool says: ${jsonencode(output.kubernetes_manifests)}"
+  }
+  assert {
+    condition     = output.ray_helm_values.additionalWorkerGroups.gpu.nodeSelector["ray-pool"] == "gpu" && output.ray_helm_values.additionalWorkerGroups.gpu.resources.limits["nvidia.com/gpu"] == 4
+    error_message = "Workers go to that pool: ${jsonencode(output.ray_helm_values)}"
+  }
+  assert {
+    condition     = output.nvidia_device_plugin_required == false && length(output.ray_helm_values.head.nodeSelector) == 0
+    error_message = "Auto Mode has the plugin, and its own pool for the head."
+  }
+}
+
+run "the_plan_warns" {
+  command = plan
+
+  variables {
+    private_endpoint_reachable = false
+    kubernetes_version         = "1.29"
+  }
+
+  expect_failures = [check.endpoint_is_in_reach, check.kubernetes_support]
+}
+
+run "refuses_values_that_aws_does_not_know" {
+  command = plan
+
+  variables {
+    name                         = "Ray_1"
+    kubernetes_version           = "latest"
+    control_plane_logs           = ["kubelet"]
+    log_retention_days           = 8
+    log_drain_seconds            = 0.5
+    vpc_cidr                     = "10.0.0.0/24"
+    availability_zones           = ["us-east-1a"]
+    endpoint_public_access       = true
+    endpoint_public_access_cidrs = ["0.0.0.0/0"]
+    identity_mode                = "keys"
+    gpu_image                    = {}
+    system_pool                  = { min = 3, max = 1 }
+    node_pools                   = { system = { machine_type = "m6i.large" } }
+    access_entries               = { ops = { principal_arn = "arn:aws:iam::123456789012:role/ops" } }
+  }
+
+  expect_failures = [
+    var.name, var.kubernetes_version, var.control_plane_logs, var.log_retention_days, var.log_drain_seconds, var.vpc_cidr,
+    var.availability_zones, var.endpoint_public_access_cidrs, var.identity_mode, var.gpu_image, var.system_pool, var.node_pools,
+    var.access_entries,
+  ]
+}
+
+run "refuses_what_excludes_each_other" {
+  command = plan
+
+  variables {
+    vpc_id                 = "vpc-1"
+    kms_key_arn            = "arn:aws:kms:us-east-1:123456789012:key/x"
+    bucket_mode            = "none"
+    bucket_kms_key_arn     = "arn:aws:kms:us-east-1:123456789012:key/data"
+    endpoint_public_access = true
+    auto_mode              = true
+    service_accounts       = { ray = { namespace = "ray", name = "ray", bucket_access = "read" } }
+    node_pools             = { gpu = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" } }
+  }
+
+  expect_failures = [
+    var.vpc_id, var.kms_key_arn, var.bucket_kms_key_arn, var.endpoint_public_access, var.service_accounts, var.node_pools,
+  ]
+}
+
+run "refuses_what_needs_something_else" {
+  command = plan
+
+  variables {
+    create_network      = false
+    bucket_mode         = "existing"
+    ray_service_account = "ray"
+  }
+
+  expect_failures = [var.vpc_id, var.private_subnet_ids, var.bucket_name, var.ray_service_account]
+}
+
+# Not by a variable: these would end a destroy, too.
+run "refuses_a_name_that_leaves_no_room_for_what_aws_adds" {
+  command = plan
+
+  variables {
+    name        = "ray-gpu-cluster-of-the-ml-team-01"
+    bucket_mode = "none"
+  }
+
+  expect_failures = [aws_eks_cluster.this]
+}
+
+run "refuses_the_modules_own_service_account" {
+  command = plan
+
+  variables {
+    service_accounts = { ebs-csi = { namespace = "kube-system", name = "ebs" } }
+  }
+
+  expect_failures = [aws_eks_cluster.this]
 }
 
 run "refuses_a_zone_where_eks_makes_no_cluster" {
@@ -431,167 +391,4 @@ run "refuses_a_subnet_where_eks_makes_no_cluster" {
   }
 
   expect_failures = [aws_eks_cluster.this]
-}
-
-run "without_nat_there_are_endpoints" {
-  command = plan
-
-  variables {
-    nat = "none"
-  }
-
-  assert {
-    condition     = length(setsubtract(["ec2", "ecr.api", "ecr.dkr", "eks", "eks-auth", "sts", "autoscaling"], keys(module.network[0].endpoints))) == 0
-    error_message = "Nodes without them join nothing: ${jsonencode(module.network[0].endpoints)}"
-  }
-}
-
-run "volumes_and_existing_buckets_come_with_their_rights" {
-  command = plan
-
-  variables {
-    bucket_mode        = "existing"
-    bucket_name        = "data"
-    bucket_kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/data"
-    addons             = { "aws-ebs-csi-driver" = {}, vpc-cni = { before_nodes = true } }
-    service_accounts   = { ray = { namespace = "ray", name = "ray", bucket_access = "read" } }
-  }
-
-  assert {
-    condition     = output.service_accounts["ebs-csi"].name == "ebs-csi-controller-sa" && output.service_accounts["ebs-csi"].namespace == "kube-system"
-    error_message = "The driver acts as this service account."
-  }
-  assert {
-    condition     = module.service_accounts.bucket_keys.ray == "arn:aws:kms:us-east-1:123456789012:key/data"
-    error_message = "Reading includes the key."
-  }
-}
-
-run "refuses_a_key_of_a_bucket_that_is_made" {
-  command = plan
-
-  variables {
-    bucket_kms_key_arn = "arn:aws:kms:us-east-1:123456789012:key/data"
-  }
-
-  expect_failures = [var.bucket_kms_key_arn]
-}
-
-run "refuses_a_gpu_image_that_says_nothing" {
-  command = plan
-
-  variables {
-    gpu_image = {}
-  }
-
-  expect_failures = [var.gpu_image]
-}
-
-run "refuses_half_a_second" {
-  command = plan
-
-  variables {
-    log_drain_seconds = 0.5
-  }
-
-  expect_failures = [var.log_drain_seconds]
-}
-
-run "what_gpu_pods_need_comes_as_manifests" {
-  command = plan
-
-  variables {
-    kubernetes_version         = "1.35"
-    private_endpoint_reachable = true
-    node_pools = {
-      al2023 = { machine_type = "g5.12xlarge", max = 2 }
-      rocket = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
-    }
-  }
-
-  override_data {
-    target = module.node_pools[0].data.aws_ec2_instance_type.this
-    values = {
-      default_vcpus           = 48
-      memory_size             = 196608
-      supported_architectures = ["x86_64"]
-      efa_supported           = false
-      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
-      neuron_devices          = []
-    }
-  }
-
-  override_resource {
-    target = aws_eks_cluster.this
-    values = {
-      version = "1.35"
-    }
-    override_during = plan
-  }
-
-  assert {
-    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.affinity.nodeAffinity.requiredDuringSchedulingIgnoredDuringExecution.nodeSelectorTerms[0].matchExpressions[0].values[0] if item.kind == "DaemonSet"][0] == "al2023"
-    error_message = "Bottlerocket has the plugin: ${jsonencode(output.kubernetes_manifests)}"
-  }
-  assert {
-    condition     = [for item in output.kubernetes_manifests.items : item.spec.template.spec.containers[0].image if item.kind == "Deployment"][0] == "registry.k8s.io/autoscaling/cluster-autoscaler:v1.35.0"
-    error_message = "The autoscaler is of the cluster's minor version: ${jsonencode(output.kubernetes_manifests)}"
-  }
-  assert {
-    condition     = jsonencode([for item in output.kubernetes_manifests.items : item.kind]) == jsonencode(["DaemonSet", "ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "Deployment"])
-    error_message = "Nothing more, nothing less: ${jsonencode([for item in output.kubernetes_manifests.items : item.kind])}"
-  }
-}
-
-run "auto_mode_has_gpu_pools" {
-  command = plan
-
-  variables {
-    auto_mode = true
-    node_pools = {
-      gpu = { machine_type = "g5.12xlarge", capacity = "spot", max = 3, zones = ["us-east-1a"] }
-    }
-  }
-
-  override_data {
-    target = module.node_pools[0].data.aws_ec2_instance_type.this
-    values = {
-      default_vcpus           = 48
-      memory_size             = 196608
-      supported_architectures = ["x86_64"]
-      efa_supported           = false
-      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
-      neuron_devices          = []
-    }
-  }
-
-  assert {
-    condition     = jsonencode([for item in output.kubernetes_manifests.items : [item.kind, item.metadata.name, item.spec.limits.cpu, item.spec.template.metadata.labels["ray-pool"], item.spec.template.spec.taints[0].key]]) == jsonencode([["NodePool", "gpu", "144", "gpu", "nvidia.com/gpu"]])
-    error_message = "A NodePool, and no autoscaler or plugin beside Auto Mode's own: ${jsonencode(output.kubernetes_manifests)}"
-  }
-  assert {
-    condition     = jsonencode([for need in output.kubernetes_manifests.items[0].spec.template.spec.requirements : need.values]) == jsonencode([["g5.12xlarge"], ["spot"], ["us-east-1a"]])
-    error_message = "What the pool says: ${jsonencode(output.kubernetes_manifests)}"
-  }
-  assert {
-    condition     = output.ray_helm_values.additionalWorkerGroups.gpu.nodeSelector["ray-pool"] == "gpu" && output.ray_helm_values.additionalWorkerGroups.gpu.resources.limits["nvidia.com/gpu"] == 4
-    error_message = "Workers go to that pool: ${jsonencode(output.ray_helm_values)}"
-  }
-  assert {
-    condition     = output.nvidia_device_plugin_required == false && length(output.ray_helm_values.head.nodeSelector) == 0
-    error_message = "Auto Mode has the plugin, and its own pool for the head."
-  }
-}
-
-run "refuses_what_auto_mode_chooses_itself" {
-  command = plan
-
-  variables {
-    auto_mode = true
-    node_pools = {
-      gpu = { machine_type = "g5.12xlarge", ami = "BOTTLEROCKET_x86_64_NVIDIA" }
-    }
-  }
-
-  expect_failures = [var.node_pools]
 }

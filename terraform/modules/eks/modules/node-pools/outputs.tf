@@ -22,15 +22,6 @@ output "node_pools" {
 
   # Who reads this wants to put pods there.
   depends_on = [aws_eks_node_group.this]
-
-  # Of pools that are made the launch template says it.
-  precondition {
-    condition = var.create || alltrue([for name, pool in var.pools : pool.accelerator == null || (
-      lower(coalesce(try(pool.accelerator.type, null), try(local.accelerators[name].type, "-"))) == lower(try(local.accelerators[name].type, ""))
-      && coalesce(try(pool.accelerator.count, null), try(local.accelerators[name].count, -1)) == try(local.accelerators[name].count, 0)
-    )])
-    error_message = "pools.*.accelerator: the machines have ${jsonencode({ for name, accelerator in local.accelerators : name => try("${accelerator.count} ${accelerator.type}", "none") })}."
-  }
 }
 
 output "nvidia_device_plugin_required" {

@@ -48,6 +48,20 @@ locals {
     for name, pool in var.pools : name => [for taint in pool.taints : merge(taint, { effect = lookup(local.effects, taint.effect, taint.effect) })]
   }
 
+  # What Kubernetes makes of labels and taints: https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/, and
+  # the prefixes that a kubelet may give its own node (NodeRestriction, and the kubelet's --node-labels).
+  key_pattern   = "^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$"
+  value_pattern = "^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$"
+  bad_labels = {
+    for name, pool in var.pools : name => [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex(local.key_pattern, key)) || !can(regex(local.value_pattern, value))]
+  }
+  reserved_labels = {
+    for name, pool in var.pools : name => [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]
+  }
+  bad_taints = {
+    for name, pool in var.pools : name => [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex(local.key_pattern, taint.key)) || !can(regex(local.value_pattern, taint.value))]
+  }
+
   taints = {
     for name, pool in var.pools : name => distinct(concat(
       # Google Cloud puts the TPU's taint on by itself, and the GPU's only where there are nodes without GPU.
@@ -229,7 +243,75 @@ resource "google_container_node_pool" "this" {
     # The autoscaler decides.
     ignore_changes = [initial_node_count, node_count]
 
-    # Rules that came later than pools did stand here and not at the variable: there they would end a destroy, too.
+    # What a pool may say stands here and not at the variable: there it would end a destroy, too.
+    precondition {
+      condition     = contains(["on_demand", "spot", "reservation", "flex_start", "queued"], each.value.capacity)
+      error_message = "pools.${each.key}.capacity must be on_demand, spot, reservation, flex_start or queued on Google Cloud (capacity_block is AWS's)."
+    }
+    precondition {
+      condition     = (each.value.capacity == "reservation") == (each.value.reservation_name != null)
+      error_message = "pools.${each.key}: capacity = reservation needs reservation_name, and the other capacities exclude it."
+    }
+    precondition {
+      condition     = each.value.max_run_duration == null || (contains(["flex_start", "queued"], each.value.capacity) && can(regex("^[0-9]+s$", each.value.max_run_duration)))
+      error_message = "pools.${each.key}.max_run_duration is for flex_start and queued, in seconds, such as 86400s."
+    }
+    precondition {
+      condition     = coalesce(each.value.min, 0) == 0 || !contains(["flex_start", "queued"], each.value.capacity)
+      error_message = "pools.${each.key}.min: flex_start and queued start from 0."
+    }
+    precondition {
+      condition     = each.value.disk_gib >= 20 && each.value.disk_gib <= 65536
+      error_message = "pools.${each.key}.disk_gib must be from 20 to 65536."
+    }
+    precondition {
+      condition     = contains(["LATEST", "DEFAULT", "INSTALLATION_DISABLED"], each.value.gpu_driver)
+      error_message = "pools.${each.key}.gpu_driver must be LATEST, DEFAULT or INSTALLATION_DISABLED."
+    }
+    precondition {
+      condition     = try(contains(["TIME_SHARING", "MPS"], each.value.gpu_sharing.strategy) && each.value.gpu_sharing.clients >= 2 && each.value.gpu_sharing.clients <= 48, each.value.gpu_sharing == null)
+      error_message = "pools.${each.key}.gpu_sharing needs strategy TIME_SHARING or MPS, and clients from 2 to 48."
+    }
+    precondition {
+      condition     = each.value.tpu_topology == null || can(regex("^(ct|tpu)[0-9]", each.value.machine_type))
+      error_message = "pools.${each.key}.tpu_topology is for TPU machines (ct…, tpu…)."
+    }
+    precondition {
+      condition     = length(each.value.zones) == 1 || !each.value.compact_placement
+      error_message = "pools.${each.key}.compact_placement needs exactly one zone in zones."
+    }
+    precondition {
+      condition     = each.value.max >= 1 && coalesce(each.value.min, 0) >= 0 && coalesce(each.value.min, 0) <= each.value.max && floor(each.value.max) == each.value.max && floor(coalesce(each.value.min, 0)) == coalesce(each.value.min, 0)
+      error_message = "pools.${each.key}: min and max must be whole numbers with 0 <= min <= max and max >= 1."
+    }
+    precondition {
+      condition     = try(each.value.allocatable.cpu > 0 && each.value.allocatable.memory_gib >= 1, each.value.allocatable == null)
+      error_message = "pools.${each.key}.allocatable needs cpu > 0 and memory_gib >= 1."
+    }
+    precondition {
+      condition     = !contains(keys(each.value.labels), "ray-pool")
+      error_message = "pools.${each.key}.labels: ray-pool is the module's own."
+    }
+    precondition {
+      condition     = length(local.bad_labels[each.key]) == 0
+      error_message = "pools: Kubernetes refuses ${join(", ", local.bad_labels[each.key])}: keys and values are up to 63 letters, digits, dashes, underscores and dots, with a letter or digit at both ends; a key may have a domain and a slash before."
+    }
+    precondition {
+      condition     = length(local.reserved_labels[each.key]) == 0
+      error_message = "pools: a node may not give itself ${join(", ", local.reserved_labels[each.key])}: of the domains kubernetes.io and k8s.io only node.kubernetes.io and kubelet.kubernetes.io are free. Take a domain of your own."
+    }
+    precondition {
+      condition     = length(local.bad_taints[each.key]) == 0
+      error_message = "pools: Kubernetes refuses ${join(", ", local.bad_taints[each.key])}: keys and values of taints are made as those of labels."
+    }
+    precondition {
+      condition     = alltrue([for taint in each.value.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute", "NO_SCHEDULE", "PREFER_NO_SCHEDULE", "NO_EXECUTE"], taint.effect)])
+      error_message = "pools.${each.key}.taints: effect must be NoSchedule, PreferNoSchedule or NoExecute, or as the clouds spell it NO_SCHEDULE, PREFER_NO_SCHEDULE or NO_EXECUTE."
+    }
+    precondition {
+      condition     = length(distinct([for taint in local.given_taints[each.key] : "${taint.key}:${taint.effect}"])) == length(distinct([for taint in local.given_taints[each.key] : "${taint.key}=${taint.value}:${taint.effect}"]))
+      error_message = "pools.${each.key}.taints: two have the same key and effect, and different values: a node can have one of them."
+    }
     precondition {
       condition     = length(local.no_zones[each.key]) == 0
       error_message = "pools.${each.key}.zones: ${join(", ", local.no_zones[each.key])}: no zone of ${local.region}; zones are such as ${local.region}-b."

@@ -121,78 +121,8 @@ variable "pools" {
     error_message = "pools: machine_type must be a Compute Engine machine type such as g2-standard-48."
   }
   validation {
-    condition     = alltrue([for pool in values(var.pools) : contains(["on_demand", "spot", "reservation", "flex_start", "queued"], pool.capacity)])
-    error_message = "pools: capacity must be on_demand, spot, reservation, flex_start or queued on Google Cloud (capacity_block is AWS's)."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : (pool.capacity == "reservation") == (pool.reservation_name != null)])
-    error_message = "pools: capacity = reservation needs reservation_name, and the other capacities exclude it."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : pool.max_run_duration == null || (contains(["flex_start", "queued"], pool.capacity) && can(regex("^[0-9]+s$", pool.max_run_duration)))])
-    error_message = "pools: max_run_duration is for flex_start and queued, in seconds, such as 86400s."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : coalesce(pool.min, 0) == 0 || !contains(["flex_start", "queued"], pool.capacity)])
-    error_message = "pools: flex_start and queued start from min = 0."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : pool.max >= 1 && coalesce(pool.min, 0) >= 0 && coalesce(pool.min, 0) <= pool.max && floor(pool.max) == pool.max && floor(coalesce(pool.min, 0)) == coalesce(pool.min, 0)])
-    error_message = "pools: min and max must be whole numbers with 0 <= min <= max and max >= 1."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : pool.disk_gib >= 20 && pool.disk_gib <= 65536])
-    error_message = "pools: disk_gib must be from 20 to 65536."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : contains(["LATEST", "DEFAULT", "INSTALLATION_DISABLED"], pool.gpu_driver)])
-    error_message = "pools: gpu_driver must be LATEST, DEFAULT or INSTALLATION_DISABLED."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : try(contains(["TIME_SHARING", "MPS"], pool.gpu_sharing.strategy) && pool.gpu_sharing.clients >= 2 && pool.gpu_sharing.clients <= 48, pool.gpu_sharing == null)])
-    error_message = "pools: gpu_sharing needs strategy TIME_SHARING or MPS, and clients from 2 to 48."
-  }
-  validation {
     condition     = alltrue([for pool in values(var.pools) : pool.tpu_topology == null || can(regex("^[0-9]+x[0-9]+(x[0-9]+)?$", pool.tpu_topology))])
     error_message = "pools: tpu_topology must look like 2x4 or 2x2x2."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : (pool.tpu_topology == null || can(regex("^(ct|tpu)[0-9]", pool.machine_type))) && !(pool.gpu_sharing != null && can(regex("^(ct|tpu)[0-9]", pool.machine_type)))])
-    error_message = "pools: tpu_topology is for TPU machines (ct…, tpu…), gpu_sharing is not."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : length(pool.zones) == 1 || !pool.compact_placement])
-    error_message = "pools: compact_placement needs exactly one zone in zones."
-  }
-  validation {
-    condition     = alltrue(flatten([for pool in values(var.pools) : [for taint in pool.taints : contains(["NoSchedule", "PreferNoSchedule", "NoExecute", "NO_SCHEDULE", "PREFER_NO_SCHEDULE", "NO_EXECUTE"], taint.effect)]]))
-    error_message = "pools: a taint's effect must be NoSchedule, PreferNoSchedule or NoExecute, or as the clouds spell it NO_SCHEDULE, PREFER_NO_SCHEDULE or NO_EXECUTE."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : try(pool.allocatable.cpu > 0 && pool.allocatable.memory_gib >= 1, pool.allocatable == null)])
-    error_message = "pools: allocatable needs cpu > 0 and memory_gib >= 1."
-  }
-  validation {
-    condition     = alltrue([for pool in values(var.pools) : !contains(keys(pool.labels), "ray-pool")])
-    error_message = "pools: the label ray-pool is the module's own."
-  }
-  validation {
-    condition     = length(flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]])) == 0
-    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for key, value in pool.labels : "${name}.labels[\"${key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", value))]]))}: keys and values are up to 63 letters, digits, dashes, underscores and dots, with a letter or digit at both ends; a key may have a domain and a slash before."
-  }
-  validation {
-    condition     = length(flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]])) == 0
-    error_message = "pools: a node may not give itself ${join(", ", flatten([for name, pool in var.pools : [for key in keys(pool.labels) : "${name}.labels[\"${key}\"]" if can(regex("(^|\\.)(kubernetes|k8s)\\.io/", key)) && !can(regex("(^|\\.)(kubelet|node)\\.kubernetes\\.io/", key))]]))}: of the domains kubernetes.io and k8s.io only node.kubernetes.io and kubelet.kubernetes.io are free. Take a domain of your own."
-  }
-  validation {
-    condition     = length(flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]])) == 0
-    error_message = "pools: Kubernetes refuses ${join(", ", flatten([for name, pool in var.pools : [for taint in pool.taints : "${name}.taints[\"${taint.key}\"]" if !can(regex("^([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?$", taint.key)) || !can(regex("^([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?$", taint.value))]]))}: keys and values of taints are made as those of labels."
-  }
-  validation {
-    condition = alltrue([for pool in values(var.pools) :
-      length(distinct([for taint in pool.taints : "${taint.key}:${replace(lower(taint.effect), "_", "")}"])) == length(distinct([for taint in pool.taints : "${taint.key}=${taint.value}:${replace(lower(taint.effect), "_", "")}"]))
-    ])
-    error_message = "pools: two taints of a pool have the same key and effect, and different values: a node can have one of them."
   }
 }
 
