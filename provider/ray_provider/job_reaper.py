@@ -154,12 +154,12 @@ def _of_task(job: FoundJob, airflow: Airflow, options: JobReapOptions, now: date
         return "unknown", "this Airflow has no such DAG: --older-than takes it too, by its age", False
     state = airflow.tasks.get(job.key)
     if state is None:
-        return "gone", "its run has no such task any more", True
+        return "gone", "its run no longer has such a task", True
     if state in _ENDED:
-        return state, "its task has ended" if state != "removed" else "its task is in its DAG no more", True
+        return state, "its task has ended" if state != "removed" else "its task is no longer in its DAG", True
     own = airflow.jobs.get(job.key)
     if state in _AT_WORK and own and own != job.name:
-        return state, f"its task waits for another one by now: {own}", True
+        return state, f"its task waits for another job now: {own}", True
     if state in _AT_WORK:
         return state, f"its task is {state}", False
     return state or "none", "the next try of its task goes on with it, or stops it", False

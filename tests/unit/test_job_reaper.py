@@ -57,17 +57,17 @@ def airflow(state: str | None, *, name: str = HERE, began: str | None = BEGAN, w
         # Nobody waits.
         *((job(), airflow(state), JobReapOptions(), True, "its task has ended")
           for state in ("success", "failed", "skipped", "upstream_failed")),
-        (job(), airflow("removed"), JobReapOptions(), True, "its task is in its DAG no more"),
-        (job(), airflow(None), JobReapOptions(), True, "its run has no such task any more"),
+        (job(), airflow("removed"), JobReapOptions(), True, "its task is no longer in its DAG"),
+        (job(), airflow(None), JobReapOptions(), True, "its run no longer has such a task"),
         (job(), airflow(None, began=None), JobReapOptions(), True, "its run was deleted"),
-        (job(), airflow("running", waits_for="next"), JobReapOptions(), True, "its task waits for another one by now: next"),
-        (job(), airflow("deferred", waits_for="next"), JobReapOptions(), True, "waits for another one"),
+        (job(), airflow("running", waits_for="next"), JobReapOptions(), True, "its task waits for another job now: next"),
+        (job(), airflow("deferred", waits_for="next"), JobReapOptions(), True, "waits for another job"),
         # Somebody does, or may.
         (job(), airflow("running"), OLD, False, "its task is running"),
         (job(), airflow("deferred", waits_for=job().name), OLD, False, "its task is deferred"),
         *((job(), airflow(state, waits_for="next"), OLD, False, "the next try of its task goes on with it, or stops it")
           for state in ("", "scheduled", "queued", "up_for_retry", "up_for_reschedule", "restarting")),
-        (job(map_index=2), airflow("failed"), JobReapOptions(), True, "its run has no such task any more"),
+        (job(map_index=2), airflow("failed"), JobReapOptions(), True, "its run no longer has such a task"),
         # Begun again: the task's state decides.
         (job(), airflow("failed", began="2026-11-25T11:30:00+00:00"), JobReapOptions(), True, "its task has ended"),
         (job(), airflow("running", began="2026-11-25T11:30:00+00:00"), OLD, False, "its task is running"),
