@@ -119,7 +119,7 @@ def test_a_task_whose_process_is_killed(module: Module, how: signal.Signals) -> 
         assert (folder / "run.tfvars.json").exists()
         worker.send_signal(how)
         worker.wait(timeout=10)
-        wait_for(lambda: not folder.exists(), seconds=20)
+        wait_for(lambda: not folder.exists(), seconds=60)
     finally:
         worker.kill()
         worker.wait()
@@ -141,9 +141,7 @@ def test_the_private_folder_of_a_run_that_died_with_its_keeper(module: Module) -
         for line in worker.stdout:
             if line.strip() == "terraform_data.slow[0]: creating …":
                 break
-        wait_for(
-            lambda: any(process.name() == "sleep" for process in psutil.Process(worker.pid).children(recursive=True))
-        )
+        wait_for(lambda: "sleep" in names_below(worker.pid))
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in family:
@@ -157,6 +155,15 @@ def test_the_private_folder_of_a_run_that_died_with_its_keeper(module: Module) -
     module.lock.unlink()
     with module.run():
         assert not folder.exists()
+
+
+def names_below(pid: int) -> set[str]:
+    """What a process's descendants are called; some have ended by the time."""
+    names: set[str] = set()
+    for process in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            names.add(process.name())
+    return names
 
 
 def interrupt_when(interrupt: object, condition: object) -> list[float]:

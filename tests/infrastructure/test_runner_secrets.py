@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
@@ -97,8 +98,9 @@ class Watcher(threading.Thread):
                 except psutil.Error:
                     continue
             for folder in private_folders():
-                if folder.stat().st_mode & 0o077:
-                    self.open_files.add(str(folder))
+                with suppress(FileNotFoundError):  # its run has ended meanwhile
+                    if folder.stat().st_mode & 0o077:
+                        self.open_files.add(str(folder))
 
     def __enter__(self) -> Self:
         self.start()
