@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -19,6 +20,7 @@ FOLDERS = list(root_modules())
 IDS = [str(path.relative_to(ROOT / "terraform")) for path in FOLDERS]
 
 
+@functools.cache
 def blocks(path: Path, kind: str) -> dict[str, dict[str, Any]]:
     if not path.exists():
         return {}
@@ -44,7 +46,8 @@ def test_inputs_are_typed_and_described(folder: Path) -> None:
             assert first == name or name in validation["error_message"], f"{name}: the message doesn't name the field"
     for path in folder.glob("*.tf"):
         if path.name != "variables.tf":
-            assert not blocks(path, "variable"), f"inputs in {path.name}"
+            # By its text: the parser takes seconds for a large file.
+            assert not re.search(r"^\s*variable\s+\"", path.read_text(), re.M), f"inputs in {path.name}"
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=IDS)
