@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 #: These need what an installation may leave out (extras).
-OPTIONAL = ("pyhelm3", "kubernetes_asyncio", "python_terraform", "boto3", "google", "jinja2")
+OPTIONAL = ("pyhelm3", "python_terraform", "boto3", "google", "jinja2")
 
 
 def say(what: str) -> None:

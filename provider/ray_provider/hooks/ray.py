@@ -321,13 +321,14 @@ class RayHook(PeerMethods, BaseHook):
             if find_spec("ray") is None:
                 return False, "The backend is local, but Ray is not installed here: pip install 'airflow-ray[ray]'."
             return True, "The backend is local: tasks set up their clusters on the worker."
-        from ray_provider.clusters.kubernetes.access import api_client
+        from ray_provider.clusters.kubernetes.client import open_kube
 
-        async with api_client(await self.akubernetes_access()) as api:
-            from kubernetes_asyncio.client import VersionApi
-
-            found = await VersionApi(api).get_code(_request_timeout=10)
-        return True, f"Kubernetes {found.git_version} answers. No Ray address is set: tasks have to name a cluster."
+        async with open_kube(await self.akubernetes_access()) as kube:
+            found = await kube.request("GET", "/version", timeout=10.0)
+        return (
+            True,
+            f"Kubernetes {found.get('gitVersion')} answers. No Ray address is set: tasks have to name a cluster.",
+        )
 
     async def client(
         self, dashboard_url: str | None = None, *, timeout: float = 30.0, retry: RetryPolicy | None = None

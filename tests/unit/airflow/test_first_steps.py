@@ -45,13 +45,13 @@ def without(monkeypatch):
     return without
 
 
-@TASKS
-def test_kubernetes_without_its_extra_gives_the_pip_line(context: Any, connection: dict[str, Any], without, task: Any):
+@pytest.mark.parametrize("made", [SetupRayCluster, DeleteRayCluster])
+def test_kubernetes_without_its_extra_gives_the_pip_line(context: Any, connection: dict[str, Any], without, made: Any):
     connection.clear()
     connection["kube_config"] = json.dumps(KUBECONFIG)
-    without("kubernetes_asyncio")
-    with pytest.raises(AirflowFailException, match="package kubernetes_asyncio.* is not installed") as raised:
-        task.execute(context)
+    without("pyhelm3")
+    with pytest.raises(AirflowFailException, match="pyhelm3 is not installed") as raised:
+        made(task_id="t", conn_id="c", name="x").execute(context)
     assert "pip install 'airflow-ray[kubernetes]'" in str(raised.value)
 
 

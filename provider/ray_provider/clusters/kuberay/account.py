@@ -16,7 +16,7 @@ from ray_provider._shared.retry import Attempts, RetryPolicy, may_pass
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kuberay.raycluster import auth_of, head_service
 from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, connect
-from ray_provider.clusters.kubernetes.client import refusal
+from ray_provider.clusters.kubernetes.client import kube_of
 from ray_provider.exceptions import ClusterError, ConfigurationError, KubernetesError
 
 log = logging.getLogger(__name__)
@@ -25,7 +25,6 @@ log = logging.getLogger(__name__)
 TOKEN_SECONDS = 600.0
 #: ... but not more often than this, however many requests are refused at once.
 _AGAIN_SECONDS = 1.0
-_TIMEOUT = 30.0
 _REQUESTS = RetryPolicy(deadline_seconds=15.0, first_delay=0.3)
 
 
@@ -170,10 +169,7 @@ async def find_cluster(connected: Connected, handle: ClusterHandle) -> ClusterHa
 
 
 async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
-    """Read Ray's token from the cluster's Secret; ``None`` where the cluster asks for none.
-
-    Does without ``kubernetes_asyncio``, whose import takes seconds: each task that uses a cluster comes by here.
-    """
+    """Read Ray's token from the cluster's Secret; ``None`` where the cluster asks for none."""
     if handle.auth.kind != "secret" or not handle.auth.secret_name:
         return None
     secret = await get(connected, f"/api/v1/namespaces/{handle.namespace}/secrets/{handle.auth.secret_name}")
@@ -197,62 +193,31 @@ async def get(connected: Connected, path: str, *, change: Mapping[str, Any] | No
     :param change: a merge patch.
     :raises KubernetesError: it is not there, or can't be read.
     """
-    import json
-
-    import aiohttp
-
-    url = connected.server.url + path
-    options: dict[str, Any] = {"ssl": connected.tls} if connected.tls is not None else {}
-    if connected.server.cluster.get("proxy-url"):
-        options["proxy"] = connected.server.cluster["proxy-url"]
-    if connected.server.cluster.get("tls-server-name"):
-        options["server_hostname"] = connected.server.cluster["tls-server-name"]
-    method = "GET" if change is None else "PATCH"
-    if change is not None:
-        options["data"] = json.dumps(change)
-    failure: Exception | None = None
-    async with aiohttp.ClientSession(trust_env=True, timeout=aiohttp.ClientTimeout(total=_TIMEOUT)) as session:
-        refused = False
-        attempts = Attempts(_REQUESTS)
+    attempts = Attempts(_REQUESTS)
+    async with kube_of(connected) as kube:
         while True:
             try:
-                headers = dict(await connected.credential.headers(refused))
-                if change is not None:
-                    headers["Content-Type"] = "application/merge-patch+json"
-                async with session.request(method, url, headers=headers, allow_redirects=False, **options) as response:
-                    if response.status == 401 and not refused:
-                        refused = True
-                        continue
-                    text = await response.text()
-                    if response.status < 300:
-                        found: dict[str, Any] = await response.json()
-                        return found
-                    if not may_pass(response.status):
-                        raise _explain(response.status, text, path)
-                    failure = refusal(response.status, text, method, path)
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                failure = error
-            if not await attempts.wait():
-                break
-    if isinstance(failure, KubernetesError):
-        raise failure
-    raise KubernetesError(
-        f"The Kubernetes API server at {connected.server.url} can't be reached: {failure}.",
-        hint="Does the cluster run, and can this machine reach it?",
-        cause="unreachable",
-    ) from failure
+                return await (kube.get(path) if change is None else kube.merge(path, dict(change)))
+            except KubernetesError as error:
+                passing = error.data.get("cause") == "unreachable" or (
+                    error.status is not None and may_pass(error.status)
+                )
+                if not passing:
+                    raise _explain(error, path) from None
+                if not await attempts.wait():
+                    raise
 
 
-def _explain(status: int, text: str, path: str) -> KubernetesError:
-    if status == 404 and "/rayclusters/" in path:
+def _explain(error: KubernetesError, path: str) -> KubernetesError:
+    if error.status == 404 and "/rayclusters/" in path:
         return KubernetesError(
             f"There is no RayCluster {'/'.join(path.split('/')[5::2])}.",
             hint="It was deleted, or was never made there; or the connection leads to another Kubernetes.",
             status=404,
             cause="gone",
         )
-    if status != 404 or "/secrets/" not in path:
-        return refusal(status, text, "GET", path)
+    if error.status != 404 or "/secrets/" not in path:
+        return error
     return KubernetesError(
         f"The cluster's token can't be read: {path.rpartition('/')[2]!r} is no Secret in its namespace.",
         hint="Is the cluster still there? KubeRay makes the Secret together with it and deletes it with it.",

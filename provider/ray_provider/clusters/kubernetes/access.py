@@ -34,7 +34,7 @@ from ray_provider.clusters.kubernetes.kubeconfig import (
 from ray_provider.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from kubernetes_asyncio.client import ApiClient
+    from aiohttp import ClientSession
 
     from ray_provider.jobs.endpoint import RayEndpoint
 
@@ -45,6 +45,8 @@ _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: A projected token is renewed by the kubelet when 80 % of its life have passed: reading it each minute is enough.
 _TOKEN_FILE_SECONDS = 60.0
 _EXPIRY_MARGIN = timedelta(minutes=2)
+#: Of an answer, before its sender has to wait: an event of a watch may be this long.
+_READ_BYTES = 2**21
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,57 +285,13 @@ async def connect(access: KubernetesAccess) -> Connected:
 
 
 @asynccontextmanager
-async def api_client(access: KubernetesAccess) -> AsyncIterator[ApiClient]:
-    """Give a client of ``kubernetes_asyncio`` for one Kubernetes, and close it afterwards.
-
-    Sets nothing for the whole process: two clients for two clusters do not meet.
-
-    :raises ConfigurationError: what is given can't work.
-    """
-    connected = await connect(access)
-    async with client_of(connected) as client:
-        yield client
-
-
-@asynccontextmanager
-async def client_of(connected: Connected) -> AsyncIterator[ApiClient]:
-    """Give a client for an API server that was connected to before."""
-    import aiohttp
-
-    # Seconds of reading: not on the loop of a triggerer, which others are on, too.
-    try:
-        library = await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The Python package {error.name} is not installed, by which Kubernetes is reached.",
-            hint="pip install 'airflow-ray[kubernetes]', on workers and triggerers.",
-            cause="extra missing",
-        ) from error
-    configuration = type.__call__(library.Configuration)  # its metaclass would copy the process-wide default
-    configuration.host = connected.server.url
-    configuration.proxy = connected.server.cluster.get("proxy-url")
-    configuration.tls_server_name = connected.server.cluster.get("tls-server-name")
-    headers = await connected.credential.headers()
-
-    async def renew(config: Any) -> None:
-        fresh = await connected.credential.headers()
-        config.api_key["BearerToken"] = fresh.get("Authorization", "")
-
-    if headers:
-        configuration.api_key["BearerToken"] = headers["Authorization"]
-        configuration.refresh_api_key_hook = renew
-    client: ApiClient = library.ApiClient(configuration=configuration)
-    try:
-        if connected.tls is not None:
-            # The library would make a context of its own from files that then had to stay.
-            own = client.rest_client.pool_manager
-            client.rest_client.pool_manager = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=32, ssl=connected.tls), trust_env=True, read_bufsize=2**21
-            )
-            await own.close()
-        yield client
-    finally:
-        await client.close()
+async def open_session(connected: Connected) -> AsyncIterator[ClientSession]:
+    """Give a session for an API server, and close it afterwards. Who we are goes with each request."""
+    # Tenths of a second of reading: not on the loop of a triggerer, which others are on, too.
+    aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    connector = aiohttp.TCPConnector(limit=32, ssl=True if connected.tls is None else connected.tls)
+    async with aiohttp.ClientSession(connector=connector, trust_env=True, read_bufsize=_READ_BYTES) as session:
+        yield session
 
 
 @asynccontextmanager

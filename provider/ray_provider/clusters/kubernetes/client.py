@@ -1,7 +1,7 @@
-"""The Kubernetes API as plain JSON, over ``kubernetes_asyncio``'s client: requests, errors in words, and watches.
+"""The Kubernetes API as plain JSON: requests, errors in words, and watches.
 
-The typed models of ``kubernetes_asyncio`` are not used: Ray's resources have none, and a field that a model does not
-know would be lost.
+No client library: their typed models have none of Ray's resources, and lose a field that they do not know. What is left
+of them is a request, and importing one takes longer than all that a task asks.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ray_provider._shared.retry import RetryPolicy, may_pass
-from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, client_of, connect
+from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, connect, open_session
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
 
 if TYPE_CHECKING:
-    from kubernetes_asyncio.client import ApiClient
+    import aiohttp
+    from aiohttp import ClientResponse, ClientSession
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,10 @@ Json = dict[str, Any]
 #: How long the API server may be away before a wait gives up on it.
 UNREACHABLE_SECONDS = 180.0
 _REQUEST_SECONDS = 30.0
+_CONNECT_SECONDS = 10.0
 _WATCH_SECONDS = 240
 _WATCH_AGAIN = RetryPolicy(first_delay=0.1, max_delay=5.0)
+_REDIRECT, _UNAUTHORIZED = 300, 401
 _ROLE = "helm/roles/provider-role.yaml"
 
 RAY = "/apis/ray.io/v1"
@@ -62,20 +65,26 @@ class WatchEvent:
 @asynccontextmanager
 async def open_kube(access: KubernetesAccess) -> AsyncIterator[Kube]:
     """Connect to a Kubernetes cluster, and close the connection afterwards."""
-    connected = await connect(access)
-    async with client_of(connected) as client:
-        yield Kube(client, connected)
+    async with kube_of(await connect(access)) as kube:
+        yield kube
+
+
+@asynccontextmanager
+async def kube_of(connected: Connected) -> AsyncIterator[Kube]:
+    """Give a cluster that was connected to before."""
+    async with open_session(connected) as session:
+        yield Kube(session, connected)
 
 
 class Kube:
     """One Kubernetes.
 
-    :param client: of ``kubernetes_asyncio``.
-    :param connected: what it was made from.
+    :param session: for its API server.
+    :param connected: where that is, and who we are.
     """
 
-    def __init__(self, client: ApiClient, connected: Connected) -> None:
-        self._client = client
+    def __init__(self, session: ClientSession, connected: Connected) -> None:
+        self._session = session
         self._connected = connected
         self._plurals: dict[str, dict[str, tuple[str, bool]]] = {}
 
@@ -102,18 +111,18 @@ class Kube:
         :raises KubernetesAccessError: 401 or 403.
         :raises KubernetesError: another refusal (``status`` says which), or nothing answers.
         """
-        response = await self._send(method, path, query, body, content_type, timeout, None)
+        import aiohttp
+
+        response = await self._send(
+            method, path, query, body, content_type, aiohttp.ClientTimeout(timeout, sock_connect=_CONNECT_SECONDS)
+        )
         try:
             content = await response.text()
-        except (OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise self._unreachable(error) from error
-        except Exception as error:
-            if _is_client_error(error):
-                raise self._unreachable(error) from error
-            raise
         finally:
             response.release()
-        if response.status >= 400:
+        if response.status >= _REDIRECT:
             raise refusal(response.status, content, method, path)
         return content if text else (json.loads(content) if content else {})
 
@@ -124,33 +133,35 @@ class Kube:
         query: Mapping[str, str] | None,
         body: Any,
         content_type: str | None,
-        timeout: float,
-        read_timeout: float | None,
-    ) -> Any:
+        timeout: aiohttp.ClientTimeout,
+    ) -> ClientResponse:
         import aiohttp
 
-        limits = aiohttp.ClientTimeout(total=None if read_timeout else timeout, sock_connect=10, sock_read=read_timeout)
-        headers = {"Accept": "application/json"}
-        if content_type:
-            headers["Content-Type"] = content_type
-        for attempt in (1, 2):
-            headers.update(await self._connected.credential.headers(refused=attempt == 2))
+        cluster = self._connected.server.cluster
+        refused = False
+        while True:
+            headers = {"Accept": "application/json", **await self._connected.credential.headers(refused)}
+            if body is not None:
+                headers["Content-Type"] = content_type or "application/json"
             try:
-                response = await self._client.rest_client.request(
+                response = await self._session.request(
                     method,
                     self.url + path,
-                    query_params=dict(query or {}),
-                    headers=dict(headers),
-                    body=body,
-                    _preload_content=False,
-                    _request_timeout=limits,
+                    params=query,
+                    data=None if body is None else json.dumps(body),
+                    headers=headers,
+                    timeout=timeout,
+                    # Who we are is for this server: a redirect is an answer like another.
+                    allow_redirects=False,
+                    proxy=cluster.get("proxy-url"),
+                    server_hostname=cluster.get("tls-server-name"),
                 )
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
                 raise self._unreachable(error) from error
-            if response.status != 401 or attempt == 2 or not headers.get("Authorization"):
+            if response.status != _UNAUTHORIZED or refused or "Authorization" not in headers:
                 return response
             response.release()
-        raise AssertionError  # pragma: no cover - the loop returns
+            refused = True
 
     def _unreachable(self, error: BaseException) -> KubernetesError:
         host = urlsplit(self.url).netloc
@@ -297,9 +308,10 @@ class Kube:
             "resourceVersion": version,
             "timeoutSeconds": str(seconds),
         }
-        response = await self._send("GET", path, asked, None, None, _REQUEST_SECONDS, seconds + 30.0)
+        limits = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_SECONDS, sock_read=seconds + 30.0)
+        response = await self._send("GET", path, asked, None, None, limits)
         try:
-            if response.status >= 400:
+            if response.status >= _REDIRECT:
                 raise refusal(response.status, await response.text(), "GET", path)
             buffer = b""
             async for chunk in response.content.iter_any():
@@ -314,12 +326,6 @@ class Kube:
             raise self._unreachable(error) from error
         finally:
             response.close()
-
-
-def _is_client_error(error: BaseException) -> bool:
-    import aiohttp
-
-    return isinstance(error, aiohttp.ClientError)
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
