@@ -56,7 +56,7 @@ async def test_a_cancelled_helm_is_asked_to_end_and_waited_for(tmp_path):
         tmp_path, f"trap 'echo ended >{tmp_path}/said; exit 1' TERM; touch {tmp_path}/up; while :; do sleep 0.05; done"
     )
     task = asyncio.create_task(run_helm([helm, "upgrade"]))
-    await until((tmp_path / "up").exists)
+    await until(lambda: (tmp_path / "up").exists() and helm_command._running)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
