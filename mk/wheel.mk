@@ -21,3 +21,8 @@ test-sdist: $(VENV)/.installed ## the unit tests, out of the source distribution
 	@test -e dist/*.tar.gz || $(BIN)/uv build --quiet --sdist --out-dir dist
 	@tar -xzf dist/*.tar.gz -C dist/unpacked --strip-components=1
 	@cd dist/unpacked && PYTHONPATH=provider $(CURDIR)/scripts/isolated $(CURDIR)/$(BIN)/python -m pytest -q -p no:cacheprovider tests/unit
+
+.PHONY: pictures
+pictures: $(VENV)/.installed ## the documentation's pictures anew, from a real Airflow in a headless Chromium
+	@scripts/system-packages chromium
+	@scripts/isolated $(BIN)/python scripts/pictures.py
