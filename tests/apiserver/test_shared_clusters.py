@@ -106,7 +106,7 @@ async def test_kuberay_clears_redis_before_the_release_takes_it_away(kubernetes,
     assert kubernetes.exists("service", f"{name}-redis", "-n", namespace)
     assert not deleting.done()
     # What its kubelet would tell of the job that clears Redis.
-    (job,) = kubernetes.get("jobs", "-n", namespace)["items"]
+    (job,) = await asyncio.to_thread(until, lambda: kubernetes.get("jobs", "-n", namespace)["items"], 30, "job")
     now = datetime.now(tz=UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     done = [
         {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}
@@ -154,9 +154,11 @@ async def test_a_fresh_pending_release_of_another_run_is_waited_for_and_a_stale_
 
     release = _release_with(kubernetes, namespace, secret, "pending-install")
     waiting = asyncio.create_task(scene.apply(scene.spec(HEAD_ONLY, name=name)))
-    await asyncio.sleep(6)
+    async with asyncio.timeout(60):
+        while "waiting for it" not in scene.text:
+            await asyncio.sleep(0.1)
+    await asyncio.sleep(3)
     assert not waiting.done()
-    assert "waiting for it" in scene.text
     assert first.owner["run_id"] in scene.text
     _put_release(kubernetes, namespace, secret, release)
     mark("deployed")

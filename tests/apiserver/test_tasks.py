@@ -411,8 +411,8 @@ def sensor(**further) -> RayClusterSensor:
 
 
 def test_a_sensor_waits_in_the_worker_and_gives_the_handle(context, place, theirs, dashboard):
-    threading.Timer(1.5, place.make_ready, ["theirs"]).start()
     began = time.monotonic()
+    threading.Timer(1.5, place.make_ready, ["theirs"]).start()
     handle = sensor().execute(context)
     assert time.monotonic() - began > 1
     assert (handle["name"], handle["namespace"], handle["created"]) == ("theirs", place.namespace, False)

@@ -198,7 +198,7 @@ def waiting_worker_killed(ground: Ground) -> None:
 
 @row(("waiting", "time-out"))
 def waiting_timeout(ground: Ground) -> None:
-    case = ground.start("worker", timeout=20)
+    case = ground.start("worker", timeout=30)  # beside other rows a job needs its time to begin
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")
@@ -249,7 +249,7 @@ def deferred_clear(ground: Ground) -> None:
 
 @row(("deferred", "time-out"))
 def deferred_timeout(ground: Ground) -> None:
-    case = ground.start("deferred", timeout=25)
+    case = ground.start("deferred", timeout=35)
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")

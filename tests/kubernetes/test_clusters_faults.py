@@ -137,7 +137,7 @@ async def test_a_head_that_runs_and_never_becomes_ready(kubernetes, namespace):
     scene = Scene(kubernetes, namespace)
     idle = instead_of_ray("bash", "-c", "trap exit TERM; echo waiting for a licence; sleep 600 & wait")
     with pytest.raises(ClusterTimeoutError) as caught:
-        await scene.set_up(scene.spec(idle), timeout_seconds=25)
+        await scene.set_up(scene.spec(idle), timeout_seconds=35)
     text = show(caught.value)
     assert "What is missing: the head. So far, the container 'ray-head' of head pod" in text
     assert "and is not ready; its last event is Unhealthy: Readiness probe failed" in text

@@ -93,8 +93,8 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
         ready_time.join(5)
         ready_time.end()
     assert ready_time.at is not None
-    # The dashboard has been asked in this time, too.
-    assert ready - ready_time.at <= 1.0
+    # The dashboard has been asked in this time, too: a second on a machine that has nothing else to do.
+    assert ready - ready_time.at <= 5.0
     # A list and a watch of four things, and now and then why a pod does not start: no polling.
     began = next(at for at, line in scene.lines if "Installing" in line)
     asked = [what for at, what in requests if at > began]

@@ -368,7 +368,10 @@ def test_a_node_that_cannot_come_up_says_why_and_leaves_nothing() -> None:
 
 
 def _cmdline(pid: int) -> bytes:
-    return Path(f"/proc/{pid}/cmdline").read_bytes()
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # it has ended meanwhile
+        return b""
 
 
 def test_a_process_is_known_by_its_start_time() -> None:
