@@ -294,8 +294,7 @@ def deferred_triggerer_stalls_and_another_takes_over(ground: Ground) -> None:
         case.let_end()
         case.wait("success")
         case.settled("SUCCEEDED")
-        case.printed("ended")
-        assert case.lines().count("started") >= 1
+        case.printed("ended")  # "started" may be gone: see below
         # And back in good order, as in a rollout: SIGTERM to the one that took over. It says how far the log has come.
         [job] = later.jobs()
         watched = f"Job {job['submission_id']} is RUNNING"
