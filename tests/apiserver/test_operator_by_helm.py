@@ -138,8 +138,8 @@ async def test_an_upgrade_goes_to_the_release_that_holds_it_and_back_if_it_does_
         return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
 
     upgrading = asyncio.create_task(scene.apply(spec_of(scene, "upgrade", 8.0)))
-    await asyncio.to_thread(until, lambda: image().endswith("v1.6.1"), 60, "the new version")
-    await asyncio.to_thread(until, lambda: image().endswith("v1.5.1"), 60, "the former version")
+    await asyncio.to_thread(until, lambda: image().endswith("v1.6.1"), 180, "the new version")
+    await asyncio.to_thread(until, lambda: image().endswith("v1.5.1"), 180, "the former version")
     runs(kubernetes, place)
     with pytest.raises(ClusterTimeoutError, match="was rolled back") as caught:
         await upgrading
@@ -147,7 +147,7 @@ async def test_an_upgrade_goes_to_the_release_that_holds_it_and_back_if_it_does_
     assert [entry["name"] for entry in json.loads(kubernetes.helm("list", "-n", place, "-o", "json"))] == ["ops"]
     # And where it does come up.
     upgrading = asyncio.create_task(scene.apply(spec_of(scene, "upgrade", 60.0)))
-    await asyncio.to_thread(until, lambda: image().endswith("v1.6.1"), 60, "the new version")
+    await asyncio.to_thread(until, lambda: image().endswith("v1.6.1"), 180, "the new version")
     runs(kubernetes, place)
     handle = (await upgrading).handle
     assert "Helm release 'ops'" in scene.text
