@@ -16,7 +16,7 @@ from ray_provider.exceptions import ClusterTimeoutError, ConfigurationError, Kub
 from tests.kubernetes.clusters import HEAD_ONLY, Scene, show
 from tests.support.kubernetes import Kubernetes, until
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(500)
 IMAGE = "quay.io/kuberay/operator"
 LABELS = {"app.kubernetes.io/name": "kuberay-operator"}
 
