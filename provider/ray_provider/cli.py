@@ -15,7 +15,7 @@ from ray_provider._version import __version__
 if TYPE_CHECKING:
     from ray_provider import infrastructure_reaper, job_reaper, reaper
 
-_PACKAGES = ("airflow-ray", "apache-airflow", "ray", "pyhelm3", "kubernetes-asyncio", "python-terraform", "boto3")
+_PACKAGES = ("airflow-ray", "apache-airflow", "ray", "pyhelm3", "python-terraform", "boto3")
 _PROGRAMS = ("helm", "kubectl", "terraform", "tofu")
 
 

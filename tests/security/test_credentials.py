@@ -316,5 +316,5 @@ async def test_a_certificate_can_not_be_sent_to_a_ray_that_asks_kubernetes():
             return {}
 
     account = accounts.ClusterAccount(SimpleNamespace(credential=Certificate()), HANDLE)
-    with pytest.raises(ConfigurationError, match="enableK8sTokenAuth.*has no token, but a certificate"):
+    with pytest.raises(ConfigurationError, match="has no token, but a certificate.*enableK8sTokenAuth"):
         await account.kubernetes_token(None)

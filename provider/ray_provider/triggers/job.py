@@ -289,6 +289,7 @@ class _Offset:
         self._task: TriggerTask | None = None
         self._next = 0.0
         self._later: asyncio.Task[None] | None = None
+        self._ended = asyncio.Event()
 
     async def restore(self, task: TriggerTask | None, log: watching.Log) -> None:
         self._task = task
@@ -315,16 +316,18 @@ class _Offset:
             self._later = asyncio.create_task(self._keep_after(wait), name=f"log offset of {self.job_id}")
 
     async def _keep_after(self, seconds: float) -> None:
-        await asyncio.sleep(seconds)
-        await self.keep(None)
+        try:
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        except TimeoutError:
+            await self.keep(None)
         self._later = None
 
     async def no_more(self) -> None:
         """End what is to be written later: nothing more comes, or :meth:`keep` follows."""
-        later, self._later = self._later, None
-        if later is not None:
-            later.cancel()
-            await asyncio.gather(later, return_exceptions=True)
+        # Not by a cancellation: where that meets a request, Airflow before 3.3 takes its answer for the next one's.
+        self._ended.set()
+        if self._later is not None:
+            await self._later
 
     async def keep(self, log: watching.Log | None) -> None:
         if self._task is None or self.value == self._kept:
