@@ -10,7 +10,7 @@ import pytest
 
 from ray_provider.testing import AirflowStack
 from tests.kubernetes.test_dag_clusters import left
-from tests.support.kubernetes import Kubernetes
+from tests.support.kubernetes import OPERATOR_NAMESPACE, Kubernetes
 
 HERE = Path(__file__).resolve().parent
 FORMS = HERE.parent / "integration" / "peer_dags"
@@ -29,7 +29,8 @@ def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathF
     kubeconfig = kubernetes.service_account_kubeconfig(place, Path("helm/roles/provider-role.yaml"))
     dags = tmp_path_factory.mktemp("dags")
     shutil.copytree(FORMS, dags / "forms", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(HERE / "dags_functions" / "carriers.py", dags)
+    for name in ("carriers.py", "alone.py"):
+        shutil.copy(HERE / "dags_functions" / name, dags)
     stack = AirflowStack(
         tmp_path_factory.mktemp("airflow"),
         dags_folder=dags,
@@ -83,4 +84,37 @@ def test_carriers_on_two_nodes(kubernetes, place, stack):
     log = client.log_text(dag, run, "raises")
     assert "return rows[0] / nothing" in log
     assert "ZeroDivisionError" in log
+    assert left(kubernetes, place) == []
+
+
+@pytest.fixture
+def two_processors(kubernetes: Kubernetes) -> Iterator[None]:
+    """Leave both processors of a small node to the pods of Ray: KubeRay's operator requests some of them, too."""
+    operator = ("deployment/kuberay-operator", "-n", OPERATOR_NAMESPACE)
+    requested = kubernetes.kubectl(
+        "get", *operator, "-o", "jsonpath={.spec.template.spec.containers[0].resources.requests.cpu}"
+    )
+    for cpu in ("0", requested):
+        kubernetes.kubectl("set", "resources", *operator, f"--requests=cpu={cpu}")
+        kubernetes.kubectl("rollout", "status", *operator, "--timeout=90s")
+        if cpu == "0":
+            yield
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("two_processors")
+def test_a_function_that_has_a_connection_and_nothing_else(kubernetes, place, stack):
+    """A first function: no cluster is named, no manifest given. The task makes one by the chart, and deletes it."""
+    dag = "alone"
+    run = stack.client.trigger_run(dag)
+    stack.client.wait_run(dag, run, state="success", timeout=300)
+    found = stack.client.xcom(dag, run, "squares")
+    assert found["squares"] == [1, 4, 9]
+    assert found["nodes"] >= 1
+    assert stack.client.xcom(dag, run, "use") == 14
+    log = stack.client.log_text(dag, run, "squares")
+    assert (
+        "Nothing names a Ray cluster: the task makes one for itself on Kubernetes, and deletes it when it ends." in log
+    )
+    assert "Nothing is left of Ray cluster" in log
     assert left(kubernetes, place) == []
