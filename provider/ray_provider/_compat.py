@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 
 __all__ = [
+    "ENDED",
     "AirflowException",
     "AirflowFailException",
     "AirflowNotFoundException",
@@ -85,6 +86,9 @@ __all__ = [
     "trigger_has_on_kill",
     "without_gone",
 ]
+
+#: States of a task instance that wait for nothing any more. One that is cleared comes back, and has none of these.
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
 
 # -- asking Airflow on an event loop -----------------------------------------------------------------------------------

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 Key = tuple[str, str, str, int]
 
-#: States of a task instance that wait for nothing any more.
-_ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 #: States in which it has said which job is its own.
 _AT_WORK = frozenset({"running", "deferred"})
 #: Hosts in the address of a web interface that many Airflows have.
@@ -155,7 +153,7 @@ def _of_task(job: FoundJob, airflow: Airflow, options: JobReapOptions, now: date
     state = airflow.tasks.get(job.key)
     if state is None:
         return "gone", "its run no longer has such a task", True
-    if state in _ENDED:
+    if state in _compat.ENDED:
         return state, "its task has ended" if state != "removed" else "its task is no longer in its DAG", True
     own = airflow.jobs.get(job.key)
     if state in _AT_WORK and own and own != job.name:

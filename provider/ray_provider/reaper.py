@@ -230,10 +230,3 @@ def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple
         what = "delete" if verdict.delete else "keep"
         made.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))
     return made
-
-
-def columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay rows out as a table."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
-    lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
-    return "\n".join(lines)

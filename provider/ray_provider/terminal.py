@@ -6,9 +6,14 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 
-from ray_provider.reaper import columns
-
 _STYLES = {"delete": "red", "stop": "red", "keep": "green"}
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Lay rows out as a table."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
+    lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
+    return "\n".join(lines)
 
 
 def print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -13,7 +13,7 @@ from ray_provider.infrastructure.cloud.marks import Marks, owner_tags, run_tags,
 from ray_provider.infrastructure.cloud.presence import CloudClusterFacts
 from ray_provider.infrastructure.terraform.state import StateResource, StateView
 from ray_provider.infrastructure_reaper import Found, Place, Runs, judge, problem_of, refuse_unreadable, rows
-from ray_provider.reaper import columns
+from ray_provider.terminal import columns
 
 NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
 HOUR = timedelta(hours=1)

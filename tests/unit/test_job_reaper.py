@@ -16,7 +16,7 @@ from ray_provider.job_reaper import Airflow, FoundJob, JobReapOptions, find_jobs
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobDetails
 from ray_provider.jobs.submit.identity import JobOwner, submission_id_for
-from ray_provider.reaper import columns
+from ray_provider.terminal import columns
 from tests.support.jobs_api import JobsApi
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)

@@ -11,7 +11,8 @@ from ray_provider.clusters.lifecycle import users
 from ray_provider.clusters.lifecycle.inventory import FoundCluster
 from ray_provider.clusters.naming import PREFIX, owner_labels, unique_name
 from ray_provider.exceptions import ConfigurationError
-from ray_provider.reaper import Airflow, ReapOptions, age_text, columns, judge, parse_age, rows
+from ray_provider.reaper import Airflow, ReapOptions, age_text, judge, parse_age, rows
+from ray_provider.terminal import columns
 
 NOW = datetime(2026, 11, 25, 12, tzinfo=UTC)
 OWNER = {

@@ -15,13 +15,12 @@ from types import FrameType
 from typing import Any
 
 from ray_provider.terminal import working
-from ray_provider.testing.client import AirflowApiError, AirflowClient
+from ray_provider.testing.client import FINISHED, AirflowApiError, AirflowClient
 from ray_provider.testing.stack import AirflowStack, StackError
 
 DAG_ID = "ray_quickstart"
 JOB = "delays"
 TASKS = ("setup", "delays", "delete")
-FINAL = {"success", "failed", "skipped", "upstream_failed", "removed"}
 _LOOK_SECONDS = 0.5
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -99,9 +98,9 @@ class Demo:
                 if reached and states.get(name) != reached:
                     states[name] = reached
                     self.say(f"{name}: {reached}")
-            if states.get(JOB) in FINAL | {"running", "deferred"}:
+            if states.get(JOB) in FINISHED | {"running", "deferred"}:
                 self._show_log(client, run_id)
-            if state in FINAL:
+            if state in FINISHED:
                 return state
             time.sleep(_LOOK_SECONDS)
 

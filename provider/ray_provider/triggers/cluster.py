@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 #: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
 _SETTLE_SECONDS = 30.0
-#: States in which a person, or Airflow, has ended the task for good. A cleared task comes back, and finds its cluster.
-_ENDED = frozenset({"failed", "success", "skipped", "removed", "upstream_failed"})
 _RUNNING: set[asyncio.Task[Any]] = set()
 
 
@@ -214,7 +212,8 @@ class RayClusterTrigger(BaseTrigger):
                 if state is not None:
                     break
             await asyncio.sleep(pause)
-        if state in _ENDED or state is None:
+        # Ended for good, by a person or by Airflow. A cleared task comes back, and finds its cluster.
+        if state in _compat.ENDED or state is None:
             return True
         self.log.info("The task is %s: its Ray cluster is left to it.", state)
         return False

@@ -13,7 +13,6 @@ from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, path_of
 from ray_provider.clusters.lifecycle.users import User, users_of
 from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home, this_machine
 from ray_provider.clusters.naming import MANAGED, PREFIX, label_value, was_named
-from ray_provider.exceptions import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,19 +75,12 @@ async def kubernetes_clusters(kube: Kube, namespace: str | None) -> list[FoundCl
 
 def local_clusters() -> list[FoundCluster]:
     """Find the local clusters of this user on this machine, those too that died."""
-    home = local_home()
-    if not home.is_dir():
-        return []
     found = []
-    for folder in sorted(entry for entry in home.iterdir() if entry.is_dir()):
-        try:
-            paths = LocalPaths.of(folder.name, home)
-        except ConfigurationError:
-            continue  # not a folder of ours
+    for paths in LocalPaths.below(local_home()):
         record = LocalRecord.read(paths)
         if record is not None and record.machine != this_machine():
             continue
-        began = record.started if record and record.started else folder.stat().st_mtime
+        began = record.started if record and record.started else paths.folder.stat().st_mtime
         owner = _owner((record.owner if record else {}).items())
         named = was_named(paths.name, owner)
         found.append(FoundCluster("local", paths.name, datetime.fromtimestamp(began, tz=UTC), owner, is_named=named))

@@ -38,7 +38,6 @@ from ray_provider.exceptions import (
     ClusterError,
     ClusterFailedError,
     ClusterTimeoutError,
-    ConfigurationError,
     RayApiError,
     RayConnectionError,
 )
@@ -152,15 +151,8 @@ def local_endpoint(handle: ClusterHandle) -> RayEndpoint:
 
 def list_local() -> list[ClusterHandle]:
     """Give the local clusters of this user that are ready and whose head runs."""
-    home = local_home()
-    if not home.is_dir():
-        return []
     found = []
-    for folder in sorted(entry for entry in home.iterdir() if entry.is_dir()):
-        try:
-            paths = LocalPaths.of(folder.name, home)
-        except ConfigurationError:
-            continue
+    for paths in LocalPaths.below(local_home()):
         record = LocalRecord.read(paths)
         if record and record.phase == "ready" and record.machine == this_machine() and find_head(record):
             found.append(_handle(paths, record, created=False))
@@ -178,14 +170,8 @@ def end_all_local(home: Path) -> list[str]:
 
     :returns: their names.
     """
-    if not home.is_dir():
-        return []
     names = []
-    for folder in sorted(entry for entry in home.iterdir() if entry.is_dir()):
-        try:
-            paths = LocalPaths.of(folder.name, home)
-        except ConfigurationError:
-            continue
+    for paths in LocalPaths.below(home):
         end_all(paths, LocalRecord.read(paths), grace=_END_GRACE_SECONDS)
         paths.remove()
         paths.lock.unlink(missing_ok=True)

@@ -78,6 +78,17 @@ class LocalPaths:
         """
         return cls(check_name(name), home or local_home())
 
+    @classmethod
+    def below(cls, home: Path) -> list[LocalPaths]:
+        """Give the paths of all clusters below a folder, by name; what else lies there is passed over."""
+        if not home.is_dir():
+            return []
+        found = []
+        for folder in sorted(entry for entry in home.iterdir() if entry.is_dir()):
+            with suppress(ConfigurationError):  # not a folder of ours
+                found.append(cls.of(folder.name, home))
+        return found
+
     @property
     def folder(self) -> Path:
         """The cluster's own folder (0700)."""
