@@ -83,11 +83,15 @@ test-tools: $(VENV)/.installed .venv-peer/.installed
 system: ## what the tests need of the operating system (installs Debian packages if root)
 	@scripts/system-packages
 
+# Where public functions describe their parameters (.flake8). The rest follows.
+DESCRIBED := clusters/helm hooks infrastructure jobs
+
 .PHONY: lint
-lint: $(VENV)/.installed ## ruff, mypy, import contracts, bandit
+lint: $(VENV)/.installed ## ruff, pydoclint, mypy, import contracts, bandit
 	@echo "== lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/flake8 $(DESCRIBED:%=provider/ray_provider/%)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/bandit -q -c pyproject.toml -r provider
@@ -160,6 +164,7 @@ test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
 	@echo "== infrastructure tests"
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
+	@$(if $(filter all,$(AIRFLOW_RAY_TESTS)),$(BIN)/python -m tests.support.karpenter)
 	@scripts/isolated $(BIN)/python -m tests.infrastructure $(SHORT)
 
 .PHONY: test-opentofu
@@ -167,12 +172,13 @@ test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on O
 	@echo "== OpenTofu"
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
-	@tofu="$$($(BIN)/python -m tests.support.terraform opentofu)" && TERRAFORM_BINARY="$$tofu" $(RUN) $(addprefix tests/infrastructure/test_,runner.py runner_interrupt.py runner_secrets.py state_rescue.py operators.py bad_input.py gke_apply.py)
+	@tofu="$$($(BIN)/python -m tests.support.terraform opentofu)" && TERRAFORM_BINARY="$$tofu" $(RUN) $(addprefix tests/infrastructure/test_,runner.py runner_interrupt.py runner_secrets.py state_rescue.py operators.py bad_input.py gke_apply.py eks_apply.py)
 
 .PHONY: test-kubernetes
 test-kubernetes: $(VENV)/.installed system kubernetes-build ## a real Kubernetes with KubeRay
 	@echo "== Kubernetes tests"
 	@$(BIN)/python -m tests.support.terraform
+	@$(if $(SHORT),,$(BIN)/python -m tests.kueue)
 	@$(RUN) tests/kubernetes $(SHORT)
 
 # ---------------------------------------------------------------- benchmarks

@@ -10,6 +10,9 @@ for workers come when Ray asks for them, and go afterwards.
 The Kubernetes API of a new network is closed: `RAY_EXAMPLE_AIRFLOW_CIDRS` says which addresses Airflow's workers come from
 (`203.0.113.7/32`, several with commas), or `RAY_EXAMPLE_VPC_ID` and `RAY_EXAMPLE_SUBNET_IDS` name the network that they are
 in. One of both is needed.
+
+The two tasks `addons` and `delete_addons` need an administrator's rights in the Kubernetes cluster. Whoever makes an EKS
+cluster has them; `RAY_EXAMPLE_ADMIN_CONN_ID` names another `ray` connection for these two.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ except ImportError:  # Airflow 2
     from airflow import DAG
 
 from ray_provider.operators import (
+    DeleteRayAddons,
     DeleteRayCluster,
     DeleteRayInfrastructure,
+    SetupRayAddons,
     SetupRayCluster,
     SetupRayInfrastructure,
     SubmitRayJob,
@@ -35,6 +40,8 @@ NAME = "ray-airflow"
 REGION = os.environ.get("AWS_REGION", "eu-west-1")
 AWS = os.environ.get("RAY_EXAMPLE_AWS_CONN_ID") or None
 CONNECTION = "ray_default"
+#: By whom the add-ons are installed: the only tasks that need an administrator's rights in Kubernetes.
+ADMINISTRATOR = os.environ.get("RAY_EXAMPLE_ADMIN_CONN_ID", CONNECTION)
 CIDRS = [cidr.strip() for cidr in os.environ.get("RAY_EXAMPLE_AIRFLOW_CIDRS", "").split(",") if cidr.strip()]
 VPC = os.environ.get("RAY_EXAMPLE_VPC_ID")
 #: How Airflow's workers reach the Kubernetes API: from named addresses, or because they are in the same network.
@@ -78,14 +85,16 @@ with DAG(
         aws_conn_id=AWS,
     )
 
+    # KubeRay's operator, and what GPU pods need: device plugin and cluster autoscaler, without which no machine comes.
+    addons = SetupRayAddons(
+        task_id="addons", conn_id=ADMINISTRATOR, infrastructure=infrastructure.output, namespaces=["ray"]
+    )
+
     cluster = SetupRayCluster(
         task_id="cluster",
         conn_id=CONNECTION,
         infrastructure=infrastructure.output,
         namespace="ray",
-        create_namespace=True,
-        kuberay_operator="install",
-        gpu_device_plugin_yaml="infrastructure",  # and the cluster autoscaler: without it no machine comes
     )
 
     job = SubmitRayJob(
@@ -98,6 +107,11 @@ with DAG(
 
     delete_cluster = DeleteRayCluster(task_id="delete_cluster", conn_id=CONNECTION, cluster=cluster.output)
 
+    # Before the infrastructure: nothing starts a machine any more then.
+    delete_addons = DeleteRayAddons(
+        task_id="delete_addons", conn_id=ADMINISTRATOR, infrastructure=infrastructure.output
+    )
+
     delete_infrastructure = DeleteRayInfrastructure(
         task_id="delete_infrastructure",
         infrastructure=infrastructure.output,
@@ -106,5 +120,6 @@ with DAG(
         aws_conn_id=AWS,
     )
 
-    infrastructure >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
-    delete_cluster >> delete_infrastructure.as_teardown(setups=infrastructure)
+    infrastructure >> addons >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
+    delete_cluster >> delete_addons.as_teardown(setups=addons)
+    delete_addons >> delete_infrastructure.as_teardown(setups=infrastructure)

@@ -10,6 +10,9 @@ for workers come when Ray asks for them, and go afterwards.
 The Kubernetes API of a new network is closed to Airflow, which is not in it. It is reached by its DNS name, where IAM
 decides who gets in (`container.clusters.connect`); or, with `RAY_EXAMPLE_AIRFLOW_CIDRS` (`203.0.113.7/32`, several with
 commas), from those addresses. Google's APIs and the roles that it takes are in docs/infrastructure.md.
+
+The two tasks `addons` and `delete_addons` need an administrator's rights in the Kubernetes cluster (`roles/container.admin`);
+`RAY_EXAMPLE_ADMIN_CONN_ID` names another `ray` connection for these two.
 """
 
 from __future__ import annotations
@@ -24,8 +27,10 @@ except ImportError:  # Airflow 2
     from airflow import DAG
 
 from ray_provider.operators import (
+    DeleteRayAddons,
     DeleteRayCluster,
     DeleteRayInfrastructure,
+    SetupRayAddons,
     SetupRayCluster,
     SetupRayInfrastructure,
     SubmitRayJob,
@@ -36,6 +41,8 @@ REGION = os.environ.get("RAY_EXAMPLE_GOOGLE_REGION", "europe-west4")
 PROJECT = os.environ.get("RAY_EXAMPLE_GOOGLE_PROJECT", "my-project")
 GOOGLE = os.environ.get("RAY_EXAMPLE_GCP_CONN_ID") or None
 CONNECTION = "ray_default"
+#: By whom the add-ons are installed: the only tasks that need an administrator's rights in Kubernetes.
+ADMINISTRATOR = os.environ.get("RAY_EXAMPLE_ADMIN_CONN_ID", CONNECTION)
 CIDRS = [cidr.strip() for cidr in os.environ.get("RAY_EXAMPLE_AIRFLOW_CIDRS", "").split(",") if cidr.strip()]
 #: How Airflow's workers reach the Kubernetes API. In a network that is there: create_network, network, subnetwork, …
 REACH: dict[str, object] = {"dns_endpoint": True}
@@ -75,13 +82,16 @@ with DAG(
         gcp_conn_id=GOOGLE,
     )
 
+    # KubeRay's operator. What GPU pods need, GKE brings itself.
+    addons = SetupRayAddons(
+        task_id="addons", conn_id=ADMINISTRATOR, infrastructure=infrastructure.output, namespaces=["ray"]
+    )
+
     cluster = SetupRayCluster(
         task_id="cluster",
         conn_id=CONNECTION,
         infrastructure=infrastructure.output,
         namespace="ray",
-        create_namespace=True,
-        kuberay_operator="install",
     )
 
     job = SubmitRayJob(
@@ -94,6 +104,11 @@ with DAG(
 
     delete_cluster = DeleteRayCluster(task_id="delete_cluster", conn_id=CONNECTION, cluster=cluster.output)
 
+    # Before the infrastructure: nothing starts a machine any more then.
+    delete_addons = DeleteRayAddons(
+        task_id="delete_addons", conn_id=ADMINISTRATOR, infrastructure=infrastructure.output
+    )
+
     delete_infrastructure = DeleteRayInfrastructure(
         task_id="delete_infrastructure",
         infrastructure=infrastructure.output,
@@ -102,5 +117,6 @@ with DAG(
         gcp_conn_id=GOOGLE,
     )
 
-    infrastructure >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
-    delete_cluster >> delete_infrastructure.as_teardown(setups=infrastructure)
+    infrastructure >> addons >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
+    delete_cluster >> delete_addons.as_teardown(setups=addons)
+    delete_addons >> delete_infrastructure.as_teardown(setups=infrastructure)

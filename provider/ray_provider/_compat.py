@@ -19,6 +19,7 @@ from airflow.providers.common.compat.sdk import (
     BaseOperatorLink,
     BaseSensorOperator,
     PokeReturnValue,
+    TaskGroup,
 )
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
@@ -63,6 +64,7 @@ __all__ = [
     "BaseTrigger",
     "PokeReturnValue",
     "TaskDeferred",
+    "TaskGroup",
     "TriggerEvent",
     "TriggerTask",
     "allow_database",

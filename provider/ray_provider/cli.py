@@ -25,6 +25,20 @@ def main(argv: list[str] | None = None) -> int:
     :param argv: arguments; the process's own unless given.
     :return: the exit status.
     """
+    arguments = _parser().parse_args(argv)
+    if arguments.command == "demo":
+        return _demo(arguments)
+    if arguments.command == "examples":
+        return _examples(arguments)
+    if arguments.command == "reap":
+        _check_reap(arguments.parser, arguments)
+        if arguments.infrastructure:
+            return _reap_infrastructure(arguments)
+        return _reap_jobs(arguments) if arguments.jobs else _reap(arguments)
+    return _doctor(arguments.conn_id)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="ray-provider",
         description="The airflow-ray provider.",
@@ -57,6 +71,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     demo.add_argument("--keep-web", action="store_true", help="leave the web interface up until Ctrl-C")
     demo.add_argument("--image", type=Path, help="where the picture goes (default: flight_delays.png)")
+    _add_examples(command)
+    doctor = command(
+        "doctor", "what is installed, and whether a connection works", "ray-provider doctor --conn-id ray_default"
+    )
+    doctor.add_argument("--conn-id", help="a connection of type ray to try")
+    _add_reap(command)
+    return parser
+
+
+def _add_examples(command: Callable[..., argparse.ArgumentParser]) -> None:
     examples = command(
         "examples",
         "example DAGs: a list of them, or copies to start from",
@@ -67,10 +91,9 @@ def main(argv: list[str] | None = None) -> int:
     copy = actions.add_parser("copy", help="copy them to a folder, with what they need beside them")
     copy.add_argument("folder", type=Path, help="such as Airflow's dags folder; made if it is not there")
     copy.add_argument("--force", action="store_true", help="replace files there that are different")
-    doctor = command(
-        "doctor", "what is installed, and whether a connection works", "ray-provider doctor --conn-id ray_default"
-    )
-    doctor.add_argument("--conn-id", help="a connection of type ray to try")
+
+
+def _add_reap(command: Callable[..., argparse.ArgumentParser]) -> None:
     reap = command(
         "reap",
         "clusters and jobs of tasks that nobody needs any more",
@@ -91,6 +114,12 @@ def main(argv: list[str] | None = None) -> int:
     reap.add_argument("--all-namespaces", action="store_true", help="look in all of them")
     reap.add_argument("--backend", choices=("kubernetes", "local"), help="unless given, as the connection says")
     reap.add_argument("--helm-path", help="Helm's executable")
+    # What it says of a wrong combination shows its own usage.
+    reap.set_defaults(parser=reap)
+    _add_reap_groups(reap)
+
+
+def _add_reap_groups(reap: argparse.ArgumentParser) -> None:
     jobs = reap.add_argument_group(
         "jobs",
         "With --jobs: jobs that have not ended and that no task of this Airflow waits for, on the Ray at the "
@@ -115,17 +144,6 @@ def main(argv: list[str] | None = None) -> int:
     below.add_argument("--aws-conn-id", help="the connection for AWS; unless given, what this machine has")
     below.add_argument("--gcp-conn-id", help="the connection for Google Cloud, likewise")
     below.add_argument("--terraform-binary", help="path or name of terraform or tofu")
-    arguments = parser.parse_args(argv)
-    if arguments.command == "demo":
-        return _demo(arguments)
-    if arguments.command == "examples":
-        return _examples(arguments)
-    if arguments.command == "reap":
-        _check_reap(reap, arguments)
-        if arguments.infrastructure:
-            return _reap_infrastructure(arguments)
-        return _reap_jobs(arguments) if arguments.jobs else _reap(arguments)
-    return _doctor(arguments.conn_id)
 
 
 def _check_reap(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:

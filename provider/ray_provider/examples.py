@@ -11,7 +11,15 @@ from ray_provider.exceptions import ConfigurationError
 from ray_provider.resources import bundled
 
 #: In this order they are told; the first one is the one to start with.
-_FIRST = ("ray_quickstart", "ray_taskflow", "ray_large_result")
+_FIRST = (
+    "ray_quickstart",
+    "ray_taskflow",
+    "ray_shared_cluster",
+    "ray_large_result",
+    "ray_job_of_its_own",
+    "ray_serve",
+    "ray_service",
+)
 #: What makes things in a cloud is named so.
 _IN_A_CLOUD = "ray_infrastructure_"
 

@@ -114,6 +114,12 @@ class ClusterTimeoutError(ClusterError):
     """The cluster did not become ready (or did not go) in time."""
 
 
+class ClusterLeftError(ClusterError):
+    """A job succeeded, and the cluster of its own could not be deleted. Another try would run the job again."""
+
+    retryable = False
+
+
 class HelmError(ClusterError):
     """Helm failed. ``data`` holds ``release``, ``namespace`` and ``stderr`` (redacted)."""
 
@@ -132,6 +138,18 @@ class KubernetesAccessError(KubernetesError):
     """The Kubernetes API took the credentials for nobody's (401), or does not allow what was asked (403)."""
 
     retryable = False
+
+
+class ServeError(RayProviderError):
+    """An application of Ray Serve could not be deployed or deleted. ``data`` holds its ``name``."""
+
+
+class ServeFailedError(ServeError):
+    """The application can't run as it is: the cause is in the message."""
+
+
+class ServeTimeoutError(ServeError):
+    """The application did not run (or did not go) in time."""
 
 
 class InfrastructureError(RayProviderError):

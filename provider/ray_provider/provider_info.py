@@ -180,9 +180,21 @@ def get_provider_info() -> dict[str, Any]:
             {"integration-name": "Ray", "external-doc-url": "https://docs.ray.io/", "tags": ["software"]},
         ],
         "hooks": [_modules("hooks", "ray")],
-        "operators": [_modules("operators", "cluster", "cluster_delete", "infrastructure", "job")],
-        "sensors": [_modules("sensors", "cluster", "infrastructure", "job")],
-        "triggers": [_modules("triggers", "cluster", "job")],
+        "operators": [
+            _modules(
+                "operators",
+                "addons",
+                "cluster",
+                "cluster_delete",
+                "infrastructure",
+                "job",
+                "rayjob",
+                "rayservice",
+                "serve",
+            )
+        ],
+        "sensors": [_modules("sensors", "cluster", "infrastructure", "job", "serve")],
+        "triggers": [_modules("triggers", "cluster", "job", "rayjob", "rayservice", "serve")],
         "connection-types": [
             {
                 "connection-type": "ray",

@@ -177,11 +177,23 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
         from ray_provider.clusters.local.cluster import delete_local
 
         return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
+    access = await hook.akubernetes_access()
+    if cluster.what == "rayjob":
+        from ray_provider.clusters.lifecycle.rayjob import delete_job
+
+        return await delete_job(
+            access,
+            namespace=str(cluster.namespace),
+            name=cluster.name,
+            owner=cluster.owner,
+            timeout=options.timeout,
+            say=say,
+        )
     from ray_provider.clusters.helm.releases import HelmOptions
     from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
     return await delete_cluster(
-        await hook.akubernetes_access(),
+        access,
         name=cluster.name,
         namespace=str(cluster.namespace),
         release=cluster.release,
@@ -225,7 +237,7 @@ def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple
     made: list[tuple[str, ...]] = [head]
     for verdict in verdicts:
         one = verdict.cluster
-        name = one.name if one.what == "cluster" else f"{one.name} ({one.what} only)"
+        name = one.name + {"cluster": "", "rayjob": " (RayJob)"}.get(one.what, f" ({one.what} only)")
         owner = [one.owner.get(key, "?") for key in ("dag_id", "run_id", "task_id")]
         what = "delete" if verdict.delete else "keep"
         made.append((one.where, name, age_text(now - one.created), *owner, verdict.run, what, verdict.reason))

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from ray_provider.hooks import RayHook
 from tests.support import kubernetes as support
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane import control_plane as started
+from tests.unit.airflow.conftest import TOKEN, Dashboard
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +46,31 @@ def operator(control_plane: ControlPlane) -> Iterator[None]:
     """KubeRay's operator, at work while the test runs."""
     with control_plane.operator():
         yield
+
+
+@pytest.fixture
+def dashboard() -> Iterator[Dashboard]:
+    """A double of Ray's dashboard, at an address of the connection's own."""
+    found = Dashboard()
+    found.start()
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def connection(monkeypatch, kubernetes, namespace, dashboard) -> dict[str, Any]:
+    """The connection that every hook reads; its extra may be changed."""
+    extra = {
+        "kube_config_path": str(kubernetes.kubeconfig),
+        "namespace": namespace,
+        "access": "url",
+        "address": dashboard.api.url,
+        "token": TOKEN,
+    }
+
+    def get(_conn_id):
+        own = {"host": None, "port": None, "schema": None, "password": None, "login": None}
+        return SimpleNamespace(extra=json.dumps(extra), extra_dejson=extra, **own)
+
+    monkeypatch.setattr(RayHook, "get_connection", staticmethod(get))
+    return extra

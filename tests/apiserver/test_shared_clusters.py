@@ -100,6 +100,7 @@ async def test_kuberay_clears_redis_before_the_release_takes_it_away(kubernetes,
     # A deletion that is given too little time names what is not done, and leaves Redis to it.
     with pytest.raises(ClusterTimeoutError, match="clean-up of Redis is not done"):
         await scene.delete(handle, timeout=3.0)
+    assert f"KubeRay clears what Ray cluster {namespace}/{name} kept in Redis, before anything else goes" in scene.text
     assert kubernetes.exists("service", f"{name}-redis", "-n", namespace)
     deleting = asyncio.create_task(scene.delete(handle, timeout=None))
     await asyncio.sleep(1)

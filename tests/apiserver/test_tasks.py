@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,46 +24,18 @@ from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from ray_provider import _compat
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError
-from ray_provider.hooks import RayHook
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster
 from ray_provider.sensors import RayClusterSensor
 from ray_provider.triggers import RayClusterTrigger
 from tests.kubernetes.clusters import HEAD_ONLY, values
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.kubernetes import Kubernetes, until
-from tests.unit.airflow.conftest import TOKEN, Dashboard
+from tests.unit.airflow.conftest import TOKEN
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
 
 #: Ray's token would be made by the operator.
 OPEN = values(HEAD_ONLY, authOptions={"mode": "disabled"})
-
-
-@pytest.fixture
-def dashboard() -> Iterator[Dashboard]:
-    found = Dashboard()
-    found.start()
-    yield found
-    found.stop()
-
-
-@pytest.fixture(autouse=True)
-def connection(monkeypatch, kubernetes, namespace, dashboard) -> dict[str, Any]:
-    """The connection that every hook reads."""
-    extra = {
-        "kube_config_path": str(kubernetes.kubeconfig),
-        "namespace": namespace,
-        "access": "url",
-        "address": dashboard.api.url,
-        "token": TOKEN,
-    }
-
-    def get(_conn_id):
-        own = {"host": None, "port": None, "schema": None, "password": None, "login": None}
-        return SimpleNamespace(extra=json.dumps(extra), extra_dejson=extra, **own)
-
-    monkeypatch.setattr(RayHook, "get_connection", staticmethod(get))
-    return extra
 
 
 @pytest.fixture
@@ -166,7 +139,7 @@ def trigger_of(deferred: TaskDeferred, ti: FakeTask) -> RayClusterTrigger:
     assert path == "ray_provider.triggers.RayClusterTrigger"
     arguments = json.loads(json.dumps(arguments))
     assert TOKEN not in repr(arguments)
-    arguments["not_before"] = None  # nobody has to see a worker's end here
+    arguments["deferred_at"] = None  # nobody has to see a worker's end here
     trigger = RayClusterTrigger(**arguments)
     trigger.task_instance = SimpleNamespace(dag_id=ti.dag_id, run_id=ti.run_id, task_id=ti.task_id, map_index=-1)
     return trigger
@@ -281,6 +254,62 @@ def test_a_deferred_set_up_that_nobody_watched_is_deleted_by_the_task_after_it(s
     assert place.clusters() == place.releases() == []
 
 
+# A queue: what needs a Kueue is in tests/kueue ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("limits", "airflows"),
+    [
+        ({}, None),
+        ({"queue_timeout_seconds": "100"}, 100 + 200 + 120),
+        ({"execution_timeout": timedelta(seconds=90)}, 90),
+    ],
+    ids=["for ever", "limited", "the task's own"],
+)
+def test_a_cluster_in_a_queue_has_the_labels_and_its_time_is_not_the_queues(
+    set_up, context, ti, place, airflow, capsys, limits, airflows
+):
+    queued = {"local_queue": "team", "priority_class": "high", "timeout_seconds": 200}
+    deferred = defer(set_up(deferrable=True, **queued, **limits), context)
+    limit = deferred.timeout and deferred.timeout.total_seconds()
+    assert limit == airflows if airflows is None else airflows - 60 < limit <= airflows
+    (name,) = place.clusters()
+    labels = place.cluster(name)["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "team"
+    assert labels["kueue.x-k8s.io/priority-class"] == "high"
+    assert "There is no Kueue here" in capsys.readouterr().out
+
+
+async def test_a_suspended_cluster_is_waited_for_past_its_time_and_starts_when_it_is_let_go(
+    set_up, context, ti, place, airflow
+):
+    """In no queue, the time counts; in one it begins when spec.suspend is false again."""
+    deferred = defer(set_up(deferrable=True, local_queue="team", timeout_seconds=3), context)
+    (name,) = place.clusters()
+    suspend = ("patch", "raycluster", name, "-n", place.namespace, "--type=merge", "-p")
+    place.kubernetes.kubectl(*suspend, json.dumps({"spec": {"suspend": True}}))
+    watching = asyncio.create_task(fire(trigger_of(deferred, ti)))
+    await asyncio.sleep(4)
+    assert not watching.done()
+    place.kubernetes.kubectl(*suspend, json.dumps({"spec": {"suspend": False}}))
+    place.make_ready(name)
+    assert (await watching)["status"] == "ready"
+
+
+async def test_a_cluster_that_no_kueue_looks_at_is_taken_back(monkeypatch, set_up, context, ti, place, airflow):
+    monkeypatch.setattr("ray_provider.clusters.kuberay.queue_watch.UNSEEN_SECONDS", 4.0)
+    deferred = defer(set_up(deferrable=True, local_queue="team", timeout_seconds=3), context)
+    (name,) = place.clusters()
+    where = ("patch", "raycluster", name, "-n", place.namespace, "--type=merge", "-p")
+    place.kubernetes.kubectl(*where, json.dumps({"spec": {"suspend": True}}))
+    event = await fire(trigger_of(deferred, ti))
+    assert event["status"] == "failed"
+    assert f"Kueue has made no Workload for the Ray cluster {place.namespace}/{name}" in event["error"]["message"]
+    with pytest.raises(AirflowFailException, match="nobody lets it go"):
+        await asyncio.to_thread(set_up(deferrable=True).execute_complete, context, event)
+    assert place.clusters() == place.releases() == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -290,6 +319,9 @@ def test_a_deferred_set_up_that_nobody_watched_is_deleted_by_the_task_after_it(s
         ({"name": "x" * 54}, "54 characters"),
         ({"backend": "local", "local": {"num_cpu": 1}}, "does not know"),
         ({"values": {"image": {"pullPolicy": "Sometimes"}}}, "pullPolicy"),
+        ({"local_queue": "team", "queue_timeout_seconds": -1}, "queue_timeout_seconds has to be a number"),
+        ({"local_queue": "team", "profile": "autoscaling"}, "a RayCluster whose number of workers changes"),
+        ({"local_queue": "no label"}, "no label"),
     ],
 )
 @pytest.mark.parametrize("deferrable", [False, True])
@@ -333,7 +365,7 @@ async def test_whom_a_kill_deletes_the_cluster_for(monkeypatch, set_up, context,
     airflow.state = state
     airflow.broken = 1
     if state is None:
-        monkeypatch.setattr("ray_provider.triggers.cluster.asyncio", _Hasty())
+        monkeypatch.setattr("ray_provider.triggers.ending.asyncio", _Hasty())
     await trigger.on_kill()
     assert bool(place.clusters()) is bool(place.releases()) is left
 

@@ -118,9 +118,14 @@ def run_quickstart(home: Path) -> None:
             assert words in told, f"{words!r} is not in the log of ray_quickstart:\n{told[-8000:]}"
         assert image.read_bytes().startswith(b"\x89PNG")
         assert list_local() == []
+        told = airflow("dags", "test", "ray_shared_cluster", "2026-01-02")
+        for words in ("nodes: 1", "pi is about 3.", "is deleted"):
+            assert words in told, f"{words!r} is not in the log of ray_shared_cluster:\n{told[-8000:]}"
+        assert "the task makes one for itself" not in told, f"its tasks share a cluster:\n{told[-8000:]}"
+        assert list_local() == []
     finally:
         end_all_local(rays)
-    say("ray_quickstart: the table and the picture are there, the cluster is gone")
+    say("ray_quickstart, ray_shared_cluster: the table and the picture are there, the clusters are gone")
 
 
 def main(only: str | None = None) -> None:

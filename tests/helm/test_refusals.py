@@ -129,12 +129,18 @@ BAD = {
     "spec without head": ({"spec": {"rayVersion": "2.60.0"}}, ["spec.headGroupSpec"]),
     "spec without workers": (spec(workerGroupSpecs=[]), ["spec.workerGroupSpecs", "headOnly"]),
     "spec with min over max": (worker(minReplicas=3), ["spec.workerGroupSpecs[0].minReplicas"]),
-    "spec with a text for a number": (worker(maxReplicas="${MAX}"), ["workerGroupSpecs[0].maxReplicas", "is no number"]),
+    "spec with a text for a number": (
+        worker(maxReplicas="${MAX}"),
+        ["workerGroupSpecs[0].maxReplicas", "is no number"],
+    ),
     "own image, tag of the application": (
         {"image": {"repository": "registry.example.com/team/train", "tag": "1.1.2"}},
         ["head.rayVersion", "the image's tag, 1.1.2, can't be a version of Ray"],
     ),
-    "own image, tag of the year": ({"image": {"repository": "train", "tag": "2026.3.1"}}, ["head.rayVersion", "2026.3.1"]),
+    "own image, tag of the year": (
+        {"image": {"repository": "train", "tag": "2026.3.1"}},
+        ["head.rayVersion", "2026.3.1"],
+    ),
     "own image, tag 3": ({"image": {"repository": "train", "tag": "3.4.0"}}, ["head.rayVersion", "3.4.0"]),
     "an old ray by its tag": ({"image": {"tag": "2.9.0"}}, ["head.rayVersion", "2.9.0, as the tag of its image says"]),
     "spec of an own image": (

@@ -6,13 +6,19 @@ import json
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from ray_provider.hooks import RayHook
 from ray_provider.infrastructure.idle import IdleCost
+from ray_provider.operators import DeleteRayAddons, SetupRayAddons
 from tests.infrastructure.lab.aws_server import AwsServer
+from tests.support.airflow_task import FakeTask, context_of
+from tests.support.control_plane import control_plane
 from tests.support.helm import CHART, tool
+from tests.support.kubernetes import Kubernetes
 from tests.support.terraform import Workspace, copy_tree, environment, need_aws_provider, need_terraform
 
 NAME = "raytest"
@@ -259,6 +265,48 @@ def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, 
         "tolerations"
     ]
     assert int(pod["containers"][0]["resources"]["limits"]["nvidia.com/gpu"]) == 4
+
+
+#: What the cluster autoscaler does, and what it has no business with.
+AUTOSCALER = "--as=system:serviceaccount:kube-system:cluster-autoscaler"
+RIGHTS = {
+    ("list", "pods"): True,
+    ("create", "pods --subresource=eviction"): True,
+    ("delete", "nodes"): True,
+    ("update", "leases.coordination.k8s.io/cluster-autoscaler"): True,
+    ("update", "leases.coordination.k8s.io/another"): False,
+    ("get", "secrets"): False,
+    ("create", "pods"): False,
+}
+
+
+def test_what_gpu_pods_need_goes_to_a_real_api_server_and_away_again(
+    applied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By SetupRayAddons and DeleteRayAddons: the module's own objects, with the pods that they would make."""
+    manifests = applied.outputs()["kubernetes_manifests"]
+    (tmp_path / "plane").mkdir(mode=0o700)
+    with control_plane(tmp_path / "plane") as plane:
+        kubernetes = Kubernetes(plane.kubeconfig, tmp_path, plane.kuberay_version, plane)
+        extra = {"backend": "kubernetes", "kube_config_path": str(plane.kubeconfig)}
+        own = {"host": None, "port": None, "schema": None, "password": None, "login": None}
+        found = SimpleNamespace(extra=json.dumps(extra), extra_dejson=extra, **own)
+        monkeypatch.setattr(RayHook, "get_connection", staticmethod(lambda _: found))
+        what = {"manifests": manifests, "kuberay_operator": "require"}
+        made = SetupRayAddons(task_id="addons", **what).execute(context_of(FakeTask()))["installed"]
+        assert len(made) == len(manifests["items"]) == 7
+        for workload in ("daemonset/nvidia-device-plugin-daemonset", "deployment/cluster-autoscaler"):
+            spec = kubernetes.get(workload, "-n", "kube-system")["spec"]["template"]["spec"]
+            pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "one", "namespace": "kube-system"}}
+            kubernetes.kubectl("create", "--dry-run=server", "-f", "-", stdin=json.dumps({**pod, "spec": spec}))
+        for (verb, thing), may in RIGHTS.items():
+            command = (kubernetes.kubectl_path, "auth", "can-i", verb, *thing.split(), "-n", "kube-system", AUTOSCALER)
+            done = subprocess.run(command, env=kubernetes.env(), capture_output=True, text=True, check=False)
+            assert done.stdout.strip() == ("yes" if may else "no"), (verb, thing, done.stderr)
+        removed = DeleteRayAddons(task_id="delete_addons", **what).execute(context_of(FakeTask()))["removed"]
+        assert sorted(removed) == sorted(made)
+        kinds = "daemonsets,deployments,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings"
+        assert kubernetes.kubectl("get", kinds, "-A", "-l", "airflow-ray/managed=true", "-o", "name") == ""
 
 
 def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer) -> None:

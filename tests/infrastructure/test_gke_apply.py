@@ -424,8 +424,6 @@ def test_eks_on_aws_provider_6(tmp_path: Path) -> None:
     }
     (target.folder / "test.auto.tfvars.json").write_text(json.dumps(variables))
     target.init()
-    verdict = target.validate()
-    assert verdict["valid"] is True, verdict
     target.apply()
     status, text = target.plan()
     assert status == 0, text
@@ -438,5 +436,5 @@ def test_eks_on_aws_provider_6(tmp_path: Path) -> None:
     templates = [template for template in made(target, "aws_launch_template") if "-h100-" in template["name_prefix"]]
     assert templates[0]["instance_market_options"][0]["market_type"] == "capacity-block"
     assert len(templates[0]["network_interfaces"]) == 32
-    target.destroy()
+    target.destroy("-refresh=false")  # the plan has just read it all
     assert stand_in.made(tmp_path / "plugin", "aws") == []

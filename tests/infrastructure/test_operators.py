@@ -228,11 +228,11 @@ class Kubernetes:
                     status, body = 401, {"message": "who are you?"}
                 elif "rayclusters" in self.path:
                     status, body = (200, {"items": items}) if outer.installed else (404, {"message": "no such kind"})
+                elif self.path == "/api/v1/services":
+                    service = {"metadata": {"namespace": "x", "name": "y"}, "spec": {"type": "ClusterIP"}}
+                    status, body = 200, {"items": [service]}
                 else:
-                    status, body = (
-                        200,
-                        {"items": [{"metadata": {"namespace": "x", "name": "y"}, "spec": {"type": "ClusterIP"}}]},
-                    )
+                    status, body = 404, {"message": "no such kind"}
                 self.send_response(status)
                 self.send_header("Content-Type", "application/json")
                 self.end_headers()

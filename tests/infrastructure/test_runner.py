@@ -25,7 +25,6 @@ from ray_provider.infrastructure.errors import (
     TerraformNotFoundError,
     VariableError,
 )
-from ray_provider.infrastructure.terraform.runner import TerraformRunner
 from tests.infrastructure.runner_modules import MODULE, Module, make_module, nothing_left_behind, wait_for
 from tests.support.requirements import need
 from tests.support.terraform import need_terraform
@@ -122,7 +121,7 @@ def test_a_creation_that_failed_is_tried_again_and_what_was_complete_is_not_repl
         assert summary.of("replace") == ("terraform_data.cluster[0]",)
         summary.guard(guarded=["*"])
         run.apply()
-        run.runner.cmd("taint", "terraform_data.cluster[0]", raise_on_error=True)
+        run.runner.run("taint", "terraform_data.cluster[0]")
         with pytest.raises(PlanRefusedError, match=r"replace terraform_data.cluster\[0\] \(replace because tainted"):
             run.plan().guard(guarded=["*"])
 
@@ -353,40 +352,36 @@ def test_drift_is_told_apart_from_what_is_wanted(tmp_path: Path) -> None:
     assert summary.outputs_changed == ("cluster_name",)
 
 
-# ---------------------------------------------------------------- python-terraform's interface
+# ---------------------------------------------------------------- single commands
 
 
-def test_python_terraforms_interface(module: Module) -> None:
-    terraform = TerraformRunner(
-        module.folder,
-        variables={"number": 2},
-        parallelism=3,
-        terraform_bin_path=str(need_terraform().path),
-        write=module.lines.append,
-    )
-    assert terraform.init()[0] == 0
-    assert terraform.plan()[0] == 2
-    assert terraform.apply()[0] == 0
-    assert terraform.plan()[0] == 0
-    assert terraform.output("cluster_name") == "ray"
-    assert terraform.output("cluster_name", full_value=True)["type"] == "string"
-    assert set(terraform.output()) == {"cluster_name"}
-    assert terraform.output("nothing") is None
-    assert terraform.create_workspace("blue")[0] == 0
-    assert terraform.show_workspace()[1].strip() == "blue"
-    assert terraform.set_workspace("default")[0] == 0
-    assert terraform.validate_cmd()[0] == 0
-    assert terraform.tfstate.tfstate_file is not None
-    future, _, _ = terraform.plan(var={"number": 3}, synchronous=False)
-    assert future.result(timeout=60)[0] == 2
-    code, _, err = terraform.plan(var={"number": "x"})
-    assert code == 1
-    assert "number" in err
-    with pytest.raises(VariableError):
-        terraform.plan(var={"number": "x"}, raise_on_error=True)
-    assert terraform.destroy()[0] == 0
-    assert json.loads((module.folder / "terraform.tfstate").read_text())["resources"] == []
-    assert list(module.folder.glob("*.tfvars.json")) == []
+def test_a_single_command_takes_options_by_their_names(module: Module) -> None:
+    with module.run() as run:
+        assert json.loads(run.runner.run("validate", json=True).out)["valid"] is True
+        assert run.runner.run("workspace select", "blue", or_create=True).exit_code == 0
+        assert run.runner.run("workspace show").out.strip() == "blue"
+        refused = run.runner.run("workspace select", "green", check=False, or_create=False)
+        assert refused.exit_code != 0
+        assert "green" in refused.err
+        with pytest.raises(InfrastructureError, match="green"):
+            run.runner.run("workspace select", "green")
+
+
+def test_variables_win_over_the_file_of_variables_and_lie_nowhere_afterwards(module: Module, tmp_path: Path) -> None:
+    file = tmp_path / "given.tfvars.json"
+    file.write_text('{"number": 5, "name": "of-the-file"}')
+    with module.run() as run:
+        plan = run.runner.folder / "own.tfplan"
+        before = set(run.runner.folder.rglob("*.tfvars.json"))
+        assert run.runner.plan(plan, var_file=file, variables={"number": 2}).exit_code == 2
+        assert set(run.runner.folder.rglob("*.tfvars.json")) == before
+        run.runner.apply(plan)
+        assert run.resources() == ["terraform_data.first[0]", "terraform_data.first[1]"]
+        assert run.outputs().cluster_name == "of-the-file"
+        assert run.runner.plan(plan, var_file=file, variables={"number": 2}).exit_code == 0
+        with pytest.raises(VariableError):
+            run.runner.plan(plan, variables={"number": "x"})
+        assert set(run.runner.folder.rglob("*.tfvars.json")) == before
 
 
 def _ignoring_the_end(call: Any) -> None:

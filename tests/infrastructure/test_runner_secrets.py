@@ -174,10 +174,11 @@ def test_a_bad_variable_beside_a_secret(module: Module) -> None:
     assert found_in(str(caught.value) + module.text + json.dumps(caught.value.data)) == []
     module.lines.clear()
     with module.run(**planted(module)) as run:
-        code, _, err = run.runner.plan(var={**given["sensitive_variables"], **given["variables"]})  # type: ignore[dict-item]
-    assert code == 1
-    assert "fail" in err
-    assert found_in(err + module.text) == []
+        variables = {**given["sensitive_variables"], **given["variables"]}  # type: ignore[dict-item]
+        answer = run.runner.run("plan", check=False, variables=variables)
+    assert answer.exit_code == 1
+    assert "fail" in answer.err
+    assert found_in(answer.err + module.text) == []
 
 
 def test_backend_and_provider_secrets(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.local.cluster import (
     delete_local,
     end_all_local,
-    find_local,
     list_local,
     local_endpoint,
     start_local,
@@ -149,11 +148,10 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
                 assert not job.is_final, job.message
         processes += [process for process in processes_of("a") if process not in processes]
 
-    # Found by name, and by the URL alone. Whose it is does not change with who finds it.
+    # Found by name. Whose it is does not change with who finds it.
     other = await start_local(LocalClusterSpec("a", num_cpus=2, owner={**OWNER, "run_id": "r2"}))
     assert (other.address, other.created, other.owner) == (handle.address, False, OWNER)
     assert (await start_local(LocalClusterSpec("a", num_cpus=2, owner=OWNER))).created
-    assert find_local(handle.address + "/") == other
     assert [entry.name for entry in list_local()] == ["a"]
     said.clear()
     kept = await start_local(LocalClusterSpec("a", num_cpus=1), on_progress=said.append)

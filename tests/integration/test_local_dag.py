@@ -19,6 +19,10 @@ from tests.support.snippets import snippets
 
 DAG = "local_backend"
 README = "first_ray_function"
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples" / "dags"
+EXAMPLE, GROUP = "ray_shared_cluster", "local_group"
+SET_UP, DELETE = "work.setup_cluster", "work.delete_cluster"
+FIRST, INSIDE, BESIDE = "work.first", "work.deeper.inside", "work.beside"
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +31,10 @@ def stack(tmp_path_factory) -> Iterator[AirflowStack]:
     shutil.copytree(Path(__file__).parent / "dags_local_backend", dags, dirs_exist_ok=True)
     [first, *_] = (one for one in snippets("README.md") if one.language == "python")
     (dags / "readme.py").write_text(first.code)
+    (dags / "examples").mkdir()
+    shutil.copy(EXAMPLES / "ray_serve.py", dags / "examples")
+    shutil.copytree(EXAMPLES / "include", dags / "examples" / "include")
+    shutil.copy(EXAMPLES / f"{EXAMPLE}.py", dags / "examples")
     with AirflowStack(tmp_path_factory.mktemp("airflow"), dags_folder=dags) as stack:
         stack.client.add_connection("ray_default", "ray", extra={"backend": "local"})
         yield stack
@@ -83,6 +91,7 @@ def test_a_job_on_a_cluster_of_its_run(stack):
         assert token not in client.log_text(DAG, run_id, task)
 
 
+@pytest.mark.slow
 def test_the_cluster_of_a_failed_job_is_deleted(stack):
     client = stack.client
     run_id = client.trigger_run(DAG, conf={"code": "raise SystemExit(3)"})
@@ -140,3 +149,129 @@ def test_what_a_run_left_behind_is_listed_and_deleted_when_told(stack):
     assert clusters(stack) == []
     assert family(MARK, str(paths.folder)) == []
     assert "No task's Ray cluster is on this machine." in reap(stack, "--delete")
+
+
+def test_a_model_is_deployed_updated_and_deleted(stack):
+    """Plain and deferred; an update that fails, and one that is marked failed, leave what served before."""
+    client = stack.client
+    run_id = client.trigger_run("serves", conf={"seconds": 120})
+    client.wait_task("serves", run_id, "asked", state="success", timeout=300)
+    client.wait_until(
+        "the slow one is watched by its trigger",
+        lambda: "Application 'greeter': DEPLOYING" in client.log_text("serves", run_id, "slow"),
+        timeout=90,
+    )
+    client.set_state("serves", run_id, "slow", "failed")
+    client.wait_until(
+        "the run has ended",
+        lambda: client.run("serves", run_id)["state"] in ("success", "failed"),
+        timeout=200,
+    )
+    states = {
+        one: client.task_instance("serves", run_id, one)["state"]
+        for one in ("plain", "deferred", "wait", "back", "drop")
+    }
+    assert set(states.values()) == {"success"}, states
+    assert client.task_instance("serves", run_id, "broken")["state"] == "failed"
+    assert client.xcom("serves", run_id, "asked") == "good day"
+    assert client.xcom("serves", run_id, "after") == "good day"
+    url = client.xcom("serves", run_id, "plain", key="ray_serve_url")
+    assert url.startswith("http://127.0.0.1:")
+    assert url.endswith("/greet")
+    told = {one: client.log_text("serves", run_id, one) for one in ("plain", "deferred", "broken", "slow", "drop")}
+    assert "The smoke test of 'greeter' passed" in told["plain"]
+    assert "ValueError: no word to greet with" in told["broken"]
+    assert "The former version was put back, and runs." in told["broken"]
+    assert "Application 'greeter' is gone." in told["drop"]
+    assert clusters(stack) == []
+    secret = "hunter2-of-the-greeter"
+    for one, text in told.items():
+        assert secret not in text, one
+
+
+@pytest.mark.slow
+def test_the_example_that_trains_and_serves(stack):
+    client = stack.client
+    run_id = client.trigger_run("ray_serve")
+    client.wait_run("ray_serve", run_id, state="success", timeout=300)
+    assert 40 < client.xcom("ray_serve", run_id, "ask") < 80
+    assert "The smoke test of 'delay' passed" in client.log_text("ray_serve", run_id, "deploy")
+    assert clusters(stack) == []
+
+
+# Several tasks on one cluster ---------------------------------------------------------------------------------------
+
+
+def nothing_is_left(stack: AirflowStack) -> bool:
+    return clusters(stack) == [] and family(MARK, str(stack.local_ray_home)) == []
+
+
+def group_states(stack: AirflowStack, run_id: str) -> dict[str, str]:
+    """How each task ended."""
+    return {one["task_id"]: one["state"] for one in stack.client.task_instances(GROUP, run_id)}
+
+
+def test_the_example_runs_and_a_task_that_is_cleared_gets_a_cluster_anew(stack):
+    client = stack.client
+    run_id = client.trigger_run(EXAMPLE)
+    client.wait_run(EXAMPLE, run_id, state="success", timeout=300)
+    assert nothing_is_left(stack)
+    assert client.xcom(EXAMPLE, run_id, "report").startswith("pi is about 3.")
+    assert "nodes: 1" in client.log_text(EXAMPLE, run_id, "on_ray.check")
+    handle = client.xcom(EXAMPLE, run_id, "on_ray.setup_cluster")
+    for task, index in (("on_ray.check", -1), ("on_ray.count", 0), ("on_ray.count", 1)):
+        told = client.log_text(EXAMPLE, run_id, task, map_index=index)
+        assert f" to {handle['address']}: " in told, "they share a cluster"
+
+    client.clear(EXAMPLE, run_id, [("on_ray.count", 1)])
+    client.wait_task(EXAMPLE, run_id, "on_ray.count", map_index=1, state="success", try_number=2, timeout=200)
+    client.wait_run(EXAMPLE, run_id, state="success", timeout=200)
+    found = {(one["task_id"], one["map_index"]): one for one in client.task_instances(EXAMPLE, run_id)}
+    tries = {key: one["try_number"] for key, one in found.items()}
+    assert {one["state"] for one in found.values()} == {"success"}
+    assert tries["on_ray.setup_cluster", -1] == tries["on_ray.delete_cluster", -1] == tries["on_ray.count", 1] == 2
+    assert tries["on_ray.count", 0] == tries["on_ray.check", -1] == 1
+    anew = client.xcom(EXAMPLE, run_id, "on_ray.setup_cluster")
+    assert (anew["name"], anew["created"]) == (handle["name"], True)
+    assert "takes jobs after" in client.log_text(EXAMPLE, run_id, "on_ray.setup_cluster", try_number=2), "another Ray"
+    assert "is deleted" in client.log_text(EXAMPLE, run_id, "on_ray.delete_cluster", try_number=2)
+    assert nothing_is_left(stack)
+
+
+def test_a_task_that_fails_fails_the_run_and_the_cluster_goes(stack):
+    client = stack.client
+    run_id = client.trigger_run(GROUP, conf={"first": "raise SystemExit(3)"})
+    client.wait_run(GROUP, run_id, state="failed", timeout=300)
+    assert group_states(stack, run_id) == {
+        SET_UP: "success",
+        FIRST: "failed",
+        INSIDE: "upstream_failed",
+        BESIDE: "success",
+        "after": "upstream_failed",
+        DELETE: "success",
+    }
+    assert nothing_is_left(stack)
+
+
+@pytest.mark.slow
+def test_a_task_that_is_skipped_leaves_no_cluster(stack):
+    client = stack.client
+    code = "from airflow.exceptions import AirflowSkipException; raise AirflowSkipException('nothing to do')"
+    run_id = client.trigger_run(GROUP, conf={"inside": code})
+    client.wait_run(GROUP, run_id, state="success", timeout=300)
+    ended = group_states(stack, run_id)
+    assert (ended[INSIDE], ended["after"]) == ("skipped", "skipped")
+    assert (ended[FIRST], ended[BESIDE], ended[DELETE]) == ("success", "success", "success")
+    assert nothing_is_left(stack)
+
+
+@pytest.mark.slow
+def test_in_a_mapped_group_each_index_has_a_cluster_of_its_own(stack):
+    client, dag = stack.client, "local_group_each"
+    run_id = client.trigger_run(dag)
+    client.wait_run(dag, run_id, state="success", timeout=300)
+    tasks = {index: {"setup": "each.own.setup_cluster", "square": "each.own.square"} for index in (0, 1)}
+    names = {client.xcom(dag, run_id, one["setup"], map_index=index)["name"] for index, one in tasks.items()}
+    assert len(names) == 2
+    assert [client.xcom(dag, run_id, one["square"], map_index=index) for index, one in tasks.items()] == [4, 9]
+    assert nothing_is_left(stack)

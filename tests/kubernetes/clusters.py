@@ -135,12 +135,12 @@ class Scene:
         }
         return await delete_cluster(self.access, helm=self.helm, say=self.say, **options)
 
-    async def job(self, handle: ClusterHandle, entrypoint: str) -> str:
+    async def job(self, handle: ClusterHandle, entrypoint: str, *, submission_id: str | None = None) -> str:
         """Run a job to its end through the API server's proxy, and give its log."""
         log: list[str] = []
         endpoint = await kubernetes_endpoint(self.access, handle)
         async with RayJobsClient(endpoint) as client:
-            submission_id = f"job-{secrets.token_hex(4)}"
+            submission_id = submission_id or f"job-{secrets.token_hex(4)}"
             await submit_once(client, JobSpec(entrypoint=entrypoint, submission_id=submission_id))
             watcher = JobWatcher(
                 client,

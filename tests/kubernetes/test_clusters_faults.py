@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
+from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kuberay.capacity import prospects
 from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
 from ray_provider.exceptions import (
@@ -35,28 +37,90 @@ def namespace(kubernetes: Kubernetes) -> Iterator[str]:
         yield name
 
 
-async def test_an_image_that_does_not_exist(kubernetes, namespace):
+def instead_of_ray(*command: str, **changes: object) -> dict:
+    """Give values of a cluster whose head runs something else than ``ray start``."""
+    own = {"head__annotations": {"ray.io/overwrite-container-cmd": "true"}, "head__command": list(command)}
+    return values(HEAD_ONLY, **own, **changes)
+
+
+HUGE = {"requests": {"cpu": "200", "memory": "1Gi"}, "limits": {"cpu": "200"}}
+LITTLE_MEMORY = {"requests": {"cpu": "200m", "memory": "96Mi"}, "limits": {"cpu": "2", "memory": "96Mi"}}
+#: Each fault's values, and how long the set-up bears it.
+FAULTS: dict[str, tuple[dict, dict]] = {
+    "image": (
+        values(HEAD_ONLY, image__repository="registry.invalid/no/such", image__tag="2.60.0"),
+        {"image_seconds": 4, "short_seconds": 4},
+    ),
+    "huge": (values(HEAD_ONLY, head__resources=HUGE), {"scheduling_seconds": 2}),
+    # Memory taken at one stroke: a Ray that nears its limit slowly can stand still there for minutes, reading its
+    # libraries over and over, before Linux gives it up.
+    "memory": (
+        instead_of_ray("python", "-c", "b'x' * (1 << 30)", head__resources=LITTLE_MEMORY),
+        {"short_seconds": 2},
+    ),
+    "idle": (
+        instead_of_ray("bash", "-c", "trap exit TERM; echo waiting for a licence; sleep 600 & wait"),
+        {"timeout_seconds": 35},
+    ),
+    "command": (
+        values(HEAD_ONLY, head__rayStartParams={"num-cpus": "1", "no-such-parameter": "1"}),
+        {"short_seconds": 3},
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def faults(kubernetes: Kubernetes, namespace: str) -> dict[str, BaseException | ClusterHandle]:
+    """What became of each faulty set-up: all at once, as each does little but wait. Nothing is left of them."""
     scene = Scene(kubernetes, namespace)
-    missing = values(HEAD_ONLY, image__repository="registry.invalid/no/such", image__tag="2.60.0")
-    with pytest.raises(ClusterFailedError) as caught:
-        await scene.set_up(scene.spec(missing), image_seconds=4, short_seconds=4)
-    text = show(caught.value)
+
+    async def all_of_them() -> list[BaseException | ClusterHandle]:
+        rows = [scene.set_up(scene.spec(given), **readiness) for given, readiness in FAULTS.values()]
+        return await asyncio.gather(*rows, return_exceptions=True)
+
+    found = dict(zip(FAULTS, asyncio.run(all_of_them()), strict=True))
+    assert left_over(scene) == []
+    return found
+
+
+def told(found: BaseException | ClusterHandle, kind: type[BaseException]) -> str:
+    assert type(found) is kind, repr(found)
+    return show(found)
+
+
+def test_an_image_that_does_not_exist(faults):
+    text = told(faults["image"], ClusterFailedError)
     assert "the image 'registry.invalid/no/such:2.60.0' of head pod" in text
     assert "can't be pulled" in text
-    assert caught.value.data["cause"] == "image"
-    assert left_over(scene) == []
+    assert faults["image"].data["cause"] == "image"
 
 
-async def test_a_request_bigger_than_any_node(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    huge = values(HEAD_ONLY, head__resources={"requests": {"cpu": "200", "memory": "1Gi"}, "limits": {"cpu": "200"}})
-    with pytest.raises(ClusterFailedError) as caught:
-        await scene.set_up(scene.spec(huge), scheduling_seconds=2)
-    text = show(caught.value)
+def test_a_request_bigger_than_any_node(faults):
+    text = told(faults["huge"], ClusterFailedError)
     assert "head pod" in text
     assert "it asks for cpu 200, memory 1Gi" in text
     assert "Insufficient cpu" in text
-    assert left_over(scene) == []
+
+
+def test_a_head_that_is_killed_for_memory(faults):
+    text = told(faults["memory"], ClusterFailedError)
+    assert "was killed for memory (OOMKilled, its limit is 96Mi" in text
+    assert "a Ray head needs 2 GiB" in text
+
+
+def test_a_head_that_runs_and_never_becomes_ready(faults):
+    text = told(faults["idle"], ClusterTimeoutError)
+    assert "What is missing: the head. So far, the container 'ray-head' of head pod" in text
+    # Which of the two probes failed last is chance: both ask every few seconds by then.
+    assert re.search(r"and is not ready; its last event is Unhealthy: (Readiness|Liveness) probe failed", text)
+    assert "Last lines: waiting for a licence" in text
+    assert "close to its memory limit (2Gi)" in text
+
+
+def test_a_head_whose_command_fails_shows_its_last_lines(faults):
+    text = told(faults["command"], ClusterFailedError)
+    assert "ends again and again" in text
+    assert "--no-such-parameter" in text
 
 
 async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason(kubernetes, namespace):
@@ -110,50 +174,6 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
     assert "No available node types" not in text, "Ray's autoscaler, which knows no groups here"
     assert not warnings, "a group of the cluster gives it, once it has its node"
     await scene.delete(handle)
-    assert left_over(scene) == []
-
-
-def instead_of_ray(*command: str, **changes: object) -> dict:
-    """Give values of a cluster whose head runs something else than ``ray start``."""
-    own = {"head__annotations": {"ray.io/overwrite-container-cmd": "true"}, "head__command": list(command)}
-    return values(HEAD_ONLY, **own, **changes)
-
-
-async def test_a_head_that_is_killed_for_memory(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    small = {"requests": {"cpu": "200m", "memory": "96Mi"}, "limits": {"cpu": "2", "memory": "96Mi"}}
-    # Memory taken at one stroke: a Ray that nears its limit slowly can stand still there for minutes, reading its
-    # libraries over and over, before Linux gives it up.
-    greedy = instead_of_ray("python", "-c", "b'x' * (1 << 30)", head__resources=small)
-    with pytest.raises(ClusterFailedError) as caught:
-        await scene.set_up(scene.spec(greedy), short_seconds=2)
-    text = show(caught.value)
-    assert "was killed for memory (OOMKilled, its limit is 96Mi" in text
-    assert "a Ray head needs 2 GiB" in text
-    assert left_over(scene) == []
-
-
-async def test_a_head_that_runs_and_never_becomes_ready(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    idle = instead_of_ray("bash", "-c", "trap exit TERM; echo waiting for a licence; sleep 600 & wait")
-    with pytest.raises(ClusterTimeoutError) as caught:
-        await scene.set_up(scene.spec(idle), timeout_seconds=35)
-    text = show(caught.value)
-    assert "What is missing: the head. So far, the container 'ray-head' of head pod" in text
-    assert "and is not ready; its last event is Unhealthy: Readiness probe failed" in text
-    assert "Last lines: waiting for a licence" in text
-    assert "close to its memory limit (2Gi)" in text
-    assert left_over(scene) == []
-
-
-async def test_a_head_whose_command_fails_shows_its_last_lines(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    broken = values(HEAD_ONLY, head__rayStartParams={"num-cpus": "1", "no-such-parameter": "1"})
-    with pytest.raises(ClusterFailedError) as caught:
-        await scene.set_up(scene.spec(broken), short_seconds=3)
-    text = show(caught.value)
-    assert "ends again and again" in text
-    assert "--no-such-parameter" in text
     assert left_over(scene) == []
 
 

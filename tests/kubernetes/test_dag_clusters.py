@@ -10,6 +10,7 @@ import pytest
 
 from ray_provider.testing import AirflowStack
 from tests.kubernetes.clusters import operator_runs
+from tests.kubernetes.dag_runs import airflow, left
 from tests.support.kubernetes import Kubernetes, until
 from tests.support.reaping import reap
 
@@ -24,39 +25,21 @@ def place(kubernetes: Kubernetes) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    # Exactly the provider's Role: what DAGs do needs no more.
-    kubeconfig = kubernetes.service_account_kubeconfig(place, Path("helm/roles/provider-role.yaml"))
-    gates = tmp_path_factory.mktemp("gates")
-    stack = AirflowStack(
-        tmp_path_factory.mktemp("airflow"),
-        dags_folder=Path(__file__).parent / "dags",
-        env={
-            "TEST_HELM3": str(kubernetes.helm3),
-            "TEST_HELM4": str(kubernetes.helm4),
-            "RAY_PROVIDER_HELM": str(kubernetes.helm4),
-            "TEST_GATES": str(gates),
-        },
-        config={"core": {"parallelism": "4"}},
-    )
-    with stack:
-        stack.client.add_connection(
-            "kube", "ray", extra={"kube_config_path": str(kubeconfig), "namespace": place, "backend": "kubernetes"}
-        )
+    folder = tmp_path_factory.mktemp("airflow")
+    with airflow(kubernetes, place, folder, gates=tmp_path_factory.mktemp("gates")) as stack:
         yield stack
-    assert not stack.leftovers
 
 
-def left(kubernetes: Kubernetes, place: str) -> list[str]:
-    """Name what is there of any cluster; the service account and its Role are the test's own."""
-    kinds = "rayclusters,pods,services,secrets,networkpolicies"
-    names = kubernetes.kubectl("get", kinds, "-n", place, "-o", "name").split()
-    return [name for name in names if "service-account" not in name]
+@pytest.fixture(scope="module")
+def whole_runs(stack: AirflowStack) -> dict[str, str]:
+    """A run that waits on its worker and one that waits in the triggerer, beside each other."""
+    return {dag: stack.client.trigger_run(dag) for dag in ("ray_worker", "ray_deferred")}
 
 
 @pytest.mark.parametrize("where", ["worker", "deferred"])
-def test_one_dag_sets_up_runs_and_deletes(kubernetes, place, stack, where):
+def test_one_dag_sets_up_runs_and_deletes(kubernetes, place, stack, whole_runs, where):
     dag = f"ray_{where}"
-    run = stack.client.trigger_run(dag)
+    run = whole_runs[dag]
     stack.client.wait_run(dag, run, state="success", timeout=240)
     log = stack.client.log_text(dag, run, "setup")
     assert "is ready: Ray 2.60.0, head and 1 worker" in log
@@ -65,21 +48,34 @@ def test_one_dag_sets_up_runs_and_deletes(kubernetes, place, stack, where):
     handle = stack.client.xcom(dag, run, "setup")
     assert handle["namespace"] == place
     assert stack.client.xcom(dag, run, "setup", key="dashboard") == handle["address"]
-    assert left(kubernetes, place) == []
-    assert operator_runs(kubernetes)
+    assert not [name for name in left(kubernetes, place) if handle["name"] in name]
+    if where == "deferred":  # the last of the two
+        assert left(kubernetes, place) == []
+        assert operator_runs(kubernetes)
+
+
+@pytest.fixture(scope="module")
+def stuck_runs(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> dict[str, str]:
+    """A run that waits on its worker and one that waits in the triggerer; both are marked failed meanwhile."""
+    runs = {dag: stack.client.trigger_run(dag) for dag in ("ray_stuck_worker", "ray_stuck_deferred")}
+    dag, run = "ray_stuck_deferred", runs["ray_stuck_deferred"]
+    stack.client.wait_task(dag, run, "setup", state="deferred", timeout=90)
+    # A trigger that has not begun can do nothing about it: Airflow forgets it.
+    until(lambda: "head waiting for a node" in stack.client.log_text(dag, run, "setup"), 60, "trigger", every=1)
+    until(lambda: len(kubernetes.get("pods", "-n", place)["items"]) == 2, 90, "both clusters' pods")
+    for each, run in runs.items():
+        assert kubernetes.exists("rayclusters", "-n", place, "-l", f"airflow-ray/dag_id={each}")
+        stack.client.set_state(each, run, "setup", "failed")
+    return runs
 
 
 @pytest.mark.parametrize("where", ["worker", "deferred"])
-def test_a_task_marked_failed_while_it_waits_leaves_nothing(kubernetes, place, stack, where):
+def test_a_task_marked_failed_while_it_waits_leaves_nothing(kubernetes, place, stack, stuck_runs, where):
     dag = f"ray_stuck_{where}"
-    run = stack.client.trigger_run(dag)
-    until(lambda: kubernetes.exists("pods", "-n", place), 90, "the cluster's pod")
-    if where == "deferred":
-        stack.client.wait_task(dag, run, "setup", state="deferred", timeout=60)
-        # A trigger that has not begun can do nothing about it: Airflow forgets it.
-        until(lambda: "head waiting for a node" in stack.client.log_text(dag, run, "setup"), 60, "trigger", every=1)
-    stack.client.set_state(dag, run, "setup", "failed")
-    until(lambda: not left(kubernetes, place), 90, "end of the cluster")
+    stack.client.wait_run(dag, stuck_runs[dag], state="failed", timeout=60)
+    mine = ("rayclusters", "-n", place, "-l", f"airflow-ray/dag_id={dag}")
+    until(lambda: not kubernetes.exists(*mine), 90, "end of the cluster")
+    until(lambda: not left(kubernetes, place), 90, "end of both clusters")
 
 
 def test_a_job_with_a_cluster_of_its_own(kubernetes, place, stack):
@@ -143,16 +139,18 @@ def test_a_change_is_rolled_out_and_waited_for(kubernetes, place, stack):
 
 
 def test_the_log_of_a_task_says_why_its_cluster_can_not_be(kubernetes, place, stack):
-    def failed(**conf: object) -> str:
-        run = stack.client.trigger_run("ray_faulty", conf=conf)
+    huge = {"requests": {"cpu": "200", "memory": "1Gi"}, "limits": {"cpu": "200"}}
+    confs = {"namespace": "kube-system"}, {"values": {"head": {"resources": huge}}}
+    runs = [stack.client.trigger_run("ray_faulty", conf=conf, run_id=f"faulty-{n}") for n, conf in enumerate(confs)]
+
+    def log_of(run: str) -> str:
         stack.client.wait_run("ray_faulty", run, state="failed", timeout=100)
         return stack.client.log_text("ray_faulty", run, "setup")
 
-    log = failed(namespace="kube-system")
+    log = log_of(runs[0])
     assert f"system:serviceaccount:{place}:provider may not create rayclusters.ray.io" in log
     assert "provider-role.yaml" in log
-    huge = {"requests": {"cpu": "200", "memory": "1Gi"}, "limits": {"cpu": "200"}}
-    log = failed(values={"head": {"resources": huge}})
+    log = log_of(runs[1])
     assert "it asks for cpu 200, memory 1Gi" in log
     assert "Insufficient cpu" in log
     assert left(kubernetes, place) == []

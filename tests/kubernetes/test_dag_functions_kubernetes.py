@@ -78,8 +78,8 @@ def test_carriers_on_two_nodes(kubernetes, place, stack):
     assert fitted["nodes"] == 2
     assert 5 < fitted["error_minutes"] < 60
     assert client.xcom(dag, run, "report") == f"off by {fitted['error_minutes']} minutes"
-    found = [client.xcom(dag, run, "summarise", map_index=index) for index in range(5)]
-    assert [each["carrier"] for each in found] == ["UA", "B6", "EV", "DL", "AA"]
+    found = [client.xcom(dag, run, "summarise", map_index=index) for index in range(3)]
+    assert [each["carrier"] for each in found] == ["UA", "B6", "EV"]
     assert all(each["flights"] > 100 for each in found)
     log = client.log_text(dag, run, "raises")
     assert "return rows[0] / nothing" in log

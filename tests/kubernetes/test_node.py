@@ -296,7 +296,9 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
     until(lambda: not traces(node.name), 30, "end of the node of a killed owner")
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.5])
+@pytest.mark.parametrize(
+    "seconds", [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(1.5, marks=pytest.mark.slow)]
+)
 def test_tests_that_are_killed_while_a_node_comes_up_leave_none(seconds: float) -> None:
     need("root", present=os.geteuid() == 0)
     control.reap_stale()
@@ -312,6 +314,7 @@ def test_tests_that_are_killed_while_a_node_comes_up_leave_none(seconds: float) 
     remove_kept_logs()
 
 
+@pytest.mark.slow
 def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
     owner: tuple[subprocess.Popen, control.NodeHandle],
 ) -> None:
@@ -322,6 +325,7 @@ def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
     until(lambda: not traces(node.name), 30, "end of what stood around the node")
 
 
+@pytest.mark.slow
 def test_a_node_that_stands_is_used_from_another_network(second_node: control.NodeHandle, tmp_path: Path) -> None:
     program = (
         "from tests.support.kubernetes import kubernetes\n"
@@ -344,6 +348,7 @@ def test_a_node_that_stands_is_used_from_another_network(second_node: control.No
     assert done.stdout.split() == ["True", "k8snode"], done.stderr
 
 
+@pytest.mark.slow
 def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node: control.NodeHandle) -> None:
     etcd = next(pid for pid in processes_in(second_node.name) if b"/usr/bin/etcd" in _cmdline(pid))
     os.kill(etcd, signal.SIGKILL)

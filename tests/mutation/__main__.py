@@ -4,7 +4,8 @@ Draws mutants by a seed, runs the unit and API server tests that run the changed
 working tree, and prints those that no test noticed. Ends with 1 if fewer than 80 % were noticed.
 
 Which test runs which line is measured once and kept (``--map``). A test that does not run in the process of the tests
-(a job's process, Ray's worker) is not seen by that: for a line that no test runs, all tests of its folder are tried.
+(a job's process, Ray's worker) is not seen by that: for a line that no test runs, the tests of its folder are tried,
+first those of files that name its module.
 """
 
 from __future__ import annotations
@@ -73,10 +74,12 @@ class Map:
         found = {test for line in wanted for test in lines.get(line, ()) if test}
         return sorted((t for t in found if self.seconds.get(t) is not None), key=lambda t: self.seconds[t] or 0.0)
 
-    def tests_in(self, folders: list[str]) -> list[str]:
-        """Name all tests of some folders or files, the quickest first."""
+    def tests_in(self, folders: list[str], *, naming: str) -> list[str]:
+        """Name all tests of some folders or files: first those of files that name a module, the quickest first."""
         own = [(spent, test) for test, spent in self.seconds.items() if spent is not None]
-        return [test for _, test in sorted(own) if test.startswith(tuple(folders))]
+        tests = [test for _, test in sorted(own) if test.startswith(tuple(folders))]
+        texts = {file: (ROOT / file).read_text() for file in {test.partition("::")[0] for test in tests}}
+        return sorted(tests, key=lambda test: naming not in texts[test.partition("::")[0]])
 
 
 def measure(folder: Path, layers: list[str]) -> None:
@@ -138,7 +141,7 @@ def judge(mutant: Mutant, known: Map, copy: Path, *, least_limit: float, most: i
     units = [test for test in found if test.startswith("tests/unit")]
     others = [test for test in found if test not in units]
     if not found:
-        units = known.tests_in(FOLDERS.get(mutant.area, ["tests/unit/airflow"]))
+        units = known.tests_in(FOLDERS.get(mutant.area, ["tests/unit/airflow"]), naming=Path(mutant.path).stem)
     batches = [batch[:most] for batch in (units, others) if batch]
     file = copy / mutant.path
     file.write_text(mutant.text)

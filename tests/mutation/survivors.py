@@ -20,6 +20,17 @@ REASONS: dict[tuple[str, str], str] = {
         "usable = parts.scheme in _PORTS",
     ): "tests/security/test_fetched.py has the row; that layer is not run here",
     ("functions/results.py", "strict=True"): "equivalent: both lists are made of the same lines",
+    ("lifecycle/waiting.py", "_DASHBOARD_PAUSE = "): "how often a dashboard is asked: a second more or less",
+    ("watch/watcher.py", "_SILENCE_SECONDS = "): "how long a silence is worth no line: a second more or less",
+    ("watch/logs.py", "interval: float = "): "how often Ray looks at a file that it sends: a second more or less",
+    ("watch/logs.py", "_TAIL_LINES = "): "how much of a log's end is fetched at once: a line more or less",
+    ("local/head.py", '"PYTHONUNBUFFERED": '): "equivalent: to Python, any text means yes",
+    ("terraform/process.py", "if self._reader is not None"): "equivalent: it has ended when the keeper has",
+    ("terraform/process.py", "if keeper.stdout is not None"): "equivalent but for a descriptor, until its object goes",
+    ("sensors/cluster.py", "scheduling_timeout_seconds: float = "): "a default of five minutes: a second more or less",
+    ("functions/from_source.py", "type_params"): "of Python 3.12 and newer alone",
+    ("_compat.py", "TaskInstance."): "Airflow 2 alone: tests/compat runs it",
+    ("_compat.py", "_ASKING.discard("): "equivalent but for some memory of a process that ends",
 }
 
 

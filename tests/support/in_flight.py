@@ -27,7 +27,8 @@ from ray_provider.jobs.submit.identity import JobOwner, submission_id_for
 from ray_provider.jobs.watch.outcome import JobOutcome
 from ray_provider.operators._cluster.common import where_is
 from ray_provider.operators._job import memory as task_memory
-from ray_provider.triggers import RayClusterTrigger, RayJobTrigger
+from ray_provider.serve.deploy import Written
+from ray_provider.triggers import RayClusterTrigger, RayJobTrigger, RayServeTrigger
 
 NAME = "ray-training-1"
 SERVICE = f"{NAME}-head-svc"
@@ -72,6 +73,13 @@ def handles() -> dict[str, ClusterHandle]:
     }
 
 
+def serve_written() -> dict[str, Any] | None:
+    """What a deploy of an application wrote, and what was there before."""
+    former = {"name": "recommender", "import_path": "model:v1", "runtime_env": {"env_vars": {"KEY": "x"}}}
+    written = Written("recommender", "0123", "other", former, 1.9e9)
+    return written.packed({**former, "import_path": "model:v2"})
+
+
 def triggers() -> list[tuple[str, dict[str, Any]]]:
     """Of each operator and sensor that defers, with all arguments that it gives, and with as few as there may be."""
     cluster = handles()["kubernetes"].to_dict()
@@ -92,6 +100,11 @@ def triggers() -> list[tuple[str, dict[str, Any]]]:
             JOB, "c", "http://127.0.0.1:8265", "ray.yaml", "https://example.com/plugin.yaml", 2.0, False,
             cluster=cloud, max_unreachable_seconds=60.0, deferred_at=1.9e9,
         ),
+        RayServeTrigger(
+            "c", "recommender", 2e9, written=serve_written(), cluster=cluster, keep=True, max_unreachable_seconds=60.0,
+            deferred_at=1.9e9,
+        ),
+        RayServeTrigger("c", "recommender", 2e9),
     ]  # fmt: skip
     return [one.serialize() for one in made]
 

@@ -18,6 +18,7 @@ from aiohttp import web
 
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 from ray_provider.jobs.pending import ENDS_KEY
+from tests.support.serve_api import ServeApi
 
 NODE = "47e1e5523374263f9b44b1c4e190b313c9d03e317778f4de6a3cc9f2"
 
@@ -94,6 +95,7 @@ class JobsApi:
         self.tls = tls
         self.port = port
         self.jobs: dict[str, FakeJob] = {}
+        self.serve = ServeApi()
         self.used_ids: set[str] = set()
         self.packages: dict[str, bytes] = {}
         #: Further files in the session's log folder, by name.
@@ -141,6 +143,9 @@ class JobsApi:
         add("GET", f"{p}/api/jobs/{{id}}/logs/tail", self._tail)
         add("GET", f"{p}/api/packages/gcs/{{name}}", self._package)
         add("PUT", f"{p}/api/packages/gcs/{{name}}", self._upload)
+        add("GET", f"{p}/api/serve/applications/", self.serve.get)
+        add("PUT", f"{p}/api/serve/applications/", self.serve.put)
+        add("GET", f"{p}/-/healthz", self.serve.health)
         add("GET", f"{p}/api/v0/logs", self._list_logs)
         add("GET", f"{p}/api/v0/logs/{{kind}}", self._logs)
         add("GET", f"{p}/api/v0/cluster_metadata", self._metadata)
@@ -191,7 +196,7 @@ class JobsApi:
             return web.Response(status=self.unavailable_status, text="no healthy upstream")
         if self.fail_next:
             return web.Response(status=self.fail_next.pop(0), text="upstream connect error")
-        open_paths = ("/api/authentication_mode", "/api/gcs_healthz", "/")
+        open_paths = ("/api/authentication_mode", "/api/gcs_healthz", "/-/healthz", "/")
         if self.token and path not in open_paths:
             given = request.headers.get("Authorization") or request.headers.get("X-Ray-Authorization")
             if not given:

@@ -424,7 +424,8 @@ def prepare() -> None:
     """Get what this machine lacks, while there is a network."""
     from tests.infrastructure.lab import schemas
 
-    if find_terraform() is None and shutil.which("go"):
+    # Some rows are about OpenTofu, whatever else is here.
+    if find_opentofu() is None and shutil.which("go"):
         build_opentofu()
     program = find_terraform()
     if program is None:

@@ -58,6 +58,30 @@ def test_the_demonstration_without_what_it_shows_names_the_extra(monkeypatch, ca
     assert capsys.readouterr().err == "The demonstration uses pandas: pip install 'airflow-ray[examples]'\n"
 
 
+@pytest.mark.parametrize("what", [[], ["--jobs"]])
+def test_the_default_connection_is_asked_unless_another_is_named(what, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("AIRFLOW_RAY_LOCAL_HOME", str(tmp_path))
+    monkeypatch.setenv("AIRFLOW_CONN_RAY_DEFAULT", '{"conn_type": "ray", "extra": {"backend": "local"}}')
+    for module in ("reaper", "job_reaper"):  # no metadata database here
+        monkeypatch.setattr(f"ray_provider.{module}.ask_airflow", lambda found: None)
+    assert cli.main(["reap", *what]) == 0
+    told = "No job of a task is pending or running there." if what else "No task's Ray cluster is on this machine."
+    assert told in capsys.readouterr().out
+    assert cli.main(["reap", *what, "--conn-id", "no_such_connection"]) == 1
+    assert "no_such_connection" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["demo"], ["examples"], ["examples", "copy", "anywhere"]])
+def test_a_package_without_its_examples_says_so(command, monkeypatch, capsys):
+    def missing(*names):
+        raise FileNotFoundError("the examples are not in this package")
+
+    monkeypatch.setattr("ray_provider.resources.bundled", missing)
+    monkeypatch.setattr("ray_provider.examples.bundled", missing)
+    assert cli.main(command) == (2 if command == ["demo"] else 1)
+    assert capsys.readouterr() == ("", "the examples are not in this package\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

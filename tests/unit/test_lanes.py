@@ -63,6 +63,14 @@ def test_stages_run_beside_each_other_and_are_told_of_in_one_report(tmp_path: Pa
     assert re.search(r"^a +3 +0 +1 ", printed, re.MULTILINE)
 
 
+def test_what_waits_most_of_the_time_takes_no_lane(tmp_path: Path) -> None:
+    waits = shell("waits", f"for i in $(seq 100); do [ -e {tmp_path}/ran ] && exit 0; sleep 0.1; done; exit 1")
+    code, printed = run(
+        tmp_path, waits.removesuffix(")") + ", lane=False)", shell("works", f"touch {tmp_path}/ran"), lanes=1
+    )
+    assert code == 0, printed
+
+
 def test_a_stage_that_fails_is_told_with_its_tests_and_what_needs_it_is_not_run(tmp_path: Path) -> None:
     failing = (
         "echo 'FAILED tests/x.py::test_y - boom'; echo '= 1 failed, 2 passed, 1 error in 3.00s (0:00:03) ='; exit 1"

@@ -42,6 +42,7 @@ class ClusterHandle:
     :param owner: which DAG, run and task it belongs to (``dag_id``, ``run_id``, ``task_id``, ``map_index``).
     :param created: whether the task that returned this made it (true) or found it (false).
     :param kubernetes: which Kubernetes it runs on (plain data that the hook reads); unless given, the connection's.
+    :param rayjob: the RayJob that the cluster belongs to, if it is one's: KubeRay makes and deletes it.
     """
 
     backend: Backend
@@ -54,13 +55,15 @@ class ClusterHandle:
     owner: Mapping[str, Any] = field(default_factory=dict)
     created: bool = True
     kubernetes: Mapping[str, Any] | None = None
+    rayjob: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the handle as JSON-able data."""
         data = asdict(self)
         data["owner"] = dict(self.owner)
-        if self.kubernetes is None:
-            del data["kubernetes"]
+        for optional in ("kubernetes", "rayjob"):
+            if data[optional] is None:
+                del data[optional]
         return data
 
     @classmethod
@@ -87,6 +90,7 @@ class ClusterHandle:
         """Refuse what a set-up does not write: the data has been in a database, and may come from elsewhere."""
         texts = {"name": self.name, "address": self.address, "auth.secret_key": self.auth.secret_key}
         further = {"namespace": self.namespace, "release": self.release, "service": self.service}
+        further |= {"rayjob": self.rayjob}
         further |= {"auth.path": self.auth.path, "auth.secret_name": self.auth.secret_name}
         for field_name, value in texts.items():
             if not isinstance(value, str):
@@ -96,3 +100,22 @@ class ClusterHandle:
                 raise TypeError(f"{field_name} is no text")
         if not isinstance(self.owner, Mapping):
             raise TypeError("owner is no mapping")
+
+
+def named_cluster(given: Any) -> ClusterHandle | None:
+    """Give the handle that a task was given; ``None``: none.
+
+    :param given: a handle, or its data out of XCom.
+    :raises ConfigurationError: this is not one.
+    """
+    if not given:
+        return None
+    if isinstance(given, ClusterHandle):
+        return given
+    if isinstance(given, Mapping):
+        return ClusterHandle.from_dict(given)
+    raise ConfigurationError(
+        f"cluster is a {type(given).__name__}, not the handle that SetupRayCluster returns.",
+        hint="Pass cluster=setup.output.",
+        field="cluster",
+    )

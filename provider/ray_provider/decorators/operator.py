@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from ray_provider.jobs.models import JobSpec
     from ray_provider.jobs.watch.watcher import JobOutcome
     from ray_provider.operators._job.run import JobRun
+    from ray_provider.operators._rayjob.arguments import RayJobArguments
 
 #: An argument's name where the attribute has another one.
 _ATTRIBUTES = {"resources": "ray_resources"}
@@ -42,6 +43,7 @@ _OWN: dict[str, Any] = {
     "result_path": None,
     "lenient_results": False,
     "send": "auto",
+    "ray_job": None,
 }
 #: How a function may travel.
 _SENDS = ("auto", "pickle", "source")
@@ -72,11 +74,14 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     :param send: how the function travels. ``"pickle"``: as bytecode, which takes all that cloudpickle takes, to the
         same minor version of Python only. ``"source"``: as its source, and that of the functions and classes of its
         file that it uses, to any. ``"auto"``: as a pickle, but as source where the versions differ.
+    :param ray_job: have KubeRay make the task's own cluster, by a RayJob: ``True``, or a dictionary of those arguments
+        of ``RunRayJob`` that say what the cluster is (``{"profile": "gpu-eks", "local_queue": "team"}``). On the local
+        backend it has no effect: the function gets a Ray of its own there in any case.
     """
 
     custom_operator_name = "@task.ray"
     makes_cluster = True
-    template_fields: Sequence[str] = (*SubmitRayJob.template_fields, "op_args", "op_kwargs", "result_path")
+    template_fields: Sequence[str] = (*SubmitRayJob.template_fields, "op_args", "op_kwargs", "result_path", "ray_job")
 
     def __init__(
         self,
@@ -88,6 +93,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         result_path: Any = None,
         lenient_results: bool = False,
         send: str = "auto",
+        ray_job: bool | Mapping[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         from ray_provider.functions.payload import ENTRYPOINT, check_callable
@@ -98,6 +104,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             "result_path": result_path,
             "lenient_results": lenient_results,
             "send": send,
+            "ray_job": ray_job,
         }
         kwargs |= {name: value for name, value in own.items() if value != _OWN[name]}
         self.config = config
@@ -110,6 +117,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         self.result_path = _as_text(arguments.pop("result_path"))
         self.lenient_results = arguments.pop("lenient_results")
         self.send = arguments.pop("send")
+        self.ray_job = arguments.pop("ray_job")
         #: Packs the call; told to, as source.
         self._pack: Callable[..., PackedCall] | None = None
         self._packed: PackedCall | None = None
@@ -123,6 +131,11 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         from ray_provider.functions.payload import ENTRYPOINT
 
         return bool(self.entrypoint == ENTRYPOINT)
+
+    @property
+    def has_ray_job(self) -> bool:
+        """Whether the function gets a cluster of its own by a RayJob."""
+        return bool(self.ray_job)
 
     # -- what Airflow calls --------------------------------------------------------------------------------------------
 
@@ -223,14 +236,25 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             self.log.warning("%s What to do: %s", outcome.cause, outcome.advice)
         return self._raised(run, outcome, found)
 
+    def ray_job_arguments(self, context: Context) -> RayJobArguments | None:  # noqa: ARG002
+        """Say what the cluster is to be that KubeRay makes for the function; ``None``: it makes none.
+
+        :param context: of the task.
+        """
+        from ray_provider.operators._rayjob.arguments import RayJobArguments
+
+        return RayJobArguments.from_given(self.ray_job)
+
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _configure(self, context: Context) -> None:
         """Take what a callable configuration makes; arguments that are given by name win."""
         if not callable(self.config):
             return
-        made = make_config(self.config, context, self.op_kwargs)
-        for name, value in checked_config(made, _ARGUMENTS).items():
+        made = checked_config(make_config(self.config, context, self.op_kwargs), _ARGUMENTS)
+        if self.joined_group and any(made.get(name) for name in ("xcom_task_key", "ray_cluster_yaml", "ray_job")):
+            self.cluster = None  # it names another one than its group's, after all
+        for name, value in made.items():
             if name not in self._given:
                 setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)
 

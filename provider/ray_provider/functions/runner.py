@@ -4,6 +4,8 @@ This file is shipped as source and started as ``python -m airflow_ray_call``. It
 cluster has neither Airflow nor this provider. The result is one file in Ray's session log folder, which Ray's State API
 serves (a driver's standard output is a file in that very folder): a line of JSON that says what it is, then the
 content. Nothing that the function prints can touch it.
+
+It stays one file, however long: what is shipped is its text, under a name that the task's side chooses.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 
 from ray_provider.exceptions import ConfigurationError
 
@@ -11,6 +11,7 @@ from ray_provider.exceptions import ConfigurationError
 def address_of_parts(host: str, port: int | None, schema: str | None) -> str:
     """Make a URL of a connection's host, port and schema. A host that is a URL already is taken as it is.
 
+    :param host: the connection's.
     :param port: unless given, that of the scheme: 443, or Ray's 8265.
     :param schema: ``https``, or else ``http``.
     """
@@ -76,10 +77,14 @@ def check_address(address: str, source: str) -> tuple[str, dict[str, str]]:
             hint="Give the dashboard's base URL, without what follows `?` or `#`.",
             field="address",
         )
-    basic: dict[str, str] = {}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
-        basic = {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     netloc = host if port_number is None else f"{host}:{port_number}"
-    return urlunsplit((parts.scheme.lower(), netloc, parts.path.rstrip("/"), "", "")), basic
+    return urlunsplit((parts.scheme.lower(), netloc, parts.path.rstrip("/"), "", "")), _basic(parts)
+
+
+def _basic(parts: SplitResult) -> dict[str, str]:
+    """Give the header that stands for a URL's user and password, if it has them."""
+    if parts.username is None:
+        return {}
+    pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}

@@ -41,6 +41,8 @@ class Allowed:
     def check(self, config: RayConnectionConfig, handle: ClusterHandle) -> None:
         """Refuse a handle that leads where neither connection nor DAG want to go.
 
+        :param config: the connection's.
+        :param handle: of a cluster, out of an XCom or from a user.
         :raises ConfigurationError: it does; the message says what would allow it.
         """
         if self.everything:
@@ -69,6 +71,8 @@ class Allowed:
     async def enter(self, config: RayConnectionConfig, cluster: CloudCluster) -> CloudCluster:
         """Give a cloud's cluster with the identity by which it is entered: the connection's, or one of the DAG's.
 
+        :param config: the connection's.
+        :param cluster: as its handle says.
         :raises ConfigurationError: the handle names another identity, or a project that is not ours.
         """
         entered = replace(config.enter(cluster), namespace=config.namespace)
@@ -116,7 +120,7 @@ def allowed_by(task: Any) -> Allowed:
     variables = [found for one in infrastructure if isinstance(found := _argument(one, "variables"), Mapping)]
     return Allowed(
         namespaces=_literals(_argument(one, "namespace") for one in clusters),
-        any_namespace=bool(getattr(task, "ray_cluster_yaml", None)),
+        any_namespace=bool(getattr(task, "ray_cluster_yaml", None) or getattr(task, "has_ray_job", False)),
         backends=_literals(_argument(one, "backend") for one in clusters),
         connections=_literals(_argument(one, name) for one in infrastructure for name in _CONNECTIONS),
         projects=_literals(value for one in variables for key, value in one.items() if "project" in key),

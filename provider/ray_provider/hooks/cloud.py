@@ -7,7 +7,7 @@ the usual fields are read here. Everything is kept in memory. The functions bloc
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ _OLD_GOOGLE_PREFIX = "extra__google_cloud_platform__"
 async def cloud_credentials(cluster: CloudCluster) -> ClusterCredentials:
     """Ask the cloud where the cluster is, and make credentials for it.
 
+    :param cluster: which one, and by which connection or role.
     :raises ConfigurationError: there is no such cluster, or the connection can't be used.
     :raises TerraformCredentialsError: the cloud denies access.
     """
@@ -67,6 +68,7 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
     helm get a kubeconfig with an exec plugin, and no token is written anywhere. With an Airflow connection only this
     process has the credentials: its tokens are handed on, in memory where the system can do that.
 
+    :param cluster: which one, and by which connection or role.
     :raises ConfigurationError: as :func:`cloud_credentials`.
     """
     from ray_provider.clusters.kubernetes.access import KubernetesAccess
@@ -93,6 +95,8 @@ async def cloud_access(cluster: CloudCluster) -> KubernetesAccess:
 def aws_session(conn_id: str, region: str | None = None) -> Any:
     """Make a boto3 session from an ``aws`` connection. Blocking.
 
+    :param conn_id: of the connection.
+    :param region: if not the connection's own.
     :raises ConfigurationError: it can't be used.
     """
     try:
@@ -105,6 +109,8 @@ def aws_session(conn_id: str, region: str | None = None) -> Any:
 def aws_environment(conn_id: str, region: str | None = None) -> dict[str, str]:
     """Give the variables from which Terraform's provider takes the credentials of an ``aws`` connection. Blocking.
 
+    :param conn_id: of the connection.
+    :param region: if not the connection's own.
     :raises ConfigurationError: the connection has no credentials.
     """
     session = aws_session(conn_id, region)
@@ -124,6 +130,7 @@ def aws_environment(conn_id: str, region: str | None = None) -> dict[str, str]:
 def google_credentials(conn_id: str) -> tuple[Any, str | None]:
     """Make google-auth credentials from a ``google_cloud_platform`` connection, and give its project. Blocking.
 
+    :param conn_id: of the connection.
     :raises ConfigurationError: it can't be used.
     """
     try:
@@ -135,7 +142,10 @@ def google_credentials(conn_id: str) -> tuple[Any, str | None]:
 
 
 def google_project(conn_id: str | None) -> str | None:
-    """Give the project that our credentials are of: those of a connection, else the worker's. Blocking."""
+    """Give the project that our credentials are of: those of a connection, else the worker's. Blocking.
+
+    :param conn_id: of the connection; ``None`` for what the worker has.
+    """
     if conn_id:
         return google_credentials(conn_id)[1]
     import google.auth
@@ -154,6 +164,7 @@ def google_environment(conn_id: str) -> dict[str, str]:
 
     A service account's key goes on as it is; other credentials as an access token, which is good for an hour.
 
+    :param conn_id: of the connection.
     :raises ConfigurationError: the connection can't be used.
     """
     key = google_key(google_extra(conn_id))
@@ -173,7 +184,10 @@ def google_environment(conn_id: str) -> dict[str, str]:
 
 
 def google_extra(conn_id: str) -> dict[str, Any]:
-    """Give what a connection says besides login and password."""
+    """Give what a connection says besides login and password.
+
+    :param conn_id: of the connection.
+    """
     extra = BaseHook.get_connection(conn_id).extra_dejson
     return extra if isinstance(extra, dict) else {}
 
@@ -240,13 +254,18 @@ def _plain_google_credentials(conn_id: str) -> tuple[Any, str | None]:
 
 
 def google_field(extra: Mapping[str, Any], name: str) -> Any:
-    """Give a field of a Google connection, by its name or by the one that it had in old Airflows."""
+    """Give a field of a Google connection, by its name or by the one that it had in old Airflows.
+
+    :param extra: the connection's.
+    :param name: the field's.
+    """
     return extra.get(name) or extra.get(f"{_OLD_GOOGLE_PREFIX}{name}")
 
 
 def google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
     """Give the key in a Google connection.
 
+    :param extra: the connection's.
     :raises ConfigurationError: it is not JSON.
     """
     text = extra.get("keyfile_dict") or extra.get(f"{_OLD_GOOGLE_PREFIX}keyfile_dict")
@@ -263,12 +282,13 @@ def google_key(extra: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 async def users_of_cluster(cluster: CloudCluster) -> list[str]:
-    """Name the Ray clusters in a cloud's cluster, and the services with a load balancer.
+    """Name the Ray clusters in a cloud's cluster, and what it made that costs money and that Terraform does not know.
 
+    :param cluster: which one, and by which connection or role.
     :return: nothing if the cluster itself is gone, or was never finished.
     :raises InfrastructureError: it can't be asked.
     """
-    from ray_provider.clusters.kubernetes.client import RAY, open_kube
+    from ray_provider.clusters.kubernetes.client import open_kube
 
     try:
         access = await cloud_access(cluster)
@@ -278,20 +298,16 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
         raise
     try:
         async with open_kube(access) as kube:
-            found = []
-            for path, what in ((f"{RAY}/rayclusters", "Ray cluster"), ("/api/v1/services", "load balancer")):
+            found: list[str] = []
+            for path, describe, must in _LIVING:
                 try:
                     items = (await kube.request("GET", path))["items"]
                 except KubernetesError as error:
-                    if error.data.get("status") == 404:
-                        # KubeRay was never installed.
+                    # KubeRay or Karpenter was never installed; or whoever may delete need not see all kinds.
+                    if error.data.get("status") == 404 or (error.data.get("status") == 403 and not must):
                         continue
                     raise
-                found += [
-                    f"{what} {item['metadata']['namespace']}/{item['metadata']['name']}"
-                    for item in items
-                    if what == "Ray cluster" or item.get("spec", {}).get("type") == "LoadBalancer"
-                ]
+                found += [words for item in items if (words := describe(item))]
             return found
     except KubernetesError as error:
         raise InfrastructureError(
@@ -300,14 +316,54 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
         ) from error
 
 
+def _where(item: Mapping[str, Any]) -> str:
+    return f"{item['metadata']['namespace']}/{item['metadata']['name']}"
+
+
+def _load_balancer(item: Mapping[str, Any]) -> str | None:
+    return f"load balancer {_where(item)}" if item.get("spec", {}).get("type") == "LoadBalancer" else None
+
+
+def _machine(item: Mapping[str, Any]) -> str | None:
+    """Name a machine that Karpenter made. EKS ends those of Auto Mode itself, with the cluster."""
+    if item["spec"].get("nodeClassRef", {}).get("group") == "eks.amazonaws.com":
+        return None
+    pool = (item["metadata"].get("labels") or {}).get("karpenter.sh/nodepool", "-")
+    return f"machine {item['metadata']['name']} of Karpenter's node pool {pool}"
+
+
+def _volume(item: Mapping[str, Any]) -> str | None:
+    """Name a disk that was made for a claim and that goes with it, unless the cluster is gone by then."""
+    spec = item["spec"]
+    if (spec.get("csi") or {}).get("driver") not in _DISKS or spec.get("persistentVolumeReclaimPolicy") != "Delete":
+        return None
+    claim = spec.get("claimRef") or {}
+    return f"disk of the volume claim {claim.get('namespace', '-')}/{claim.get('name', '-')}"
+
+
+#: Drivers whose volumes are disks of the cloud.
+_DISKS = {"ebs.csi.aws.com", "ebs.csi.eks.amazonaws.com", "pd.csi.storage.gke.io"}
+#: What is looked for: where, how it is named (``None``: it does not count), and whether we have to be allowed to look.
+_LIVING: tuple[tuple[str, Callable[[Mapping[str, Any]], str | None], bool], ...] = (
+    ("/apis/ray.io/v1/rayclusters", lambda item: f"Ray cluster {_where(item)}", True),
+    ("/api/v1/services", _load_balancer, True),
+    ("/apis/karpenter.sh/v1/nodeclaims", _machine, False),
+    ("/api/v1/persistentvolumes", _volume, False),
+)
+
+
 def cloud_of_run(run: InfrastructureRun, *, aws_conn_id: str | None, gcp_conn_id: str | None) -> Cloud | None:
     """Give the cloud that a run of Terraform works in, with the identity that Terraform has. Blocking.
 
+    :param run: entered.
+    :param aws_conn_id: of the task, if it names one.
+    :param gcp_conn_id: of the task, if it names one.
     :return: ``None`` if no cloud is known: a module of one's own that names none.
     :raises ConfigurationError: a connection can't be used, or a package is missing.
     """
     from ray_provider.infrastructure.cloud.eks import boto3_for
-    from ray_provider.infrastructure.cloud.presence import Google, aws_in
+    from ray_provider.infrastructure.cloud.presence import aws_in
+    from ray_provider.infrastructure.cloud.presence_google import Google
     from ray_provider.infrastructure.module.settings import bundled_cloud
 
     place, env, spec = run.place(), run.runner.env, run.spec

@@ -45,6 +45,7 @@ class CloudCluster:
     def of(cls, infrastructure: InfrastructureHandle | Mapping[str, Any], **more: Any) -> CloudCluster:
         """Find the cluster in the outputs of ``SetupRayInfrastructure``.
 
+        :param infrastructure: the handle of the set-up, or its plain data.
         :param more: fields that count more than what the handle says.
         :raises ConfigurationError: the outputs don't name a cluster.
         """
@@ -71,7 +72,7 @@ class CloudCluster:
             project=outputs.project,
             aws_conn_id=infrastructure.aws_conn_id,
             gcp_conn_id=infrastructure.gcp_conn_id,
-            endpoint=DNS if outputs.cloud == "gcp" and outputs.extra.get("dns_endpoint") else None,
+            endpoint=DNS if outputs.cloud == "gcp" and outputs.values.get("dns_endpoint") else None,
         )
         return replace(found, **{name: value for name, value in more.items() if value is not None})
 
@@ -84,6 +85,7 @@ class CloudCluster:
     def from_dict(cls, data: Mapping[str, Any]) -> CloudCluster:
         """Read it back.
 
+        :param data: what :meth:`to_dict` gave, of this release or an earlier one.
         :raises ConfigurationError: this is not such a cluster.
         """
         try:

@@ -9,7 +9,8 @@ from ray_provider._compat import in_thread
 from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.cloud_cluster import CloudCluster
 from ray_provider.infrastructure.cloud.marks import CHANGING, PREFIX, USED, Marks, Tags
-from ray_provider.infrastructure.cloud.presence import Cloud, Google, aws_in
+from ray_provider.infrastructure.cloud.presence import Cloud, aws_in
+from ray_provider.infrastructure.cloud.presence_google import Google
 
 Say = Callable[[str], None]
 
@@ -17,6 +18,7 @@ Say = Callable[[str], None]
 def cloud_of_cluster(cluster: CloudCluster) -> Cloud:
     """Give the cloud of a cluster, with the identity that enters it. Blocking.
 
+    :param cluster: which one, and by which connection or role.
     :raises ConfigurationError: the connection can't be used, or a package is missing.
     """
     from ray_provider.hooks.cloud import aws_session, google_credentials
@@ -65,7 +67,12 @@ async def record_use(identity: Any, say: Say) -> None:
 
 
 def never_used(cloud: Cloud | None, name: str, location: str) -> bool | None:
-    """Tell whether it is on record that no Ray cluster was ever set up on a cluster; ``None``: nothing is recorded."""
+    """Tell whether it is on record that no Ray cluster was ever set up on a cluster; ``None``: nothing is recorded.
+
+    :param cloud: who is asked; ``None``: nobody can be.
+    :param name: the cluster's.
+    :param location: its region or zone.
+    """
     found = None if cloud is None else cloud.cluster(name, location)
     marks = None if found is None else Marks.read(found.tags)
     return None if marks is None or marks.used is None else not marks.used
@@ -74,7 +81,11 @@ def never_used(cloud: Cloud | None, name: str, location: str) -> bool | None:
 def renew(cloud: Cloud | None, name: str, location: str, wanted: Tags, say: Say) -> None:
     """Write the run, and until when it is needed, on a cluster that an earlier run made. Terraform does not look there.
 
+    :param cloud: who is asked; ``None``: nobody can be, and nothing is written.
+    :param name: the cluster's.
+    :param location: its region or zone.
     :param wanted: the tags of this run.
+    :param say: told if it can't be written.
     """
     try:
         found = None if cloud is None else cloud.cluster(name, location)

@@ -96,7 +96,10 @@ class RayConnectionConfig:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     def enter(self, cluster: CloudCluster) -> CloudCluster:
-        """Give a cloud's cluster with the identity and the namespace that are named here; the rest stays as it is."""
+        """Give a cloud's cluster with the identity and the namespace that are named here; the rest stays as it is.
+
+        :param cluster: as its handle says.
+        """
         return replace(
             cluster,
             role_arn=self.aws_role_arn or cluster.role_arn,
@@ -132,12 +135,7 @@ class RayConnectionConfig:
         """
         reader = ConnectionFields(conn_id, extra)
         environ = os.environ if environ is None else environ
-        source = f"the field `address` of connection {conn_id!r}"
-        address = reader.text("address")
-        if not address and host:
-            address, source = address_of_parts(host, port, schema), f"host, port and schema of connection {conn_id!r}"
-        if not address and environ.get("RAY_ADDRESS"):
-            address, source = environ["RAY_ADDRESS"].strip(), "the environment variable RAY_ADDRESS"
+        address, source = _address(reader, address_of_parts(host, port, schema) if host else None, environ)
         headers = reader.headers()
         password = (password or "").strip()
         reader.check_header("password", password)
@@ -145,22 +143,8 @@ class RayConnectionConfig:
             address, basic = check_address(address, source)
             headers = {**basic, **headers}
         tls = reader.tls()
-        path, kubeconfig = reader.text("kube_config_path"), reader.kubeconfig()
-        if path and kubeconfig:
-            raise reader.error(
-                "kube_config", "is given, and so is `kube_config_path`", "Keep one of the two: both say the same."
-            )
-        in_cluster = reader.flag("in_cluster", default=False)
-        if in_cluster and (path or kubeconfig):
-            raise reader.error("in_cluster", "is set together with a kubeconfig", "Keep one of the two.")
-        kubernetes_conn_id = reader.text("kubernetes_conn_id")
-        cloud = reader.cloud()
-        if cloud and (path or kubeconfig or in_cluster or kubernetes_conn_id):
-            raise reader.error(
-                CLUSTER_FIELDS[cloud.cloud],
-                "is given, and so is a kubeconfig, `in_cluster` or `kubernetes_conn_id`",
-                "Keep one of them: each says which Kubernetes it is.",
-            )
+        kubernetes = _which_kubernetes(reader)
+        identity: dict[str, Any] = {name: reader.text(name) for name in _IDENTITY_FIELDS}
         return cls(
             conn_id=conn_id,
             address=address,
@@ -175,17 +159,13 @@ class RayConnectionConfig:
             access=cast("Access", reader.choice("access", ACCESS_WAYS, "auto")),
             namespace=reader.text("namespace"),
             allowed_namespaces=reader.names("allowed_namespaces"),
-            kubeconfig_path=path,
-            kubeconfig=kubeconfig,
             cluster_context=reader.text("cluster_context"),
-            in_cluster=in_cluster,
             disable_verify_ssl=reader.flag("disable_verify_ssl", default=False),
             allow_plain_http=reader.flag("allow_plain_http", default=False),
             disable_tcp_keepalive=reader.flag("disable_tcp_keepalive", default=False),
-            kubernetes_conn_id=kubernetes_conn_id,
-            cloud=cloud,
             gke_dns_endpoint=reader.flag("gke_dns_endpoint", default=False),
-            **{name: reader.text(name) for name in _IDENTITY_FIELDS},
+            **kubernetes,
+            **identity,
             extra=reader.rest(),
         )
 
@@ -205,3 +185,48 @@ class RayConnectionConfig:
         raise ConfigurationError(
             f"The connection {self.conn_id!r} has no Ray address, and the task names no cluster.", hint=ADDRESS_HINT
         )
+
+
+def _address(reader: ConnectionFields, parts: str | None, environ: Mapping[str, str]) -> tuple[str | None, str]:
+    """Give the address of Ray and where it was said, for messages.
+
+    :param parts: as host, port and schema say it.
+    """
+    conn_id = reader.conn_id
+    if address := reader.text("address"):
+        return address, f"the field `address` of connection {conn_id!r}"
+    if parts:
+        return parts, f"host, port and schema of connection {conn_id!r}"
+    if environ.get("RAY_ADDRESS"):
+        return environ["RAY_ADDRESS"].strip(), "the environment variable RAY_ADDRESS"
+    return None, f"the field `address` of connection {conn_id!r}"
+
+
+def _which_kubernetes(reader: ConnectionFields) -> dict[str, Any]:
+    """Give the fields that say which Kubernetes it is.
+
+    :raises ConfigurationError: several do.
+    """
+    path, kubeconfig = reader.text("kube_config_path"), reader.kubeconfig()
+    if path and kubeconfig:
+        raise reader.error(
+            "kube_config", "is given, and so is `kube_config_path`", "Keep one of the two: both say the same."
+        )
+    in_cluster = reader.flag("in_cluster", default=False)
+    if in_cluster and (path or kubeconfig):
+        raise reader.error("in_cluster", "is set together with a kubeconfig", "Keep one of the two.")
+    kubernetes_conn_id = reader.text("kubernetes_conn_id")
+    cloud = reader.cloud()
+    if cloud and (path or kubeconfig or in_cluster or kubernetes_conn_id):
+        raise reader.error(
+            CLUSTER_FIELDS[cloud.cloud],
+            "is given, and so is a kubeconfig, `in_cluster` or `kubernetes_conn_id`",
+            "Keep one of them: each says which Kubernetes it is.",
+        )
+    return {
+        "kubeconfig_path": path,
+        "kubeconfig": kubeconfig,
+        "in_cluster": in_cluster,
+        "kubernetes_conn_id": kubernetes_conn_id,
+        "cloud": cloud,
+    }

@@ -52,6 +52,7 @@ class ConnectionFields:
     def error(self, name: str, what: str, hint: str) -> ConfigurationError:
         """Word what is wrong with a field.
 
+        :param name: the field's.
         :param what: such as ``"is empty"``.
         :param hint: what to do.
         """
@@ -61,6 +62,8 @@ class ConnectionFields:
         """Give a field as it is, text without the blanks around it.
 
         Where it holds secrets, it may have a name by which Airflow masks it in its API: see :data:`MASKED_NAMES`.
+
+        :param name: the field's.
         """
         given = [one for one in (name, MASKED_NAMES.get(name, name)) if self._fields.get(one) not in (None, "")]
         self._read |= {name, MASKED_NAMES.get(name, name)}
@@ -70,13 +73,20 @@ class ConnectionFields:
         return value.strip() if isinstance(value, str) else value
 
     def secret(self, name: str) -> str | None:
-        """Give a field that holds a secret that goes into a header."""
+        """Give a field that holds a secret that goes into a header.
+
+        :param name: the field's.
+        """
         value = self.text(name)
         self.check_header(name, value or "")
         return value
 
     def check_header(self, name: str, value: str) -> None:
-        """Refuse what no header can hold. What it is, is not shown."""
+        """Refuse what no header can hold. What it is, is not shown.
+
+        :param name: the field's, for the message.
+        :param value: what is to go into a header.
+        """
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise self.error(
                 name,
@@ -89,7 +99,10 @@ class ConnectionFields:
         return {key: value for key, value in self._fields.items() if key not in self._read}
 
     def text(self, name: str) -> str | None:
-        """Give a field that holds text; None: it is empty."""
+        """Give a field that holds text; None: it is empty.
+
+        :param name: the field's.
+        """
         value = self.get(name)
         if value is None or value == "":
             return None
@@ -98,7 +111,10 @@ class ConnectionFields:
         return value
 
     def names(self, name: str) -> tuple[str, ...]:
-        """Give a field that holds names: a list, or text with commas between them."""
+        """Give a field that holds names: a list, or text with commas between them.
+
+        :param name: the field's.
+        """
         value = self.get(name)
         if value is None:
             return ()
@@ -110,6 +126,7 @@ class ConnectionFields:
     def flag(self, name: str, *, default: bool) -> bool:
         """Give a field that says yes or no.
 
+        :param name: the field's.
         :param default: what an empty one means.
         """
         value = self.get(name)
@@ -125,6 +142,8 @@ class ConnectionFields:
     def choice(self, name: str, values: tuple[str, ...], default: str) -> str:
         """Give a field that holds one of some words, in small letters.
 
+        :param name: the field's.
+        :param values: the words.
         :param default: what an empty one means.
         """
         value = (self.text(name) or default).lower()
@@ -189,6 +208,7 @@ class ConnectionFields:
     def mapping(self, name: str, other_form: Callable[[str], dict[str, str] | None] | None = None) -> dict[str, str]:
         """Give a field that holds names and values: a mapping, or its JSON.
 
+        :param name: the field's.
         :param other_form: reads text that is no JSON; None: it is not that either.
         """
         value = self.get(name)

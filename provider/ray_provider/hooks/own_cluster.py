@@ -80,6 +80,13 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
         from ray_provider.clusters.local.cluster import delete_local
 
         return await delete_local(handle.name, owner=dict(handle.owner))
+    if handle.rayjob:
+        from ray_provider.clusters.lifecycle.rayjob import delete_job
+
+        access = await hook.akubernetes_access(handle.kubernetes)
+        return await delete_job(
+            access, namespace=str(handle.namespace), name=handle.rayjob, owner=handle.owner, say=_say
+        )
     from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
     return await delete_cluster(

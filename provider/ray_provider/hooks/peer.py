@@ -27,7 +27,10 @@ T = TypeVar("T")
 
 
 def run_sync(make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-    """Run a coroutine to its end, for the synchronous methods; also where a loop runs already."""
+    """Run a coroutine to its end, for the synchronous methods; also where a loop runs already.
+
+    :param make: makes the coroutine, in the loop that runs it.
+    """
     try:
         asyncio.get_running_loop()
     except RuntimeError:
@@ -104,10 +107,17 @@ class PeerMethods:
             """The hook's."""
 
         async def endpoint(self, cluster: Any = None, dashboard_url: str | None = None) -> RayEndpoint:
-            """Give the hook's."""
+            """Give the hook's.
+
+            :param cluster: a cluster's handle.
+            :param dashboard_url: of another Ray than the connection's.
+            """
 
         async def client(self, dashboard_url: str | None = None) -> RayJobsClient:
-            """Give the hook's."""
+            """Give the hook's.
+
+            :param dashboard_url: of another Ray than the connection's.
+            """
 
     DEFAULT_NAMESPACE = "default"
     #: The predecessor never read it.
@@ -118,7 +128,10 @@ class PeerMethods:
     if not TYPE_CHECKING:
 
         def __getattr__(self, name: str) -> Any:
-            """Say what replaces a name that came from the Kubernetes hook."""
+            """Say what replaces a name that came from the Kubernetes hook.
+
+            :param name: of what is missing.
+            """
             if _KUBERNETES.fullmatch(name):
                 raise GoneError(
                     f"RayHook.{name} is not part of this provider: it is no Kubernetes hook any more.",
@@ -237,7 +250,11 @@ class PeerMethods:
         return job_id
 
     def get_ray_job_status(self, dashboard_url: str | None, job_id: str) -> JobStatus:
-        """Give a job's status: equal to Ray's own ``JobStatus``, and to its text, such as ``RUNNING``."""
+        """Give a job's status: equal to Ray's own ``JobStatus``, and to its text, such as ``RUNNING``.
+
+        :param dashboard_url: of another Ray than the connection's; ``None`` for that one.
+        :param job_id: the submission id.
+        """
 
         async def get() -> JobStatus:
             async with await self.client(dashboard_url) as client:
@@ -246,7 +263,11 @@ class PeerMethods:
         return run_sync(get)
 
     def get_ray_job_logs(self, dashboard_url: str | None, job_id: str) -> str:
-        """Give a job's whole log. A long one: better follow it with :meth:`get_ray_tail_logs`."""
+        """Give a job's whole log. A long one: better follow it with :meth:`get_ray_tail_logs`.
+
+        :param dashboard_url: of another Ray than the connection's; ``None`` for that one.
+        :param job_id: the submission id.
+        """
 
         async def get() -> str:
             return "\n".join([text async for text in self.get_ray_tail_logs(dashboard_url, job_id)])
@@ -254,7 +275,11 @@ class PeerMethods:
         return run_sync(get)
 
     async def get_ray_tail_logs(self, dashboard_url: str | None, job_id: str) -> AsyncIterator[str]:
-        """Follow a job's log until the job has ended: some lines at a time, each once."""
+        """Follow a job's log until the job has ended: some lines at a time, each once.
+
+        :param dashboard_url: of another Ray than the connection's; ``None`` for that one.
+        :param job_id: the submission id.
+        """
         from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 
         texts: asyncio.Queue[str | None] = asyncio.Queue(maxsize=100)
@@ -278,6 +303,8 @@ class PeerMethods:
     def delete_ray_job(self, dashboard_url: str | None, job_id: str) -> bool:
         """Stop a job and wait until Ray says so: its own delete refuses a running job.
 
+        :param dashboard_url: of another Ray than the connection's; ``None`` for that one.
+        :param job_id: the submission id.
         :return: whether it was still running.
         """
 

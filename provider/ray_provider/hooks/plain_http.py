@@ -23,6 +23,7 @@ def warn_of_plain_http(config: RayConnectionConfig, endpoint: RayEndpoint) -> No
     """Warn, once in a process, of a host that gets credentials over plain http, unless it is this machine or a service.
 
     :param config: may say that it is meant (``allow_plain_http``).
+    :param endpoint: where credentials go.
     """
     parts = urlsplit(endpoint.url)
     host = (parts.hostname or "").lower()

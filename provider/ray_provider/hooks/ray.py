@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,11 @@ if TYPE_CHECKING:
     from ray_provider._shared.retry import RetryPolicy
     from ray_provider.clusters.kubernetes.access import KubernetesAccess
     from ray_provider.jobs.client import RayJobsClient
+    from ray_provider.jobs.watch.outcome import Interruption
     from ray_provider.jobs.watch.waiting import Ask, Prospects
+
+#: How long a Kubernetes that stayed away is left alone before it is asked again what became of a cluster (seconds).
+_INTERRUPTION_PAUSE = 30.0
 
 
 class RayHook(PeerMethods, BaseHook):
@@ -42,6 +46,7 @@ class RayHook(PeerMethods, BaseHook):
 
     :param conn_id: of the connection.
     :param allowed: what handles may name beside what the connection does.
+    :param kwargs: of Airflow's ``BaseHook``.
     """
 
     conn_name_attr = "conn_id"
@@ -195,6 +200,7 @@ class RayHook(PeerMethods, BaseHook):
     async def access_of(self, cluster: ClusterHandle) -> KubernetesAccess:
         """Give what is needed to reach the Kubernetes that a handle names, if it may.
 
+        :param cluster: its handle.
         :raises ConfigurationError: neither the connection nor the DAG lead there.
         """
         self._allowed.check(await self.aconfig(), cluster)
@@ -236,8 +242,44 @@ class RayHook(PeerMethods, BaseHook):
 
         return ask
 
+    def interruptions(
+        self, cluster: ClusterHandle | Mapping[str, Any] | None
+    ) -> Callable[[], Awaitable[Interruption | None]] | None:
+        """Give what waits until the cluster of a job is taken away under it; ``None``: nothing can do that.
+
+        :param cluster: the handle of the cluster.
+        """
+        handle = ClusterHandle.from_dict(cluster) if isinstance(cluster, Mapping) else cluster
+        if handle is None or handle.backend != "kubernetes":
+            return None
+
+        async def wait() -> Interruption | None:
+            from ray_provider.clusters.lifecycle.rayjob_watch import until_interrupted
+            from ray_provider.clusters.lifecycle.waiting import until_suspended
+            from ray_provider.jobs.watch.outcome import Interruption
+
+            while True:
+                try:
+                    access = await self.access_of(handle)
+                    if handle.rayjob:
+                        return Interruption(*await until_interrupted(access, handle))
+                    message = await until_suspended(access, handle)
+                    return Interruption("lost", message) if message else None
+                except RayProviderError as error:
+                    # A cluster that the job only uses: who may not look has Ray's own words.
+                    if not error.retryable and not handle.rayjob:
+                        return None
+                    if not error.retryable:
+                        raise
+                    await asyncio.sleep(_INTERRUPTION_PAUSE)
+
+        return wait
+
     def kubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
-        """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`."""
+        """Give what is needed to reach Kubernetes: see :meth:`akubernetes_access`.
+
+        :param where: the handle's ``kubernetes``; ``None`` for what the connection says.
+        """
         return run_sync(lambda: self.akubernetes_access(where))
 
     async def akubernetes_access(self, where: Mapping[str, Any] | None = None) -> KubernetesAccess:
@@ -333,7 +375,12 @@ class RayHook(PeerMethods, BaseHook):
     async def client(
         self, dashboard_url: str | None = None, *, timeout: float = 30.0, retry: RetryPolicy | None = None
     ) -> RayJobsClient:
-        """Make a client of the connection's dashboard, or of another one. It has to be opened (``async with``)."""
+        """Make a client of the connection's dashboard, or of another one. It has to be opened (``async with``).
+
+        :param dashboard_url: of another Ray than the connection's; ``None`` for that one.
+        :param timeout: of one request, in seconds.
+        :param retry: how long a request is tried again; ``None`` for the client's own.
+        """
         from ray_provider.jobs.client import RayJobsClient
 
         options: dict[str, Any] = {} if retry is None else {"retry": retry}

@@ -37,6 +37,7 @@ class TerraformTask:
     :param lock_timeout: how long to wait for the state's lock.
     :param parallelism: how many resources at a time.
     :param interrupt_patience: seconds after the first and after the second SIGINT, before Terraform is killed.
+    :param kwargs: of the operator or sensor.
     """
 
     #: Of what is rendered, this is shown in Airflow's UI. The rest may hold secrets.
@@ -97,6 +98,7 @@ class TerraformTask:
     ) -> InfrastructureRun:
         """Begin what can be killed.
 
+        :param context: the task's.
         :param handle: gives what the arguments leave out.
         :param destroy: it is only for a destroy, for which the module's variables need not be complete.
         :param name: of the infrastructure, if neither arguments nor handle say it.
@@ -114,6 +116,8 @@ class TerraformTask:
     def spec(self, context: Context | dict[str, Any], handle: InfrastructureHandle | None = None) -> InfrastructureSpec:
         """Put together what to run.
 
+        :param context: the task's.
+        :param handle: of infrastructure that is there; ``None`` for a set-up.
         :raises ConfigurationError: bad input.
         """
         from ray_provider._shared.redaction import leaves
@@ -227,6 +231,7 @@ class TerraformTask:
     def cloud(self, run: InfrastructureRun) -> Cloud | None:
         """Give the cloud that a run works in, to ask what is really there; ``None`` if no cloud is known.
 
+        :param run: entered.
         :raises ConfigurationError: a connection can't be used, or a package is missing.
         """
         from ray_provider.hooks.cloud import cloud_of_run

@@ -50,6 +50,8 @@ def aws_credentials(conn_id: str, region: str | None = None) -> TerraformCredent
 
     A connection with a key alone gives the key; with ``role_arn``, a profile that assumes the role, again and again.
 
+    :param conn_id: of the connection.
+    :param region: if not the connection's own.
     :raises ConfigurationError: the connection can't be used.
     """
     connection = BaseHook.get_connection(conn_id)
@@ -84,6 +86,7 @@ def google_credentials(conn_id: str) -> TerraformCredentials:
     A key or a federation's configuration goes on as it is, and an impersonated account by its name. A connection that
     has none of these means the worker's own identity: Terraform finds that itself, as google-auth does.
 
+    :param conn_id: of the connection.
     :raises ConfigurationError: the connection can't be used.
     """
     extra = cloud.google_extra(conn_id)

@@ -90,7 +90,13 @@ class ProviderCrashError(InfrastructureError):
 
 
 def unsaved(path: str | Path, why: str, lock_id: str | None, program: str) -> UnsavedStateError:
-    """Make the error that says where a state lies and what to do with it."""
+    """Make the error that says where a state lies and what to do with it.
+
+    :param path: where the state lies.
+    :param why: the backend did not take it.
+    :param lock_id: of the lock that was left behind, if one was.
+    :param program: ``terraform`` or ``tofu``.
+    """
     return UnsavedStateError(
         f"THE STATE IS NOT IN ITS BACKEND. It lies in {path} on this worker, and tells what was made: without it"
         f" nobody will delete that. The backend said: {why}",

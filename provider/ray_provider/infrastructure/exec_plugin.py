@@ -17,7 +17,10 @@ from ray_provider.infrastructure.cloud.credentials import RENEW_BEFORE_SECONDS, 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Print an ExecCredential."""
+    """Print an ExecCredential.
+
+    :param arguments: of the command line; the process's own unless given.
+    """
     given = _parser().parse_args(arguments)
     try:
         token = _token(given)

@@ -76,6 +76,9 @@ def guard_new_cluster(
     :param name: of the cluster that is to be made.
     :param location: where.
     :param state_label: where this run's state lies, for people.
+    :param cloud: gives whom to ask.
+    :param write: gets each line of progress.
+    :param allowed: the user said that it is meant.
     :raises BackendError: there is such a cluster, and this state does not hold it.
     """
     if allowed or not name or not location:
@@ -102,6 +105,8 @@ def guard_gone(clusters: Sequence[tuple[str, str, str]], cloud: CloudOf, write: 
     """Ask the cloud whether clusters are gone that Terraform says are destroyed.
 
     :param clusters: name, location and API server's address of each.
+    :param cloud: gives whom to ask.
+    :param write: gets each line of progress.
     :raises InfrastructureError: one is still there.
     """
     for name, location, endpoint in clusters:
@@ -134,7 +139,10 @@ def guard_gone(clusters: Sequence[tuple[str, str, str]], cloud: CloudOf, write: 
 
 
 def bare(endpoint: str) -> str:
-    """Give an API server's address as it can be compared: without a scheme."""
+    """Give an API server's address as it can be compared: without a scheme.
+
+    :param endpoint: with a scheme or without.
+    """
     return endpoint.rpartition("://")[2].rstrip("/").lower()
 
 

@@ -61,6 +61,7 @@ class InfrastructureHandle:
     def from_dict(cls, data: Any) -> InfrastructureHandle:
         """Read a handle back.
 
+        :param data: what :meth:`to_dict` gave, of this release or an earlier one.
         :raises ConfigurationError: this is not a handle.
         """
         if not isinstance(data, Mapping) or not isinstance(data.get("module"), str) or "backend" not in data:

@@ -37,7 +37,10 @@ class IdleCost:
 
     @classmethod
     def of(cls, plan: Mapping[str, Any]) -> IdleCost:
-        """Read ``terraform show -json PLAN``."""
+        """Read ``terraform show -json PLAN``.
+
+        :param plan: that JSON.
+        """
         things: dict[str, int] = {}
         machines: set[str] = set()
         planned = plan.get("planned_values") or {}
@@ -86,6 +89,7 @@ class IdleCost:
 def check_prices(prices: Any) -> dict[str, float]:
     """Read a price table.
 
+    :param prices: US dollars an hour, by what costs them, such as a machine type; as somebody gave them.
     :raises ConfigurationError: it is not one.
     """
     if prices is None:

@@ -77,7 +77,11 @@ class PlanSummary:
 
     @classmethod
     def from_json(cls, plan: Mapping[str, Any], *, destroy: bool = False) -> PlanSummary:
-        """Read ``terraform show -json PLAN``. Values are left out: they may be secret."""
+        """Read ``terraform show -json PLAN``. Values are left out: they may be secret.
+
+        :param plan: that JSON.
+        :param destroy: it is the plan of a destroy. Default: no.
+        """
         root = (plan.get("prior_state") or {}).get("values", {}).get("root_module") or {}
         return cls(
             changes=tuple(_changes(plan.get("resource_changes") or (), needed=_needed(root))),
@@ -96,7 +100,10 @@ class PlanSummary:
         )
 
     def of(self, action: str) -> tuple[str, ...]:
-        """Give the addresses that an action is planned for."""
+        """Give the addresses that an action is planned for.
+
+        :param action: ``create``, ``update``, ``replace`` or ``delete``.
+        """
         return tuple(change.address for change in self.changes if change.action == action)
 
     @property
@@ -105,7 +112,10 @@ class PlanSummary:
         return frozenset({address for change in self.changes for address in (change.address, change.previous)})
 
     def deleted_outside(self, guarded: Iterable[str] = ("*",)) -> tuple[str, ...]:
-        """Give the addresses of what the refresh did not find any more."""
+        """Give the addresses of what the refresh did not find any more.
+
+        :param guarded: patterns of resource types that count, such as ``aws_eks_*``. Default: all.
+        """
         patterns = tuple(guarded)
         return tuple(
             change.address
@@ -207,6 +217,8 @@ class PlanSummary:
 def check_same_module(plan: Mapping[str, Any], module: str) -> None:
     """Refuse a state in which nothing comes from this module.
 
+    :param plan: ``terraform show -json PLAN``.
+    :param module: as it is shown to people.
     :raises BackendError: the state belongs to another module.
     """
     in_state = _state_resources((plan.get("prior_state") or {}).get("values", {}).get("root_module") or {})

@@ -39,6 +39,7 @@ def remove(run: InfrastructureRun, removal: Removal) -> int:
     """Destroy what the state holds, and ask the cloud whether it is gone.
 
     :param run: entered.
+    :param removal: what to destroy, and what to look at before.
     :return: how many resources were destroyed.
     :raises ConfigurationError: ``confirm`` is not the name of what the state holds.
     :raises PlanRefusedError: the state's resources can't all be found, or are protected.
@@ -80,7 +81,10 @@ def remove(run: InfrastructureRun, removal: Removal) -> int:
 
 
 def outputs_of(state: StateView) -> dict[str, Any]:
-    """Give the outputs; where an apply came to no end, what its cluster tells of itself."""
+    """Give the outputs; where an apply came to no end, what its cluster tells of itself.
+
+    :param state: what is in the state.
+    """
     found: dict[str, Any] = {}
     for cluster in state.clusters[:1]:
         found = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import re
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,18 +12,13 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from ray_provider._shared.private_files import write_private
-from ray_provider._shared.redaction import Redactor, sounds_secret
+from ray_provider._shared.redaction import Redactor
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.cloud.marks import Tags
 from ray_provider.infrastructure.errors import ProviderChangedError, ProviderCrashError, TerraformInterruptedError
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.module.declared import (
-    DeclaredVariable,
-    check_variables,
-    for_destroy,
-    names_in_files,
-    read_declared,
-)
+from ray_provider.infrastructure.module.declared import DeclaredVariable, read_declared
+from ray_provider.infrastructure.module.given import GivenVariables, remember_secrets, write_providers
 from ray_provider.infrastructure.module.made_by import add_way_back, made_by
 from ray_provider.infrastructure.module.outputs import InfrastructureOutputs, check_planned
 from ray_provider.infrastructure.module.settings import bundled_cloud, place_of, public_settings, region_in, settle
@@ -32,7 +26,7 @@ from ray_provider.infrastructure.module.source import ModuleSource
 from ray_provider.infrastructure.module.spec import InfrastructureSpec
 from ray_provider.infrastructure.plan import PlanSummary, check_same_module
 from ray_provider.infrastructure.terraform.backend import Backend
-from ray_provider.infrastructure.terraform.binary import find_binary
+from ray_provider.infrastructure.terraform.binary import TerraformBinary, find_binary
 from ray_provider.infrastructure.terraform.environment import build_environment, default_plugin_cache
 from ray_provider.infrastructure.terraform.failures import DAMAGED
 from ray_provider.infrastructure.terraform.folder import private_folder, write_private_json
@@ -68,7 +62,7 @@ class InfrastructureRun:
         self._cache: Path | None = None
         self._repaired = False
         self._lock_file: LockFile | None = None
-        self._declared: dict[str, DeclaredVariable] = {}
+        self._given = GivenVariables(spec, {})
         self._backend: Backend | None = None
         self._root = Path()
         self._variables: dict[str, Any] = {}
@@ -78,8 +72,10 @@ class InfrastructureRun:
         self.tags = Tags()
 
     def __enter__(self) -> Self:
-        self._remember_secrets()
+        remember_secrets(self.spec, self.redactor)
         self.spec.validate()
+        # Before anything is made or written.
+        _runner_class()
         with ExitStack() as stack:
             self._folder = stack.enter_context(private_folder())
             try:
@@ -112,12 +108,7 @@ class InfrastructureRun:
     @property
     def declared(self) -> Mapping[str, DeclaredVariable]:
         """What the module declares."""
-        return self._declared
-
-    @property
-    def is_bundled(self) -> bool:
-        """Whether the module is one of ours, by its name."""
-        return ModuleSource.parse(self.spec.module).kind == "bundled"
+        return self._given.declared
 
     def first_handle(self) -> InfrastructureHandle:
         """Give a handle of what is known before the module is read: where the state will lie."""
@@ -155,17 +146,20 @@ class InfrastructureRun:
 
     def public_variables(self) -> dict[str, Any]:
         """Give the variables that are not secret."""
-        return {name: value for name, value in self.spec.variables.items() if not self._is_secret(name)}
+        return self._given.public()
 
     @property
     def can_be_marked(self) -> bool:
         """Whether the module has variables for the tags of its cluster."""
-        return bool({"cluster_tags", "cluster_labels"} & set(self._declared))
+        return any({kind, f"cluster_{kind}"} <= set(self._given.declared) for kind in ("tags", "labels"))
 
     def mark(self, tags: Tags) -> None:
-        """Have what is made marked, if the module has variables for tags. Not asked for, it stays as it is marked."""
+        """Have what is made marked, if the module has variables for tags. Not asked for, it stays as it is marked.
+
+        :param tags: whose it is, and until when it is needed.
+        """
         self.tags = tags
-        write_private_json(self._file(_VARIABLES), tags.variables(self._variables, self._declared))
+        write_private_json(self._file(_VARIABLES), tags.variables(self._variables, self._given.declared))
 
     def interrupt(self) -> None:
         """Stop: Terraform saves its state and releases the lock. Nothing more is started."""
@@ -178,23 +172,15 @@ class InfrastructureRun:
 
         :param destroy: the plan of a destroy.
         :param lock: lock the state; not needed for only looking.
+        :param refresh: ask the cloud what has changed. Default: yes.
         :raises InfrastructureError: it failed.
         :raises BackendError: the state belongs to another module.
         :raises ModuleError: its outputs would not be what the tasks after it read.
         """
-        from python_terraform import IsFlagged, IsNotFlagged
-
         saved = self._file(_PLAN)
 
         def make() -> None:
-            self.runner.plan(
-                out=str(saved),
-                var_file=str(self._file(_VARIABLES)),
-                destroy=IsFlagged if destroy else IsNotFlagged,
-                refresh=None if refresh else False,
-                lock=None if lock else False,
-                raise_on_error=True,
-            )
+            self.runner.plan(saved, var_file=self._file(_VARIABLES), destroy=destroy, refresh=refresh, lock=lock)
 
         try:
             make()
@@ -217,7 +203,7 @@ class InfrastructureRun:
 
         :raises InfrastructureError: it failed; what was made is in the state.
         """
-        self.runner.apply(str(self._file(_PLAN)), var=self._ephemeral(), raise_on_error=True)
+        self.runner.apply(self._file(_PLAN), variables=self._given.ephemeral())
         if self._lock_file is not None:
             self._lock_file.keep(self.write)
 
@@ -236,19 +222,11 @@ class InfrastructureRun:
 
         :raises BackendError: it can't be read.
         """
-        _, out, _ = self.runner.cmd("state pull", raise_on_error=True)
-        self.state = StateView.from_text(str(out))
+        self.state = StateView.from_text(self.runner.run("state pull").out)
         return self.state
 
     # ------------------------------------------------------------------ preparing
     def _prepare(self, folder: Path) -> None:
-        try:
-            from ray_provider.infrastructure.terraform.runner import TerraformRunner
-        except ImportError as error:
-            raise ConfigurationError(
-                "python-terraform is needed for infrastructure, and is not installed.",
-                hint="pip install 'airflow-ray[infrastructure]', on workers.",
-            ) from error
         spec = self.spec
         given = dict(spec.env)
         for name, content in spec.files.items():
@@ -260,69 +238,57 @@ class InfrastructureRun:
             f"{binary.label}, module {source.public}, state in {backend.label}, workspace {spec.workspace or 'default'}"
         )
         env = build_environment(given)
-        root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
-        self._root = root
-        self._declared = read_declared(root)
-        self._check_variables(root, env)
+        root = self._root = source.copy_to(folder, env=env, redact=self.redactor, remember=self.redactor.add)
+        self._given = GivenVariables(spec, read_declared(root))
+        self._variables = self._given.fitted(root, env, redactor=self.redactor, write=self.write)
         backend.prepare()
         backend.write(root)
-        self._write_providers(root)
+        write_providers(root, spec.providers)
         identity = identity_of(backend, spec.workspace, source.public)
         write_identity(folder, identity)
-        lock_file = self._lock_file = LockFile.of(root, identity, binary)
-        if lock_file.is_kept:
-            self.write(lock_file.tell())
-        cache = default_plugin_cache(env)
-        extra = given
-        if cache is not None:
-            extra |= {"TF_PLUGIN_CACHE_DIR": str(cache)}
-            if not lock_file.begin:
-                # Without a hash to compare with, Terraform would fetch what the cache has.
-                extra |= {"TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
-        self._runner = TerraformRunner(
-            root,
-            terraform_bin_path=binary.path,
-            env=extra,
+        self._lock_file = LockFile.of(root, identity, binary)
+        if self._lock_file.is_kept:
+            self.write(self._lock_file.tell())
+        given |= self._with_cache(env, locked=bool(self._lock_file.begin))
+        # The lock of a local state ends with its process.
+        rescue = {"identity": identity, "lockable": backend.type != "local", "seconds": spec.state_patience}
+        self._runner = self._make_runner(folder, binary, given, rescue)
+        if self._interrupted:
+            raise TerraformInterruptedError("The run was stopped before Terraform was started.", killed=False)
+        self._init()
+        if spec.workspace and spec.workspace != "default":
+            self._runner.run("workspace select", spec.workspace, or_create=True)
+        save_kept(identity, self._runner, self.write)
+        self._settle(source)
+
+    def _make_runner(
+        self, folder: Path, binary: TerraformBinary, env: Mapping[str, str], rescue: Mapping[str, Any]
+    ) -> TerraformRunner:
+        spec = self.spec
+        return _runner_class()(
+            self._root,
+            binary=binary,
+            folder=folder,
+            env=env,
             write=self.write,
             redactor=self.redactor,
             lock_timeout=spec.lock_timeout,
             patience=spec.patience,
             parallelism=spec.parallelism,
-            folder=folder,
-            apply_variables=self._ephemeral(),
-            # The lock of a local state ends with its process.
-            rescue={"identity": identity, "lockable": backend.type != "local", "seconds": spec.state_patience},
+            rescue=rescue,
         )
-        if self._interrupted:
-            raise TerraformInterruptedError("The run was stopped before Terraform was started.", killed=False)
-        self._cache = cache or (Path(own).expanduser() if (own := env.get("TF_PLUGIN_CACHE_DIR")) else None)
-        self._init()
-        if spec.workspace and spec.workspace != "default":
-            from python_terraform import IsFlagged
 
-            self._runner.cmd("workspace select", spec.workspace, or_create=IsFlagged, raise_on_error=True)
-        save_kept(identity, self._runner, self.write)
-        self._settle(source)
-
-    def _check_variables(self, root: Path, env: Mapping[str, str]) -> None:
-        """Remember the secret ones, and refuse what the module does not take."""
-        spec = self.spec
-        variables = {**spec.variables, **spec.sensitive_variables}
-        for name, value in variables.items():
-            if self._is_secret(name):
-                self.redactor.add(value)
-        elsewhere = {name.removeprefix("TF_VAR_"): value for name, value in env.items() if name.startswith("TF_VAR_")}
-        for name, value in elsewhere.items():
-            if self._is_secret(name):
-                self.redactor.add(value)
-        elsewhere |= names_in_files(root)
-        if spec.destroy:
-            variables, told = for_destroy(self._declared, variables, elsewhere=elsewhere)
-            for line in told:
-                self.write(line)
-        else:
-            check_variables(self._declared, variables, elsewhere=elsewhere)
-        self._variables = variables
+    def _with_cache(self, env: Mapping[str, str], *, locked: bool) -> dict[str, str]:
+        """Find the cache of providers, and give the variables that have Terraform use it, if the user has none."""
+        cache = default_plugin_cache(env)
+        if cache is None:
+            own = env.get("TF_PLUGIN_CACHE_DIR")
+            self._cache = Path(own).expanduser() if own else None
+            return {}
+        self._cache = cache
+        # Without a hash to compare with, Terraform would fetch what the cache has.
+        unlocked = {} if locked else {"TF_PLUGIN_CACHE_MAY_BREAK_DEPENDENCY_LOCK_FILE": "true"}
+        return {"TF_PLUGIN_CACHE_DIR": str(cache), **unlocked}
 
     def _settle(self, source: ModuleSource) -> None:
         """Go to the place where the infrastructure is, and refuse a state that would run other people's programs."""
@@ -355,17 +321,15 @@ class InfrastructureRun:
                 raise
 
     def _init_mended(self) -> None:
-        from python_terraform import IsFlagged
-
         try:
-            self.runner.init(raise_on_error=True)
+            self.runner.init()
         except InfrastructureError as error:
             if self._lock_file is not None and self._lock_file.is_kept and OUTDATED.search(str(error)):
                 self.write("The module does not take these versions any more, or they are gone: others are chosen.")
                 # Of a provider that keeps its version, the hash is still compared.
-                self.runner.init(upgrade=IsFlagged, raise_on_error=True)
+                self.runner.init(upgrade=True)
             elif self._dropped_damaged(error):
-                self.runner.init(raise_on_error=True)
+                self.runner.init()
             else:
                 raise
 
@@ -373,7 +337,7 @@ class InfrastructureRun:
         """Drop what is damaged in the cache of providers, once in a run; say whether another try makes sense."""
         if self._cache is None or self._repaired or not DAMAGED.search(str(error)):
             return False
-        dropped = drop_damaged(self._cache, Path(str(self.runner.working_dir)), str(error))
+        dropped = drop_damaged(self._cache, self.runner.working_dir, str(error))
         if not dropped:
             return False
         self._repaired = True
@@ -383,52 +347,21 @@ class InfrastructureRun:
         self.write(f"The cached provider {', '.join(dropped)} is damaged: it is removed, and fetched once more.")
         return True
 
-    def _write_providers(self, root: Path) -> None:
-        """Write the providers' configuration; where the module has such blocks itself, on top of them."""
-        if not self.spec.providers:
-            return
-        text = "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in root.glob("*.tf"))
-        for name, config in self.spec.providers.items():
-            there = re.search(rf'^\s*provider\s+"{re.escape(name)}"', text, re.MULTILINE) is not None
-            suffix = "_override.tf.json" if there else ".tf.json"
-            write_private_json(root / f"zz_airflow_ray_provider_{name}{suffix}", {"provider": {name: config}})
-
-    def _remember_secrets(self) -> None:
-        spec = self.spec
-        if isinstance(spec.sensitive_variables, Mapping):
-            self.redactor.add(spec.sensitive_variables)
-        for values in (spec.variables, spec.providers):
-            if isinstance(values, Mapping):
-                self.redactor.add_named(values)
-        if isinstance(spec.env, Mapping):
-            self.redactor.add({name: value for name, value in spec.env.items() if sounds_secret(name)})
-        if isinstance(spec.files, Mapping):
-            lines = [line for content in spec.files.values() for line in str(content).splitlines()]
-            named = [(name.strip(), value.strip()) for name, _, value in (line.partition("=") for line in lines)]
-            self.redactor.add([value for name, value in named if sounds_secret(name)])
-        if isinstance(spec.backend, Mapping) and isinstance(spec.backend.get("type"), str):
-            self.redactor.add(Backend(spec.backend["type"], spec.backend).secrets())
-
-    def _is_secret(self, name: str) -> bool:
-        declared = self._declared.get(name)
-        return (
-            name in self.spec.sensitive_variables
-            or sounds_secret(name)
-            or (declared is not None and (declared.sensitive or declared.ephemeral))
-        )
-
-    def _ephemeral(self) -> dict[str, Any]:
-        """Variables that are not kept in the plan: an apply has to be told them again."""
-        given = {**self.spec.variables, **self.spec.sensitive_variables}
-        return {name: value for name, value in given.items() if (found := self._declared.get(name)) and found.ephemeral}
-
     def _read(self, command: str, *arguments: str) -> str:
-        from python_terraform import IsFlagged
-
-        _, out, _ = self.runner.cmd(command, *arguments, json=IsFlagged, raise_on_error=True)
-        return str(out)
+        return self.runner.run(command, *arguments, json=True).out
 
     def _file(self, name: str) -> Path:
         if self._folder is None:
             raise RuntimeError("the run is not entered")
         return self._folder / name
+
+
+def _runner_class() -> type[TerraformRunner]:
+    try:
+        from ray_provider.infrastructure.terraform.runner import TerraformRunner
+    except ImportError as error:
+        raise ConfigurationError(
+            "python-terraform is needed for infrastructure, and is not installed.",
+            hint="pip install 'airflow-ray[infrastructure]', on workers.",
+        ) from error
+    return TerraformRunner

@@ -75,18 +75,27 @@ class RayJobsClient:
         await self.transport.close()
 
     def job_url(self, submission_id: str) -> str:
-        """Where a person sees the job in Ray's dashboard."""
+        """Where a person sees the job in Ray's dashboard.
+
+        :param submission_id: the job's.
+        """
         return f"{self.endpoint.display_url.rstrip('/')}/#/jobs/{quote(submission_id, safe='')}"
 
     async def version(self, *, retry: RetryPolicy | None = None) -> ClusterVersion:
-        """Ask what answers. The session's name changes when the head restarts."""
+        """Ask what answers. The session's name changes when the head restarts.
+
+        :param retry: unless given, the client's own.
+        """
         data = await self.transport.json("GET", "/api/version", retry=retry)
         if not isinstance(data, dict) or "ray_version" not in data:
             raise not_ray_error(self.endpoint, "GET", "/api/version", 200, str(data))
         return ClusterVersion.from_json(data)
 
     async def authentication_mode(self, *, retry: RetryPolicy | None = None) -> str | None:
-        """Ask whether the cluster wants a token: ``token`` or ``disabled``; None if it is too old to say."""
+        """Ask whether the cluster wants a token: ``token`` or ``disabled``; None if it is too old to say.
+
+        :param retry: unless given, the client's own.
+        """
         try:
             data = await self.transport.json("GET", "/api/authentication_mode", retry=retry)
         except RayApiError as error:
@@ -96,7 +105,11 @@ class RayJobsClient:
         return str(data.get("authentication_mode")) if isinstance(data, dict) else None
 
     async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
-        """Ask for a job. None: Ray does not know it. A 404 that is not Ray's own is an error."""
+        """Ask for a job. None: Ray does not know it. A 404 that is not Ray's own is an error.
+
+        :param submission_id: the job's.
+        :param retry: unless given, the client's own.
+        """
         path = f"/api/jobs/{quote(submission_id, safe='')}"
         data = await self.transport.json("GET", path, retry=retry, accept=_found_or_missing, limit=STATUS_BYTES)
         if data is None or isinstance(data, dict):
@@ -104,7 +117,10 @@ class RayJobsClient:
         raise not_ray_error(self.endpoint, "GET", path, 200, str(data))
 
     async def list_jobs(self, *, retry: RetryPolicy | None = None) -> list[JobDetails]:
-        """Ask for all jobs that the cluster knows, submitted or not."""
+        """Ask for all jobs that the cluster knows, submitted or not.
+
+        :param retry: unless given, the client's own.
+        """
         from ray_provider.jobs.parsing import parse_jobs
 
         answer = await self.transport.request("GET", "/api/jobs/", retry=retry, limit=LIST_BYTES)
@@ -117,6 +133,8 @@ class RayJobsClient:
     async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
         """Submit a job and give its id. Not safe to repeat: see :func:`ray_provider.jobs.submit.once.submit_once`.
 
+        :param spec: what to run.
+        :param retry: unless given, the client's own.
         :raises JobAlreadyExistsError: the id is taken.
         """
         spec.validate()
@@ -148,7 +166,11 @@ class RayJobsClient:
         return str(data.get("submission_id") or data.get("job_id"))
 
     async def stop(self, submission_id: str, *, retry: RetryPolicy | None = None) -> bool:
-        """Ask Ray to stop a job. True: it will be STOPPED soon; false: there was nothing to stop."""
+        """Ask Ray to stop a job. True: it will be STOPPED soon; false: there was nothing to stop.
+
+        :param submission_id: the job's.
+        :param retry: unless given, the client's own.
+        """
         path = f"/api/jobs/{quote(submission_id, safe='')}/stop"
         data = await self.transport.json("POST", path, retry=retry, accept=_found_or_missing)
         return isinstance(data, dict) and bool(data.get("stopped"))
@@ -161,8 +183,10 @@ class RayJobsClient:
         A job that still waits for resources is ended by :mod:`ray_provider.jobs.pending`: Ray's own stop does not. It
         is STOPPED for us, though Ray calls it FAILED: it never ran.
 
+        :param submission_id: the job's.
         :param timeout_seconds: for all of it, failing requests included. From 60 s on, a job that waits for resources
             gets up to 180 s.
+        :param poll_interval: seconds between two looks.
         :raises JobError: the job had not ended in time.
         """
         ender = PendingJobEnder(self, submission_id)
@@ -201,6 +225,8 @@ class RayJobsClient:
     async def delete(self, submission_id: str, *, retry: RetryPolicy | None = None) -> bool:
         """Delete what Ray knows of an ended job. False: it did not know the job. Its id stays taken.
 
+        :param submission_id: the job's.
+        :param retry: unless given, the client's own.
         :raises RayApiError: the job still runs.
         """
         path = f"/api/jobs/{quote(submission_id, safe='')}"
@@ -215,6 +241,7 @@ class RayJobsClient:
         """Ask whether the cluster has a package. Asking also keeps it for a while (Ray: 10 minutes by default).
 
         :param uri: such as ``gcs://_ray_pkg_0123.zip``.
+        :param retry: unless given, the client's own.
         """
         answer = await self.transport.request("GET", _package_path(uri), retry=retry, accept=_found_or_missing)
         return answer.status == 200
@@ -224,6 +251,7 @@ class RayJobsClient:
 
         :param uri: the name it gets.
         :param path: of the file.
+        :param retry: unless given, the client's own.
         :raises ConfigurationError: it is larger than Ray takes.
         """
         size = path.stat().st_size
@@ -262,6 +290,8 @@ class RayJobsClient:
     ) -> AsyncIterator[bytes]:
         """Read a log file, or any other below the log folder of the Ray session, piece by piece.
 
+        :param node_id: of the node that has it.
+        :param filename: below the log folder.
         :param lines: the last so many; -1: all.
         :param timeout: seconds that no byte may come.
         """
@@ -283,6 +313,8 @@ class RayJobsClient:
         Of a file that is not there Ray answers 500 or nothing with a 200, whichever of two messages between its own
         processes comes first (Ray 2.60): the list of the files tells.
 
+        :param node_id: of the node that has it.
+        :param filename: below the log folder.
         :param max_bytes: refuse a larger one.
         :returns: its bytes; None: there is no such file.
         :raises RayApiError: Ray can't give it, or it is larger.
@@ -309,7 +341,9 @@ class RayJobsClient:
     ) -> list[str]:  # fmt: skip
         """List files below the log folder of the Ray session.
 
+        :param node_id: of the node.
         :param pattern: of their names, with the wildcards of a shell.
+        :param retry: unless given, the client's own.
         """
         params = {"node_id": node_id, "glob": pattern}
         data = await self.transport.json("GET", "/api/v0/logs", params=params, retry=retry)
@@ -320,7 +354,10 @@ class RayJobsClient:
 
     @asynccontextmanager
     async def log_tail(self, submission_id: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
-        """Follow a job's log by WebSocket, from its first line: for clusters without the State API."""
+        """Follow a job's log by WebSocket, from its first line: for clusters without the State API.
+
+        :param submission_id: the job's.
+        """
         async with self.transport.websocket(f"/api/jobs/{quote(submission_id, safe='')}/logs/tail") as websocket:
             yield websocket
 

@@ -85,6 +85,7 @@ def what_to_do(error_type: str | None, exit_code: int | None, message: str | Non
 def first_of(texts: Sequence[str], most: int) -> str:
     """Join the first of some texts for a sentence, and say how many more there are.
 
+    :param texts: all of them.
     :param most: how many are shown.
     """
     return "; ".join(texts[:most]) + (f"; and {len(texts) - most} more" if len(texts) > most else "")

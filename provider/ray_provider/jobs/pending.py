@@ -46,11 +46,19 @@ class Jobs(Protocol):
     """What is asked of a client of Ray's Jobs API."""
 
     async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
-        """Ask for a job."""
+        """Ask for a job.
+
+        :param submission_id: the job's.
+        :param retry: unless given, the client's own.
+        """
         ...
 
     async def submit_request(self, spec: JobSpec, *, retry: RetryPolicy | None = None) -> str:
-        """Submit a job and give its id."""
+        """Submit a job and give its id.
+
+        :param spec: what to run.
+        :param retry: unless given, the client's own.
+        """
         ...
 
 
@@ -81,6 +89,8 @@ class PendingJobEnder:
             self._helper = await self._client.get(self._id, retry=retry)
             if self._helper is None or not self._helper.is_final or self._number == _MOST_HELPERS:
                 return
+            if self._helper.is_success:
+                return  # it did what it could: that the job has ended, Ray tells a moment later
         self._number += 1
         try:
             await self._client.submit_request(self._spec(), retry=retry)

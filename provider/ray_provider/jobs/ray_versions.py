@@ -27,7 +27,10 @@ _known: dict[str, tuple[float, bool]] = {}
 
 
 def parse(version: str | None) -> tuple[int, int] | None:
-    """Give the first two numbers of a version; ``None`` if it has none, as builds of one's own may."""
+    """Give the first two numbers of a version; ``None`` if it has none, as builds of one's own may.
+
+    :param version: as Ray says it; ``None`` if it says none.
+    """
     found = re.match(r"(\d{1,4})\.(\d{1,4})(?!\d)", version or "")
     return (int(found[1]), int(found[2])) if found else None
 
@@ -58,7 +61,10 @@ def check(version: str | None, spec: JobSpec, *, functions: bool = False) -> Non
 
 
 def token_warning(version: str | None) -> str | None:
-    """Say that a cluster does not check the token that the connection has; ``None`` if it may."""
+    """Say that a cluster does not check the token that the connection has; ``None`` if it may.
+
+    :param version: as Ray says it; ``None`` if it says none.
+    """
     there = parse(version)
     if there is None or there >= TOKEN_FROM:
         return None
@@ -69,7 +75,10 @@ def token_warning(version: str | None) -> str | None:
 
 
 async def log_files_are_plain(client: RayJobsClient) -> bool:
-    """Tell whether the State API gives log files as they are. Asked once in a while of each address."""
+    """Tell whether the State API gives log files as they are. Asked once in a while of each address.
+
+    :param client: of the cluster.
+    """
     url = client.endpoint.url
     when, plain = _known.get(url, (0.0, True))
     if when and time.monotonic() - when < _BELIEVED_SECONDS:

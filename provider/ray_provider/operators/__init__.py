@@ -6,19 +6,43 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ray_provider.operators.addons import DeleteRayAddons, SetupRayAddons
     from ray_provider.operators.cluster import DeleteRayCluster, SetupRayCluster
     from ray_provider.operators.infrastructure import DeleteRayInfrastructure, SetupRayInfrastructure
     from ray_provider.operators.job import SubmitRayJob
+    from ray_provider.operators.rayjob import RunRayJob
+    from ray_provider.operators.rayservice import DeleteRayService, DeployRayService
+    from ray_provider.operators.serve import DeleteServeApplication, DeployServeApplication
 
 _WHERE = {
+    "DeleteRayAddons": "addons",
     "DeleteRayCluster": "cluster",
     "DeleteRayInfrastructure": "infrastructure",
+    "DeleteRayService": "rayservice",
+    "DeleteServeApplication": "serve",
+    "DeployRayService": "rayservice",
+    "DeployServeApplication": "serve",
+    "RunRayJob": "rayjob",
+    "SetupRayAddons": "addons",
     "SetupRayCluster": "cluster",
     "SetupRayInfrastructure": "infrastructure",
     "SubmitRayJob": "job",
 }
 
-__all__ = ["DeleteRayCluster", "DeleteRayInfrastructure", "SetupRayCluster", "SetupRayInfrastructure", "SubmitRayJob"]
+__all__ = [
+    "DeleteRayAddons",
+    "DeleteRayCluster",
+    "DeleteRayInfrastructure",
+    "DeleteRayService",
+    "DeleteServeApplication",
+    "DeployRayService",
+    "DeployServeApplication",
+    "RunRayJob",
+    "SetupRayAddons",
+    "SetupRayCluster",
+    "SetupRayInfrastructure",
+    "SubmitRayJob",
+]
 
 
 def __getattr__(name: str) -> Any:

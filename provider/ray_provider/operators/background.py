@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
+from ray_provider.exceptions import RayProviderError
+
 T = TypeVar("T")
 
 
@@ -137,6 +139,17 @@ class Steps:
             return background.run()
         finally:
             self._current = None
+
+    def run(self, make: Callable[[], Coroutine[Any, Any, T]], error: type[RayProviderError]) -> T:
+        """Run a coroutine to its end.
+
+        :param make: makes the coroutine; not called after a kill.
+        :param error: what is raised of a task that was killed meanwhile.
+        """
+        try:
+            return self.take(make)
+        except asyncio.CancelledError:
+            raise error("The task was ended from outside.", cause="killed") from None
 
     def kill(self, between: Callable[[], Coroutine[Any, Any, object]] | None = None) -> None:
         """End what is going on. For ``on_kill``: in a signal handler, in the middle of the main thread.

@@ -8,7 +8,6 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ray_provider import exceptions
 from ray_provider._compat import conf
 from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
@@ -17,14 +16,16 @@ from ray_provider.hooks.ray import RayHook
 from ray_provider.operators._cluster.common import (
     HANDLE_XCOM_KEY,
     ClusterOperator,
-    device_plugin_of,
+    cluster_spec,
     folders_of,
     owned_here,
     owner_of,
 )
 from ray_provider.operators._cluster.run import ClusterRun
+from ray_provider.operators._job.arguments import number, timeout_at
 from ray_provider.operators._job.memory import identity
 from ray_provider.operators.cluster_delete import DeleteRayCluster
+from ray_provider.triggers import failure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -87,8 +88,12 @@ class SetupRayCluster(ClusterOperator):
     :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
     :param access: how the dashboard is reached (``proxy``, ``service``, ``ingress``, ``url``), if not as the connection
         says.
+    :param local_queue: name of a Kueue LocalQueue (``queue`` is Airflow's own, for its workers). The cluster is
+        suspended until Kueue admits it; the task says what Kueue says meanwhile, and waits again after a preemption.
+    :param priority_class: name of a Kueue WorkloadPriorityClass.
+    :param queue_timeout_seconds: how long it may wait in the queue; ``None``: for ever.
     :param wait_for_workers: true: all workers that are wanted; false: only the head; or a number of them.
-    :param timeout_seconds: until it is ready.
+    :param timeout_seconds: until it is ready; of a cluster in a queue from its admission.
     :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.
     :param keep_on_failure: leave a cluster that does not become ready for inspection.
     :param backend: ``kubernetes`` or ``local``; else as the connection says.
@@ -116,6 +121,9 @@ class SetupRayCluster(ClusterOperator):
         "operator_values",
         "operator_namespace",
         "access",
+        "local_queue",
+        "priority_class",
+        "queue_timeout_seconds",
         "backend",
         "local",
     )
@@ -149,6 +157,9 @@ class SetupRayCluster(ClusterOperator):
         operator_namespace: str | None = None,
         helm_path: str | None = None,
         access: str | None = None,
+        local_queue: str | None = None,
+        priority_class: str | None = None,
+        queue_timeout_seconds: float | str | None = None,
         wait_for_workers: bool | int = True,
         timeout_seconds: float = 900,
         scheduling_timeout_seconds: float = 300,
@@ -183,6 +194,9 @@ class SetupRayCluster(ClusterOperator):
         self.operator_namespace = operator_namespace
         self.helm_path = helm_path
         self.access = access
+        self.local_queue = local_queue
+        self.priority_class = priority_class
+        self.queue_timeout_seconds = queue_timeout_seconds
         self.wait_for_workers = wait_for_workers
         self.timeout_seconds = timeout_seconds
         self.scheduling_timeout_seconds = scheduling_timeout_seconds
@@ -227,9 +241,7 @@ class SetupRayCluster(ClusterOperator):
         handle = ClusterHandle.from_dict(event["cluster"])
         if event["status"] == "ready":
             return self._done(context, handle)
-        told = event["error"]
-        kind = getattr(exceptions, told.get("kind", ""), ClusterError)
-        error: RayProviderError = kind(told["message"], hint=told.get("hint"))
+        error = failure.read(event["error"], ClusterError)
         self._take_back(handle, error)
         raise for_airflow(error)
 
@@ -250,12 +262,7 @@ class SetupRayCluster(ClusterOperator):
         readiness = self._readiness()  # refuses what can't work, before there is a cluster
         applied = run.apply(spec, keep_on_failure=self.keep_on_failure)
         now = time.time()
-        deadline = now + readiness.timeout_seconds
-        if self.execution_timeout is not None:
-            # Airflow does not enforce it while a task is deferred.
-            started = getattr(context["ti"], "start_date", None)
-            until = (started.timestamp() if started else now) + self.execution_timeout.total_seconds()
-            deadline = min(deadline, until)
+        deadline, limit = self._limits(context, readiness, now, queue=applied.queue)
         context["ti"].xcom_push(key=HANDLE_XCOM_KEY, value=applied.handle.to_dict())
         self.log.info("Waiting in the triggerer until Ray cluster %s is ready.", applied.handle.name)
         self.defer(
@@ -271,9 +278,29 @@ class SetupRayCluster(ClusterOperator):
                 deferred_at=now,
             ),
             method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+            timeout=None if limit is None else timedelta(seconds=limit),
         )
         raise AssertionError  # pragma: no cover - defer raises
+
+    def _limits(
+        self, context: Context, readiness: ReadinessOptions, now: float, *, queue: str | None
+    ) -> tuple[float, float | None]:
+        """Give when the trigger ends the wait, and after how many seconds Airflow ends the trigger.
+
+        :param queue: in which the cluster may have to wait: what comes after that begins later, the trigger sees when.
+        """
+        deadline, rest = now + readiness.timeout_seconds, None
+        until = timeout_at(self.execution_timeout, getattr(context["ti"], "start_date", None), now)
+        if until is not None:
+            rest = max(0.0, until - now)
+            if queue is None:
+                deadline = min(deadline, until)
+        if queue is None:
+            return deadline, max(0.0, deadline - now) + _BACKSTOP_SECONDS
+        limit = None
+        if readiness.queue_seconds is not None:
+            limit = readiness.queue_seconds + readiness.timeout_seconds + _BACKSTOP_SECONDS
+        return deadline, rest if limit is None or (rest is not None and rest < limit) else limit
 
     def _done(self, context: Context, handle: ClusterHandle) -> dict[str, Any]:
         context["ti"].xcom_push(key=DASHBOARD_XCOM_KEY, value=handle.address)
@@ -291,52 +318,19 @@ class SetupRayCluster(ClusterOperator):
     # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _spec(self, context: Context, run: ClusterRun) -> KubernetesClusterSpec:
-        from ray_provider.clusters.helm.fetch import fetch_text
-        from ray_provider.clusters.helm.releases import HelmOptions
-        from ray_provider.clusters.lifecycle.spec import make_spec
-
-        return make_spec(
-            owner=owner_of(context),
-            name=self.name or None,
+        return cluster_spec(
+            self,
+            context,
+            manifest=self.ray_cluster_yaml or None,
             namespace=self.namespace or None,
-            values=self.values,
-            profile=self.profile or None,
-            infrastructure_values=self._infrastructure_values(),
-            ray_cluster_yaml=self.ray_cluster_yaml or None,
-            chart=self.chart,
-            chart_repo=self.chart_repo or None,
-            chart_version=self.chart_version or None,
-            strict=self.strict,
+            how=cast("How", self.access or run.hook.config.access),
+            render=lambda text: str(self.render_template(text, context)),
+            name=self.name or None,
             update_if_exists=self.update_if_exists,
             lease_seconds=self.lease_seconds,
-            create_namespace=self.create_namespace,
-            kuberay_operator=self.kuberay_operator,
-            kuberay_version=self.kuberay_version or None,
-            operator_chart=self.operator_chart or None,
-            operator_chart_repo=self.operator_chart_repo or None,
-            operator_values=self.operator_values,
-            operator_namespace=self.operator_namespace or None,
-            helm=HelmOptions(path=self.helm_path),
-            how=cast("How", self.access or run.hook.config.access),
-            gpu_device_plugin_yaml=device_plugin_of(self.gpu_device_plugin_yaml, self.infrastructure),
-            folders=folders_of(context),
-            render=lambda text: str(self.render_template(text, context)),
-            fetch=fetch_text,
+            local_queue=self.local_queue or None,
+            priority_class=self.priority_class or None,
         )
-
-    def _infrastructure_values(self) -> Any:
-        if self.infrastructure is None or self.ray_cluster_yaml:
-            # A manifest takes no values.
-            return self.infrastructure_values
-        if self.infrastructure_values:
-            raise ConfigurationError(
-                "`infrastructure_values` are given, and so is `infrastructure`, whose outputs have them.",
-                hint="Give more values, or other ones, by `values`: they count more.",
-                field="infrastructure_values",
-            )
-        from ray_provider.infrastructure.handle import InfrastructureHandle
-
-        return InfrastructureHandle.from_dict(self.infrastructure).outputs.get("ray_helm_values")
 
     def _readiness(self) -> ReadinessOptions:
         from ray_provider.clusters.kuberay.readiness import ReadinessOptions
@@ -351,6 +345,8 @@ class SetupRayCluster(ClusterOperator):
             timeout_seconds=float(self.timeout_seconds),
             wait_for_workers=self.wait_for_workers,
             scheduling_seconds=float(self.scheduling_timeout_seconds),
+            queue_apart=True,
+            queue_seconds=number("queue_timeout_seconds", self.queue_timeout_seconds) or None,
         )
 
     def _local_spec(self, context: Context) -> Any:

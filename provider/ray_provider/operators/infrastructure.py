@@ -261,8 +261,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
     """Destroys what ``SetupRayInfrastructure`` made. Doing so again finds nothing, and succeeds.
 
     The order is: Ray clusters first (``DeleteRayCluster``, upstream of this task), then pools, cluster, network as
-    Terraform orders them. While Ray clusters or load balancers live in the cluster, it refuses: their machines and
-    addresses are not in the state, would stay behind and keep the network from going.
+    Terraform orders them. While Ray clusters, load balancers, machines of Karpenter or disks of volume claims live in
+    the cluster, it refuses: they are not in the state, would stay behind, cost money and keep the network from going.
 
     For the other parameters see :class:`~ray_provider.hooks.terraform.TerraformTask`.
 
@@ -355,7 +355,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
         if users:
             raise InfrastructureError(
                 f"The cluster {cluster.name} is in use: {', '.join(users)}. Nothing was destroyed.",
-                hint='Delete them first (DeleteRayCluster), or set `live_clusters="ignore"`.',
+                hint="Delete them first (DeleteRayCluster, DeleteRayAddons for node pools, volume claims by kubectl) or"
+                ' set `live_clusters="ignore"`: then they stay.',
                 users=users,
             )
 

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ray_provider import cluster_of_group
 from ray_provider._compat import BaseOperator, TaskDeferred, TriggerTask, conf, redact
 from ray_provider.airflow_errors import errors_for_airflow
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import ClusterError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
 from ray_provider.operators._cluster.common import folders_of
 from ray_provider.operators._cluster.of_task import own_cluster
-from ray_provider.operators._job import arguments, attempts
+from ray_provider.operators._job import arguments, attempts, deferral, removal
 from ray_provider.operators._job import memory as task_memory
 from ray_provider.operators._job.memory import TaskMemory
 from ray_provider.operators._job.run import JobRun
-from ray_provider.triggers.job import RayJobTrigger
+from ray_provider.operators._rayjob import flow
+from ray_provider.triggers import failure
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.jobs.models import JobDetails, JobSpec
     from ray_provider.jobs.watch.watcher import JobOutcome
+    from ray_provider.operators._rayjob.arguments import RayJobArguments
 
 #: What Airflow resumes a task with whose trigger failed or timed out.
 _FAIL = "__fail__"
-#: How much later than the job's own deadline Airflow's timeout of the deferral is: only if the trigger failed to act.
-_BACKSTOP_SECONDS = 60.0
 
 
 class SubmitRayJob(BaseOperator):
@@ -61,7 +62,8 @@ class SubmitRayJob(BaseOperator):
     :param poll_interval: the longest pause (seconds) between two looks at the job's status.
     :param xcom_task_key: ``task_id.key`` of an XCom that holds the dashboard's URL, such as ``setup.dashboard``. A
         handle that the task returned beside it is used too: it says where the token is.
-    :param cluster: the handle that ``SetupRayCluster`` returned, e.g. ``setup.output``.
+    :param cluster: the handle that ``SetupRayCluster`` returned, e.g. ``setup.output``; within a
+        ``RayClusterTaskGroup``, unless given, that of the group's.
     :param submission_id: the job's id, unless it is to follow from the task. Later attempts get ``-2``, ``-3`` and so
         on.
     :param metadata: of the job: text to text. Who owns the job is added.
@@ -108,6 +110,8 @@ class SubmitRayJob(BaseOperator):
     ui_color = "#d6f0ff"
     #: Whether the task makes a cluster where nothing names one and the connection has no address.
     makes_cluster: ClassVar[bool] = False
+    #: Leave the RayJob of a job that failed, for inspection.
+    keep_on_failure: bool = False
 
     def __init__(
         self,
@@ -158,9 +162,15 @@ class SubmitRayJob(BaseOperator):
         self.job_timeout_seconds = job_timeout_seconds
         self.poll_interval = poll_interval
         self.xcom_task_key = xcom_task_key
-        self.cluster = cluster
+        self.cluster = cluster_of_group.named(cluster)
+        #: The cluster is that of the task group: the task names none.
+        self.joined_group = (
+            cluster is None
+            and not (xcom_task_key or ray_cluster_yaml or self.has_ray_job)
+            and cluster_of_group.join(self, kwargs, default_conn_id=RayHook.default_conn_name)
+        )
         #: The DAG names a cluster. What comes of that by XCom may be nothing.
-        self.names_cluster = cluster is not None or bool(xcom_task_key)
+        self.names_cluster = self.cluster is not None or bool(xcom_task_key)
         self.submission_id = submission_id
         self.metadata = metadata
         self.label_selector = label_selector
@@ -182,6 +192,17 @@ class SubmitRayJob(BaseOperator):
         """
         with errors_for_airflow():
             return self._execute(context)
+
+    def execute_started(self, context: Context, event: dict[str, Any]) -> Any:
+        """Go on after the trigger that waited for the cluster of a RayJob.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :return: the submission id.
+        """
+        with errors_for_airflow():
+            self.prepare(context)
+            return flow.started(self, context, event)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> Any:
         """Go on after the trigger fired.
@@ -211,6 +232,13 @@ class SubmitRayJob(BaseOperator):
 
         :param context: of the task.
         """
+
+    def ray_job_arguments(self, context: Context) -> RayJobArguments | None:  # noqa: ARG002
+        """Say of which kind the cluster is that the job gets by a RayJob, on Kubernetes; ``None``: it gets none.
+
+        :param context: of the task.
+        """
+        return None
 
     def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:  # noqa: ARG002
         """Change the job's specification right before its submit. It has its id; local paths are not uploaded yet.
@@ -244,6 +272,11 @@ class SubmitRayJob(BaseOperator):
         return error
 
     @property
+    def has_ray_job(self) -> bool:
+        """Whether the DAG has KubeRay make a cluster for the job, by a RayJob."""
+        return False
+
+    @property
     def hook(self) -> RayHook:
         """The connection's hook."""
         return RayHook(self.conn_id, allowed=allowed_by(self))
@@ -253,74 +286,91 @@ class SubmitRayJob(BaseOperator):
     def _execute(self, context: Context) -> Any:
         self.prepare(context)
         spec = arguments.job_spec(self, folders_of(context))
-        options = arguments.watch_options(self)
-        run = self._new_run(context)
-        run.patience = options.max_unreachable_seconds
-        run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
+        run = self.new_run(context)
         memory = TaskMemory(context)
         config = run.hook.config
+        done, result = removal.finish(context, run, memory)
+        if done:
+            return result
+        wanted = self.ray_job_arguments(context) if config.backend != "local" else None
+        if wanted is not None:
+            return flow.begin(self, context, run, memory, spec, wanted)
         own = own_cluster(self, context, memory, config)
         if own is None:
             task_memory.locate(context, run, self.cluster, self.xcom_task_key)
-        try:
-            endpoint = run.reach(own)
+        with self.answering_for(run, memory):
+            run.reach(own)
             plan = self._plan(context, run, memory)
-            run.job_id = self._id(context, plan.attempt)
-            memory.keep(
-                attempts.AttemptRecord(
-                    run.job_id, plan.attempt, max_tries=memory.max_tries, submitted=plan.action == "adopt"
-                )
-            )
-            task_memory.tell(context, run)
-            if plan.action == "submit":
-                detached = not (self.cancel_on_kill and self.wait_for_completion)
-                owner = replace(task_memory.owner_of(context, plan.attempt), detached=detached).to_metadata()
-                if memory.max_tries is not None:
-                    owner[attempts.MAX_TRIES_KEY] = str(memory.max_tries)
-                metadata = {**config.metadata, **spec.metadata, **owner}
-                self.log.info("Submitting job %s to %s: %s", run.job_id, endpoint.display_url, spec.entrypoint)
-                run.submit(self.specify(context, run, replace(spec, submission_id=run.job_id, metadata=metadata)))
-                memory.submitted()
-            else:
-                run.adopted()
-            context["ti"].xcom_push(key=LINK_XCOM_KEY, value=job_page(endpoint, run.job_id))
-            self.log.info("Job page: %s", job_page(endpoint, run.job_id))
-            if not self.wait_for_completion:
-                return run.job_id
-            if self.deferrable:
-                details = run.look()
-                if details is not None and not details.is_final:
-                    self._defer(context, run)
-            return self._finish(context, run, memory, run.watch(arguments.watch_options(self)))
+            return self.carry_out(context, run, memory, spec, plan.attempt, submit=plan.action == "submit")
+
+    @contextmanager
+    def answering_for(self, run: JobRun, memory: TaskMemory) -> Iterator[None]:
+        """Stop the job, and delete a cluster of the task's own, where a step fails or the task is killed in it."""
+        try:
+            yield
         except TaskDeferred:
             raise
-        except BaseException:
+        except BaseException as error:
             if run.killed and not run.left_to_retry:
                 memory.killed()
+            if isinstance(error, ClusterError) and self.keep_on_failure and not run.killed:
+                flow.keep(self, run)
             run.abandon()
             raise
+
+    def carry_out(
+        self, context: Context, run: JobRun, memory: TaskMemory, spec: JobSpec, attempt: int, *, submit: bool
+    ) -> Any:
+        """Submit the job of a logical attempt, or take it over; then wait for it.
+
+        :param run: knows the cluster.
+        :param spec: the job's, without its id.
+        :param submit: whether it is to be submitted: else an earlier try did.
+        """
+        endpoint = run.reach()
+        run.job_id = self.id_of_attempt(context, attempt)
+        memory.keep(attempts.AttemptRecord(run.job_id, attempt, max_tries=memory.max_tries, submitted=not submit))
+        task_memory.tell(context, run)
+        if submit:
+            detached = not (self.cancel_on_kill and self.wait_for_completion)
+            owner = replace(task_memory.owner_of(context, attempt), detached=detached).to_metadata()
+            if memory.max_tries is not None:
+                owner[attempts.MAX_TRIES_KEY] = str(memory.max_tries)
+            metadata = {**run.hook.config.metadata, **spec.metadata, **owner}
+            self.log.info("Submitting job %s to %s: %s", run.job_id, endpoint.display_url, spec.entrypoint)
+            run.submit(self.specify(context, run, replace(spec, submission_id=run.job_id, metadata=metadata)))
+            memory.submitted()
+        else:
+            run.adopted()
+        context["ti"].xcom_push(key=LINK_XCOM_KEY, value=job_page(endpoint, run.job_id))
+        self.log.info("Job page: %s", job_page(endpoint, run.job_id))
+        if not self.wait_for_completion:
+            return run.job_id
+        if self.deferrable:
+            details = run.look()
+            if run.appears_until is not None or (details is not None and not details.is_final):
+                self._defer(context, run)
+        return self.conclude(context, run, memory, run.watch(arguments.watch_options(self)))
 
     def _complete(self, context: Context, event: Mapping[str, Any]) -> Any:
         from ray_provider.jobs.watch.outcome import peer_outcome
         from ray_provider.jobs.watch.watcher import JobOutcome
 
-        run = self._new_run(context)
+        run = self.new_run(context)
         memory = TaskMemory(context)
         task_memory.recall(context, run)
         run.job_id = event["job_id"]
-        run.patience = arguments.watch_options(self).max_unreachable_seconds
         told = event.get("outcome") or peer_outcome(event)
         if told:
             run.ended()
-            return self._finish(context, run, memory, JobOutcome.from_dict(told))
-        error = event.get("error") or {"message": str(event.get("message"))}
+            return self.conclude(context, run, memory, JobOutcome.from_dict(told))
+        error = failure.read(event.get("error") or event)
         if self.cancel_on_kill:
             run.stop()
         run.delete_cluster()
-        kind = RayProviderError if error.get("retryable", True) else ConfigurationError
-        raise kind(f"Job {run.job_id} could not be watched: {error['message']}", hint=error.get("hint"))
+        raise type(error)(f"Job {run.job_id} could not be watched: {error.message}", hint=error.hint)
 
-    def _finish(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
+    def conclude(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
         """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
         # Ray's message of a failed job ends with the last lines of its log.
         outcome = replace(
@@ -330,57 +380,38 @@ class SubmitRayJob(BaseOperator):
         )
         if outcome.kind == "deadline":
             outcome = replace(outcome, limit=arguments.limit_of(self))
+        if outcome.kind == "suspended":
+            return flow.again(self, context, run, memory, outcome)
+        error = outcome.error()
         try:
-            error = outcome.error()
             if error is not None:
                 raise self.failure(context, run, outcome, error)
             self.log.info("Job %s: %s", outcome.submission_id, outcome.status)
             result = self.result(context, run, outcome)
-        finally:
+        except BaseException as failure:
             if outcome.kind != "unreachable":
                 memory.seen(outcome)
-            run.delete_cluster()
+            if error is not None and self.keep_on_failure:
+                flow.keep(self, run)
+            else:
+                removal.after_failure(run, failure)
+            raise
+        memory.seen(outcome)
+        removal.after_success(run, memory, result)
         return result
 
     def _defer(self, context: Context, run: JobRun) -> None:
-        now = time.time()
-        options = arguments.watch_options(self)
-        deadline = options.deadline
-        started = getattr(context["ti"], "start_date", None)
-        if self.execution_timeout is not None:
-            # Airflow does not enforce it while a task is deferred.
-            until = (started.timestamp() if started else now) + self.execution_timeout.total_seconds()
-            deadline = until if deadline is None else min(deadline, until)
         self.log.info("Waiting for job %s in the triggerer.", run.job_id)
-        self.defer(
-            trigger=RayJobTrigger(
-                job_id=str(run.job_id),
-                conn_id=self.conn_id,
-                xcom_dashboard_url=run.dashboard_url,
-                ray_cluster_yaml=self.ray_cluster_yaml or None,
-                gpu_device_plugin_yaml=self.gpu_device_plugin_yaml or "",
-                poll_interval=options.poll_interval,
-                fetch_logs=self.fetch_logs,
-                cluster=run.cluster.to_dict() if run.cluster else None,
-                owns_cluster=run.owns_cluster,
-                deadline=deadline,
-                max_unreachable_seconds=options.max_unreachable_seconds,
-                log_max_lines=options.log_max_lines,
-                cancel_on_kill=self.cancel_on_kill,
-                deferred_at=now,
-                session_name=run.session_name,
-            ),
-            method_name="execute_complete",
-            timeout=None if deadline is None else timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
-        )
+        trigger, timeout = deferral.of_job(self, run, getattr(context["ti"], "start_date", None))
+        self.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
 
     def _abandon(self, context: Context, reason: str) -> None:
         """Stop a job whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
         timed_out = "timeout" in reason.lower()
-        run = self._new_run(context)
+        run = self.new_run(context)
         try:
             task_memory.recall(context, run)
-            if run.job_id and (timed_out or self.cancel_on_kill):
+            if run.job_id and run.is_reachable and (timed_out or self.cancel_on_kill):
                 self.log.warning("Nobody watches job %s any more (%s): stopping it.", run.job_id, reason)
                 run.stop()
             run.delete_cluster()
@@ -389,13 +420,20 @@ class SubmitRayJob(BaseOperator):
 
     # -- parts ---------------------------------------------------------------------------------------------------------
 
-    def _new_run(self, context: Context) -> JobRun:
+    def new_run(self, context: Context) -> JobRun:
+        """Begin what can be killed.
+
+        :param context: of the task.
+        """
         ti = context["ti"]
         again = self.durable and (getattr(ti, "max_tries", None) or 0) >= (getattr(ti, "try_number", None) or 1)
-        self._job_run = JobRun(
+        run = JobRun(
             self.hook, self.log, cancel_on_kill=self.cancel_on_kill, retried=TriggerTask(ti) if again else None
         )
-        return self._job_run
+        run.patience = arguments.watch_options(self).max_unreachable_seconds
+        run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
+        self._job_run = run
+        return run
 
     def _plan(self, context: Context, run: JobRun, memory: TaskMemory) -> attempts.Plan:
         def is_ours(attempt: int, job: JobDetails) -> bool:
@@ -406,13 +444,13 @@ class SubmitRayJob(BaseOperator):
 
         return run.plan(
             memory.earlier,
-            lambda attempt: self._id(context, attempt),
+            lambda attempt: self.id_of_attempt(context, attempt),
             is_ours,
             max_tries=memory.max_tries,
             durable=self.durable,
         )
 
-    def _id(self, context: Context, attempt: int) -> str:
+    def id_of_attempt(self, context: Context, attempt: int) -> str:
         """Give the id under which a logical attempt's job is submitted."""
         from ray_provider.jobs.submit.identity import submission_id_for
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider import exceptions
 from ray_provider._compat import BaseSensorOperator, PokeReturnValue, conf
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
@@ -22,6 +21,7 @@ from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.peer import run_sync
 from ray_provider.hooks.ray import RayHook
 from ray_provider.sensors.ending import told
+from ray_provider.triggers import failure
 from ray_provider.triggers.cluster import RayClusterTrigger
 
 if TYPE_CHECKING:
@@ -132,9 +132,7 @@ class RayClusterSensor(BaseSensorOperator):
         """
         if event["status"] == "ready":
             return dict(event["cluster"])
-        reported = event["error"]
-        kind = getattr(exceptions, reported.get("kind", ""), ClusterError)
-        raise self._told(kind(reported["message"], hint=reported.get("hint")))
+        raise self._told(failure.read(event["error"], ClusterError))
 
     def _told(self, error: RayProviderError) -> Exception:
         return told(

@@ -2,169 +2,38 @@
 
 from __future__ import annotations
 
-import http.client
+import http
 import json
-import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
+
+from ray_provider.testing.api import HEALTH, AirflowApi, AirflowApiError
+
+__all__ = ["FINISHED", "AirflowApiError", "AirflowClient"]
 
 #: The states in which a run or a task instance stays.
 FINISHED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 
-#: Between two looks, at first and at last.
-_POLL_SECONDS = 0.2
-_LONGEST_PAUSE = 1.0
-_PAGE = 100
-_TRIES = 3
-_HEALTH = "/api/v2/monitor/health"
 
+class AirflowClient(AirflowApi):
+    """Airflow's REST API on a stack whose visitors are all administrators, by what a test wants of it.
 
-class AirflowApiError(RuntimeError):
-    """Airflow's REST API answered with an error.
-
-    :param status: the HTTP status.
-    :param body: what it said, as text.
+    Every ``wait_…`` has a time-out and says in its error what it saw last.
     """
-
-    def __init__(self, method: str, path: str, status: int, body: str) -> None:
-        super().__init__(f"{method} {path}: HTTP {status}: {body[:2000]}")
-        self.status = status
-        self.body = body
-
-
-class AirflowClient:
-    """Airflow's REST API on a stack whose visitors are all administrators.
-
-    Synchronous, one connection per request, no proxy: for tests. Every ``wait_…`` has a time-out and says in its error
-    what it saw last.
-
-    :param host: where the API server listens.
-    :param port: its port.
-    :param timeout: of one request, in seconds.
-    :param check: called again and again while something is waited for; it raises if that is in vain.
-    """
-
-    def __init__(
-        self, host: str, port: int, *, timeout: float = 30.0, check: Callable[[], None] = lambda: None
-    ) -> None:
-        self._host = host
-        self._port = port
-        self._timeout = timeout
-        self._check = check
-        self._token: str | None = None
-
-    # -- plumbing ------------------------------------------------------------------------------------------------
-
-    def request(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        query: Mapping[str, Any] | None = None,
-        accept: str = "application/json",
-        creates: bool = False,
-    ) -> Any:
-        """Ask, and give the answer's JSON (or its text, if it is none).
-
-        What gets no answer is sent again, twice, if that does no harm: on a small machine an API server can stall for
-        a while. What the database had no turn for (Airflow rolls it back) is sent again for as long as a request may
-        take.
-
-        :param path: from the root, e.g. ``/api/v2/dags``.
-        :param creates: this ``POST`` makes something that the body names: it may be sent again, and that it is there
-            already then means that it was made. The answer is ``None`` in that case.
-        :raises AirflowApiError: the answer is an error.
-        :raises OSError: there is no answer.
-        """
-        if query:
-            path = f"{path}?{urlencode(query, doseq=True)}"
-        tries = _TRIES if (method != "POST" or creates) and not path.startswith(_HEALTH) else 1
-        lost, status, text = self._send_repeatedly(tries, method, path, body, accept)
-        if status == http.HTTPStatus.UNAUTHORIZED and not path.startswith("/auth/"):
-            self._token = None
-            lost, status, text = self._send_repeatedly(tries, method, path, body, accept)
-        if lost and creates and status == http.HTTPStatus.CONFLICT:
-            return None
-        if lost and method == "DELETE" and status == http.HTTPStatus.NOT_FOUND:
-            return None
-        if status >= http.HTTPStatus.BAD_REQUEST:
-            raise AirflowApiError(method, path, status, text)
-        try:
-            return json.loads(text) if text else None
-        except ValueError:
-            return text
-
-    def _send_repeatedly(self, tries: int, method: str, path: str, body: Any, accept: str) -> tuple[int, int, str]:
-        """Give how many answers were lost, and the status and text of the one that came."""
-        lost, deadline = 0, time.monotonic() + self._timeout
-        while True:
-            try:
-                status, text = self._send(method, path, body, accept)
-            except OSError:
-                lost += 1
-                if lost >= tries:
-                    raise
-            else:
-                if not _had_no_turn(status, text) or time.monotonic() > deadline:
-                    return lost, status, text
-            time.sleep(_POLL_SECONDS)
-
-    def _send(self, method: str, path: str, body: Any, accept: str) -> tuple[int, str]:
-        headers = {"Accept": accept}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
-        if not path.startswith(("/auth/", _HEALTH)):
-            if self._token is None:
-                self._token = self.request("GET", "/auth/token")["access_token"]
-            headers["Authorization"] = f"Bearer {self._token}"
-        connection = http.client.HTTPConnection(self._host, self._port, timeout=self._timeout)
-        try:
-            connection.request(method, path, None if body is None else json.dumps(body), headers)
-            response = connection.getresponse()
-            return response.status, response.read().decode("utf-8", errors="replace")
-        finally:
-            connection.close()
-
-    def _pages(self, path: str, key: str, query: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
-        while True:
-            page = self.request("GET", path, query={**(query or {}), "limit": _PAGE, "offset": len(found)})
-            found += page[key]
-            if not page[key] or len(found) >= page["total_entries"]:
-                return found
-
-    def wait_until(self, what: str, look: Callable[[], Any], *, timeout: float = 60.0) -> Any:
-        """Look again and again until ``look`` gives something true, and give that.
-
-        :raises TimeoutError: it did not, in time.
-        :raises Exception: what ``check`` raises.
-        """
-        began = time.monotonic()
-        while True:
-            found = look()
-            if found:
-                return found
-            self._check()
-            waited = time.monotonic() - began
-            if waited > timeout:
-                raise TimeoutError(f"not within {timeout:.0f} s: {what}")
-            # A look costs the API server what it could do for the tasks: what takes long is looked for less often.
-            time.sleep(min(max(_POLL_SECONDS, waited / 10), _LONGEST_PAUSE))
 
     # -- the stack -----------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
         """Give the state of the database, scheduler, DAG processor and triggerer, with their last heartbeats."""
-        health: dict[str, Any] = self.request("GET", _HEALTH)
+        health: dict[str, Any] = self.request("GET", HEALTH)
         return health
 
     def jobs(self, **query: Any) -> list[dict[str, Any]]:
         """Give Airflow's own processes (``job_type``: SchedulerJob, TriggererJob, DagProcessorJob)."""
-        return self._pages("/api/v2/jobs", "jobs", query)
+        return self.pages("/api/v2/jobs", "jobs", query)
 
     def hook_metadata(self, connection_type: str) -> dict[str, Any] | None:
         """Give what the connection form shows for a type: ``standard_fields``, ``extra_fields``; or ``None``."""
@@ -203,7 +72,7 @@ class AirflowClient:
 
     def import_errors(self) -> list[dict[str, Any]]:
         """Give the DAG files that could not be read, with ``filename`` and ``stack_trace``."""
-        return self._pages("/api/v2/importErrors", "import_errors")
+        return self.pages("/api/v2/importErrors", "import_errors")
 
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> dict[str, Any]:
         """Wait until the DAG processor has read a DAG.
@@ -264,6 +133,10 @@ class AirflowClient:
         """Mark a run ``success`` or ``failed``, as a person does in the web interface."""
         self.request("PATCH", self._run_path(dag_id, run_id), {"state": state})
 
+    def events(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
+        """Give what Airflow's audit log has of a run: who changed what, and ``state mismatch`` of lost tasks."""
+        return self.pages("/api/v2/eventLogs", "event_logs", {"dag_id": dag_id, "run_id": run_id})
+
     def wait_run(
         self, dag_id: str, run_id: str, *, state: str | Collection[str] = FINISHED, timeout: float = 180.0
     ) -> dict[str, Any]:
@@ -278,22 +151,21 @@ class AirflowClient:
             if run["state"] in wanted:
                 return run
             if run["state"] in FINISHED:
-                raise TimeoutError(
-                    f"the run {run_id} of {dag_id} ended as {run['state']}: {self._states(dag_id, run_id)}"
-                )
+                raise TimeoutError(f"the run {run_id} of {dag_id} ended as {run['state']}")
             return None
 
         try:
             run: dict[str, Any] = self.wait_until(f"the run {run_id} of {dag_id} is {wanted}", look, timeout=timeout)
         except TimeoutError as error:
-            raise TimeoutError(f"{error}; its tasks: {self._states(dag_id, run_id)}") from None
+            told = self._failures(dag_id, run_id)
+            raise TimeoutError(f"{error}; its tasks: {self._states(dag_id, run_id)}{told}") from None
         return run
 
     # -- task instances ------------------------------------------------------------------------------------------
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
         """Give all task instances of a run."""
-        return self._pages(f"{self._run_path(dag_id, run_id)}/taskInstances", "task_instances")
+        return self.pages(f"{self._run_path(dag_id, run_id)}/taskInstances", "task_instances")
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> dict[str, Any]:
         """Give one task instance."""
@@ -414,13 +286,22 @@ class AirflowClient:
         path = f"{self._run_path(dag_id, run_id)}/taskInstances/{quote(task_id, safe='')}"
         return path if map_index < 0 else f"{path}/{map_index}"
 
+    def _failures(self, dag_id: str, run_id: str) -> str:
+        """Tell why tasks of a run failed: the ends of their logs, and what the scheduler says of them."""
+        told = []
+        for task in self.task_instances(dag_id, run_id):
+            if task["state"] in ("failed", "up_for_retry"):
+                name = (task["task_id"], task["map_index"], task["try_number"])
+                try:
+                    text = self.log_text(dag_id, run_id, name[0], map_index=name[1], try_number=max(name[2], 1))
+                except AirflowApiError as error:  # a worker that never began has no log
+                    text = str(error)
+                told.append(f"\n-- {name[0]}[{name[1]}], try {name[2]}: the end of its log\n{text[-3000:]}")
+        lost = [event["extra"] for event in self.events(dag_id, run_id) if event["event"] == "state mismatch"]
+        return "".join(told) + "".join(f"\n-- the scheduler: {text}" for text in lost)
+
     def _states(self, dag_id: str, run_id: str) -> dict[str, Any]:
         return {
             entry["task_id"] if entry["map_index"] < 0 else f"{entry['task_id']}[{entry['map_index']}]": entry["state"]
             for entry in self.task_instances(dag_id, run_id)
         }
-
-
-def _had_no_turn(status: int, text: str) -> bool:
-    """Whether an answer says that the database could not do it; the cause is in the API server's log only."""
-    return status == http.HTTPStatus.INTERNAL_SERVER_ERROR and "Database error" in text

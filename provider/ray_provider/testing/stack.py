@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 import signal
@@ -13,7 +12,6 @@ import tempfile
 import time
 from collections.abc import Mapping
 from contextlib import closing
-from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -23,27 +21,24 @@ import psutil
 
 from ray_provider.clusters.local.cluster import end_all_local
 from ray_provider.clusters.local.head import free_ports
-from ray_provider.clusters.local.processes import (
-    ProcessIdentity,
-    descendants,
-    describe,
-    family,
-    last_lines,
-    signal_all,
-    wait_gone,
-)
+from ray_provider.clusters.local.processes import last_lines, signal_all, wait_gone
 from ray_provider.clusters.local.state import HOME_VARIABLE
 from ray_provider.testing.client import AirflowApiError, AirflowClient
+from ray_provider.testing.components import (
+    JOB_TYPES,
+    MARK,
+    command,
+    kind_of,
+    record,
+    running,
+    sweep,
+    tree_of,
+    triggerer_name,
+)
 from ray_provider.testing.configuration import HOST, component_environment, settings, write_config
 from ray_provider.testing.parent import dying_with_parent
 
 log = logging.getLogger(__name__)
-
-#: Every process of a stack carries the stack's home in this variable: so none can get lost.
-MARK = "RAY_PROVIDER_STACK_HOME"
-
-#: In the home: the components that were started, one a line.
-_PROCESSES = "processes.jsonl"
 
 #: Sockets are made in the folder for temporary files, and their paths may have 107 characters.
 _LONGEST_TEMPORARY = 70
@@ -54,8 +49,6 @@ _SQLITE_SECONDS = 60
 #: The same for the API server. It writes its audit log in its event loop, which those requests need that have written
 #: something and are about to commit: two at once wait for each other until one gives up, and is sent again.
 _API_SERVER_SECONDS = 2
-
-_JOB_TYPES = {"scheduler": "SchedulerJob", "dag-processor": "DagProcessorJob", "triggerer": "TriggererJob"}
 
 
 class StackError(RuntimeError):
@@ -175,7 +168,7 @@ class AirflowStack:
 
         :raises StackError: a component ended, or was not healthy in time.
         """
-        self._sweep("left running by an earlier stack")
+        sweep(self.home, "left running by an earlier stack")
         self.leftovers.clear()
         self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
@@ -193,7 +186,7 @@ class AirflowStack:
                 database.execute("PRAGMA journal_mode=WAL")
         self.timings["db migrate"] = time.monotonic() - began
         began = time.monotonic()
-        names = ["api-server", "scheduler", "dag-processor", *map(_triggerer_name, range(1, self._triggerers + 1))]
+        names = ["api-server", "scheduler", "dag-processor", *map(triggerer_name, range(1, self._triggerers + 1))]
         for name in names:
             self._spawn(name)
         deadline = began + self._start_timeout
@@ -224,10 +217,10 @@ class AirflowStack:
     def add_triggerer(self) -> str:
         """Start one more triggerer, wait until it is healthy, and give its name."""
         number = 1
-        while _triggerer_name(number) in self._processes:
+        while triggerer_name(number) in self._processes:
             number += 1
-        self.start_component(_triggerer_name(number))
-        return _triggerer_name(number)
+        self.start_component(triggerer_name(number))
+        return triggerer_name(number)
 
     def start_component(self, name: str) -> None:
         """Start a component, e.g. again after :meth:`stop_component` or :meth:`kill_component`, and wait for it."""
@@ -240,7 +233,7 @@ class AirflowStack:
 
     def processes(self) -> list[psutil.Process]:
         """Give all processes of the stack that run, its tasks' included; not those of a local Ray."""
-        return family(MARK, str(self.home), self._recorded())
+        return running(self.home)
 
     def log_tail(self, name: str, lines: int = 40) -> str:
         """Give the last lines that a component wrote."""
@@ -255,12 +248,7 @@ class AirflowStack:
     def _spawn(self, name: str) -> None:
         if name in self._processes:
             raise ValueError(f"{name} is running already")
-        arguments = {
-            "api-server": ["api-server", "--host", HOST, "--port", str(self.port), "--workers", "1"],
-            "scheduler": ["scheduler", "--skip-serve-logs"],
-            "dag-processor": ["dag-processor"],
-            "triggerer": ["triggerer", "--skip-serve-logs"],
-        }[_kind(name)]
+        arguments = command(name, HOST, self.port)
         environment = self._environment()
         if name == "api-server":
             environment["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] = self._api_server_conn
@@ -273,8 +261,7 @@ class AirflowStack:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        with (self.home / _PROCESSES).open("a", encoding="ascii") as file:
-            file.write(json.dumps(asdict(ProcessIdentity.of(self._processes[name].pid))) + "\n")
+        record(self.home, self._processes[name].pid)
 
     def _wait_healthy(self, name: str, deadline: float) -> None:
         while not self._healthy(name):
@@ -290,7 +277,7 @@ class AirflowStack:
     def _healthy(self, name: str) -> bool:
         try:
             health = self.client.health()
-            kind = _kind(name)
+            kind = kind_of(name)
             if kind == "api-server":
                 return True
             if health[kind.replace("-", "_")]["status"] != "healthy":
@@ -298,7 +285,7 @@ class AirflowStack:
             # Of several triggerers the health check knows only the liveliest. A job record of its own tells them apart.
             process = psutil.Process(self._processes[name].pid)
             taken = set(self._job_ids.values())
-            for job in self.client.jobs(job_type=_JOB_TYPES[kind], is_alive="true"):
+            for job in self.client.jobs(job_type=JOB_TYPES[kind], is_alive="true"):
                 started = datetime.fromisoformat(job["start_date"]).timestamp()
                 if job["id"] not in taken and job["latest_heartbeat"] and started >= process.create_time() - 1:
                     self._job_ids[name] = job["id"]
@@ -319,7 +306,7 @@ class AirflowStack:
         """
         process = self._processes[name]
         self._signalled.add(name)
-        tree = _tree(process) if group else [psutil.Process(process.pid)]
+        tree = tree_of(process) if group else [psutil.Process(process.pid)]
         signal_all(tree, number)
         if number == signal.SIGKILL:
             process.wait(10)
@@ -329,7 +316,7 @@ class AirflowStack:
     def stop_component(self, name: str, *, timeout: float = 20.0) -> None:
         """Ask a component to end (``SIGTERM``), wait, and end all of its processes by force if it doesn't."""
         process = self._processes[name]
-        tree = _tree(process)
+        tree = tree_of(process)
         process.terminate()
         self._end(name, process, tree, timeout)
 
@@ -341,12 +328,12 @@ class AirflowStack:
         :param timeout: how many seconds the components have to end by themselves.
         """
         deadline = time.monotonic() + timeout
-        trees = {name: _tree(process) for name, process in self._processes.items()}
+        trees = {name: tree_of(process) for name, process in self._processes.items()}
         for process in self._processes.values():
             process.terminate()
         for name, process in list(self._processes.items()):
             self._end(name, process, trees[name], max(0.1, deadline - time.monotonic()))
-        self.leftovers += self._sweep("left behind by a component that had ended")
+        self.leftovers += sweep(self.home, "left behind by a component that had ended")
         # A local Ray outlives the task that sets it up, and so the components: it ends with the stack.
         for cluster in end_all_local(self.local_ray_home):
             log.info("The local Ray %s was still running: ended with the stack", cluster)
@@ -359,7 +346,7 @@ class AirflowStack:
             process.wait(timeout)
         except subprocess.TimeoutExpired:
             log.warning("%s did not end within %.0f s of SIGTERM: killed", name, timeout)
-            tree = [*tree, *_tree(process)]
+            tree = [*tree, *tree_of(process)]
             process.kill()
             process.wait(10)
         # What it had started gets a moment to notice, then no more.
@@ -371,25 +358,6 @@ class AirflowStack:
     def _forget(self, name: str) -> None:
         del self._processes[name]
         self._signalled.discard(name)
-
-    def _sweep(self, why: str) -> list[str]:
-        """End what carries our mark, and give its description."""
-        remaining = self.processes()
-        names = [describe(process) for process in remaining]
-        if remaining:
-            log.warning("Ending %d processes %s: %s", len(remaining), why, ", ".join(names))
-            signal_all(remaining, signal.SIGKILL)
-            wait_gone(remaining, 10)
-        (self.home / _PROCESSES).unlink(missing_ok=True)
-        return names
-
-    def _recorded(self) -> list[ProcessIdentity]:
-        """Give the components that were started in this home, by us or by an earlier stack that was killed."""
-        try:
-            lines = (self.home / _PROCESSES).read_text(encoding="ascii").splitlines()
-        except FileNotFoundError:
-            return []
-        return [ProcessIdentity(**json.loads(line)) for line in lines if line.endswith("}")]
 
     def _make_temporary(self) -> Path:
         """Make a folder for the temporary files of components and tasks: those that are ended by force leave some."""
@@ -415,18 +383,3 @@ class AirflowStack:
             "AIRFLOW_HOME": str(self.home),
             MARK: str(self.home),
         }
-
-
-def _kind(name: str) -> str:
-    return "triggerer" if name.startswith("triggerer") else name
-
-
-def _triggerer_name(number: int) -> str:
-    return "triggerer" if number == 1 else f"triggerer-{number}"
-
-
-def _tree(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    try:
-        return descendants(psutil.Process(process.pid))
-    except psutil.NoSuchProcess:
-        return []

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
-from ray_provider.triggers import coming_back
+from ray_provider.triggers import coming_back, ending, failure
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
-
-#: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
-_SETTLE_SECONDS = 30.0
-_RUNNING: set[asyncio.Task[Any]] = set()
 
 
 class RayClusterTrigger(BaseTrigger):
@@ -73,7 +67,7 @@ class RayClusterTrigger(BaseTrigger):
         self.helm_path = helm_path
         self.keep = keep
         if deferred_at is None and not_before is not None:
-            deferred_at = not_before - coming_back.SECONDS
+            deferred_at = not_before - coming_back.BEFORE
         self.deferred_at = deferred_at
         self.hook = RayHook(conn_id, allowed=CHECKED)
         self._fired = False
@@ -101,16 +95,7 @@ class RayClusterTrigger(BaseTrigger):
             ready = await self._watch()
             event: dict[str, Any] = {"status": "ready", "cluster": ready.to_dict()}
         except RayProviderError as error:
-            event = {
-                "status": "failed",
-                "cluster": self.cluster,
-                "error": {
-                    "kind": type(error).__name__,
-                    "message": error.message,
-                    "hint": error.hint,
-                    "retryable": error.retryable,
-                },
-            }
+            event = {"status": "failed", "cluster": self.cluster, "error": failure.told(error)}
         await coming_back.wait(self.deferred_at, began)
         await LogEnd().taken(TriggerTask.of(self), self.log)
         self._fired = True
@@ -133,22 +118,7 @@ class RayClusterTrigger(BaseTrigger):
         )
 
     async def _reach(self) -> tuple[Any, Any]:
-        """Read the connection; patiently, as whom it is asked from may not be up yet."""
-        loop = asyncio.get_running_loop()
-        until = loop.time() + _SETTLE_SECONDS
-        pause = 0.5
-        while True:
-            try:
-                access = await self.hook.akubernetes_access(self.cluster.get("kubernetes"))
-                return access, (await self.hook.aconfig()).access
-            except ConfigurationError:
-                raise
-            except Exception as error:
-                if loop.time() + pause > until:
-                    raise
-                self.log.warning("Can't read connection %s yet, trying again: %s", self.conn_id, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 10.0)
+        return await ending.reach(self.hook, self.cluster.get("kubernetes"), self.log)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -158,17 +128,13 @@ class RayClusterTrigger(BaseTrigger):
 
     async def cleanup(self) -> None:
         """Delete nothing on an ordinary exit. Before Airflow 3.3 this is the only sign of a kill."""
-        if self._fired or _compat.trigger_has_on_kill() or TriggerTask.of(self) is None:
-            return
-        await self._in_background()
+        if not self._fired and ending.shows_a_kill(TriggerTask.of(self)):
+            await self._in_background()
 
     async def _in_background(self) -> None:
         if self.keep:
             return
-        work = asyncio.create_task(self._delete())
-        _RUNNING.add(work)
-        work.add_done_callback(_RUNNING.discard)
-        await asyncio.shield(work)
+        await ending.to_its_end(self._delete())
 
     async def _delete(self) -> None:
         from ray_provider.clusters.handle import ClusterHandle
@@ -177,7 +143,7 @@ class RayClusterTrigger(BaseTrigger):
 
         handle = ClusterHandle.from_dict(self.cluster)
         try:
-            if not await self._was_ended():
+            if not await ending.was_ended(TriggerTask.of(self), self.log):
                 return
             self.log.info("The task was ended: it gives Ray cluster %s/%s up.", handle.namespace, handle.name)
             access, _ = await self._reach()
@@ -195,25 +161,3 @@ class RayClusterTrigger(BaseTrigger):
             self.log.exception(
                 "Ray cluster %s/%s could not be deleted. It is still there.", handle.namespace, handle.name
             )
-
-    async def _was_ended(self) -> bool:
-        """Tell a task that was ended from one that is cleared, or watched on by another triggerer: those need it."""
-        task = TriggerTask.of(self)
-        if task is None:
-            return True
-        state = None
-        for pause in (0.2, 1.0, 2.0, 5.0):
-            try:
-                state = await _compat.core_state_of(task)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
-                self.log.warning("Can't ask Airflow about the task yet: %s", error)
-            else:
-                # A cleared task has no state for a moment; a deleted run never has one again.
-                if state is not None:
-                    break
-            await asyncio.sleep(pause)
-        # Ended for good, by a person or by Airflow. A cleared task comes back, and finds its cluster.
-        if state in _compat.ENDED or state is None:
-            return True
-        self.log.info("The task is %s: its Ray cluster is left to it.", state)
-        return False

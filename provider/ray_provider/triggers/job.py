@@ -9,22 +9,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
-from ray_provider.exceptions import ConfigurationError, RayProviderError
+from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
-from ray_provider.triggers import coming_back, watching
+from ray_provider.triggers import coming_back, ending, failure, reaching, watching
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
     from ray_provider.jobs.watch.loglines import LogBatch
     from ray_provider.jobs.watch.watcher import JobOutcome
-
-#: How long a trigger tries to read its connection: a restarted triggerer may be up before what it asks.
-_SETTLE_SECONDS = 30.0
-
-#: Tasks that go on after Airflow gave up waiting for ``on_kill``: the event loop keeps only weak references.
-_RUNNING: set[asyncio.Task[Any]] = set()
 
 
 class RayJobTrigger(BaseTrigger):
@@ -47,6 +41,7 @@ class RayJobTrigger(BaseTrigger):
     :param cancel_on_kill: stop the job when a user acts on the task.
     :param deferred_at: when (seconds since 1970) the task was deferred: it does not come back at once.
     :param session_name: the head's session in which the job was submitted: tells a job that was lost with its head.
+    :param appears_until: when (seconds since 1970) a job that KubeRay submits has to be there.
     """
 
     _DEFAULTS: ClassVar[Mapping[str, Any]] = {
@@ -63,6 +58,7 @@ class RayJobTrigger(BaseTrigger):
         "cancel_on_kill": True,
         "deferred_at": None,
         "session_name": None,
+        "appears_until": None,
     }
 
     def __init__(
@@ -83,6 +79,7 @@ class RayJobTrigger(BaseTrigger):
         cancel_on_kill: bool = True,
         deferred_at: float | None = None,
         session_name: str | None = None,
+        appears_until: float | None = None,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.job_id = job_id
@@ -100,6 +97,7 @@ class RayJobTrigger(BaseTrigger):
         self.cancel_on_kill = cancel_on_kill
         self.deferred_at = deferred_at
         self.session_name = session_name
+        self.appears_until = appears_until
         self.hook = RayHook(conn_id, allowed=CHECKED)
         self._endpoint: RayEndpoint | None = None
         self._offset = _Offset(job_id)
@@ -125,12 +123,8 @@ class RayJobTrigger(BaseTrigger):
         try:
             event = self._event(await self._watch())
         except RayProviderError as error:
-            event = {
-                "status": "EXCEPTION",
-                "message": str(error),
-                "job_id": self.job_id,
-                "error": {"message": error.message, "hint": error.hint, "retryable": error.retryable},
-            }
+            told = failure.told(error)
+            event = {"status": "EXCEPTION", "message": told["message"], "job_id": self.job_id, "error": told}
         await coming_back.wait(self.deferred_at, began)
         await self._log_end.taken(TriggerTask.of(self), self.log)
         self._fired = True
@@ -151,6 +145,7 @@ class RayJobTrigger(BaseTrigger):
             max_unreachable_seconds=self.max_unreachable_seconds,
             log_max_lines=self.log_max_lines,
             session_name=self.session_name,
+            appears_until=self.appears_until,
         )
         try:
             async with self.hook.using(self.cluster), RayJobsClient(self._endpoint) as client:
@@ -161,6 +156,7 @@ class RayJobTrigger(BaseTrigger):
                     log=self.log,
                     passed_on=self._passed_on,
                     ask=self.hook.asks(self.cluster),
+                    interrupted=self.hook.interruptions(self.cluster),
                 )
         finally:
             await self._offset.no_more()
@@ -170,22 +166,14 @@ class RayJobTrigger(BaseTrigger):
         await self._offset.passed_on(batch)
 
     async def _reach(self) -> RayEndpoint:
-        """Find the dashboard; for a while also when what has to be asked for that does not answer yet."""
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        pause = 0.5
-        while True:
-            try:
-                return await self.hook.endpoint(self.cluster, self.xcom_dashboard_url)
-            except ConfigurationError:
-                raise
-            except Exception as error:
-                patience = self.max_unreachable_seconds if isinstance(error, RayProviderError) else _SETTLE_SECONDS
-                if loop.time() - began + pause > patience:
-                    raise
-                self.log.warning("Can't tell yet where job %s runs, trying again: %s", self.job_id, error)
-            await asyncio.sleep(pause)
-            pause = min(pause * 2, 10.0)
+        return await reaching.dashboard(
+            self.hook,
+            self.cluster,
+            self.xcom_dashboard_url,
+            patience=self.max_unreachable_seconds,
+            what=f"job {self.job_id}",
+            log=self.log,
+        )
 
     def _event(self, outcome: JobOutcome) -> dict[str, Any]:
         status = outcome.status if outcome.kind == "final" else outcome.kind.upper()
@@ -199,10 +187,7 @@ class RayJobTrigger(BaseTrigger):
         if not self.cancel_on_kill:
             self.log.info("The task was ended; job %s goes on (cancel_on_kill=False).", self.job_id)
             return
-        work = asyncio.create_task(self._kill())
-        _RUNNING.add(work)
-        work.add_done_callback(_RUNNING.discard)
-        await asyncio.shield(work)
+        await ending.to_its_end(self._kill())
 
     async def cleanup(self) -> None:
         """Keep what a successor needs. Airflow calls this on every exit, so it stops nothing by itself.
@@ -212,12 +197,8 @@ class RayJobTrigger(BaseTrigger):
         if self._fired:
             return
         await self._offset.keep(self.log)
-        if _compat.trigger_has_on_kill() or not self.cancel_on_kill or TriggerTask.of(self) is None:
-            return
-        work = asyncio.create_task(self._kill())
-        _RUNNING.add(work)
-        work.add_done_callback(_RUNNING.discard)
-        await asyncio.shield(work)
+        if self.cancel_on_kill and ending.shows_a_kill(TriggerTask.of(self)):
+            await ending.to_its_end(self._kill())
 
     async def _kill(self) -> None:
         """Stop the job, and delete the task's own cluster, unless another trigger watches the job on."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.endpoint import RayEndpoint
     from ray_provider.jobs.watch.logs import LogBatch
+    from ray_provider.jobs.watch.outcome import Interruption
     from ray_provider.jobs.watch.waiting import Ask
     from ray_provider.jobs.watch.watcher import JobOutcome, WatchOptions
 
@@ -43,6 +44,14 @@ class Log(Protocol):
 
     def critical(self, msg: str, /, *args: Any) -> Any:
         """Log what a job calls critical, or fatal."""
+
+
+def tell(log: Log, line: str) -> None:
+    """Log a line of progress; one that begins with ``WARNING:`` as a warning."""
+    if line.startswith("WARNING: "):
+        log.warning("%s", line.removeprefix("WARNING: "))
+    else:
+        log.info("%s", line)
 
 
 #: What watching needs and is imported late. aiohttp alone takes a third of a second.
@@ -87,6 +96,7 @@ async def watch(
     passed_on: Callable[[LogBatch], Awaitable[None] | None] | None = None,
     hide: Callable[[str], str] = str,
     ask: Ask | None = None,
+    interrupted: Callable[[], Awaitable[Interruption | None]] | None = None,
 ) -> JobOutcome:
     """Follow a job until its end, its log going to ours at the levels that its lines show.
 
@@ -99,6 +109,7 @@ async def watch(
     :param passed_on: told after each piece of log.
     :param hide: takes out of a text what must not be seen.
     :param ask: knows what the cluster can still get, for a job that waits.
+    :param interrupted: returns when the cluster ends by other means than Ray would tell.
     """
     from ray_provider.jobs.watch.levels import LevelCutter
     from ray_provider.jobs.watch.watcher import JobWatcher
@@ -123,7 +134,14 @@ async def watch(
         log.warning("%s", hide(text))
 
     watcher = JobWatcher(
-        client, submission_id, options, on_log=on_log, on_progress=on_progress, on_warning=on_warning, ask=ask
+        client,
+        submission_id,
+        options,
+        on_log=on_log,
+        on_progress=on_progress,
+        on_warning=on_warning,
+        ask=ask,
+        interrupted=interrupted,
     )
     return await watcher.watch()
 

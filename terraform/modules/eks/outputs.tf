@@ -67,7 +67,7 @@ output "nvidia_device_plugin_required" {
 }
 
 output "kubernetes_manifests" {
-  description = "What has to be installed in the cluster so that pods with GPUs get nodes, as one Kubernetes List: NVIDIA's device plugin where the AMI lacks it, the cluster autoscaler, or Auto Mode's node pools. `SetupRayCluster(gpu_device_plugin_yaml=\"infrastructure\")` installs what is missing of it; by hand: `terraform output -json kubernetes_manifests | kubectl apply -f -`."
+  description = "What has to be installed in the cluster so that pods with GPUs get nodes, as one Kubernetes List: NVIDIA's device plugin where the AMI lacks it, the cluster autoscaler, or Auto Mode's node pools. `SetupRayAddons` installs what is missing of it, and `DeleteRayAddons` removes it; by hand: `terraform output -json kubernetes_manifests | kubectl apply -f -`."
   value       = { apiVersion = "v1", kind = "List", items = [for item in local.kubernetes_manifests : jsondecode(item)] }
 }
 

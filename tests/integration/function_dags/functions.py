@@ -31,7 +31,7 @@ RUNTIME_ENV = {
 }
 RUNTIME_ENV_BEFORE = copy.deepcopy(RUNTIME_ENV)
 STORE = os.environ.get("RAY_EXAMPLE_STORE", "file:///tmp/airflow-ray-results")
-CARRIERS = ["UA", "B6", "EV", "DL", "AA"]
+CARRIERS = ["UA", "B6", "EV"]
 
 
 @dataclasses.dataclass

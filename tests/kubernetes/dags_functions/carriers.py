@@ -6,7 +6,7 @@ from airflow.sdk import dag, task
 
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster
 
-CARRIERS = ["UA", "B6", "EV", "DL", "AA"]
+CARRIERS = ["UA", "B6", "EV"]
 SMALL = {
     "head": {
         "resources": {"requests": {"cpu": "200m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},

@@ -8,8 +8,10 @@ import os
 from airflow.sdk import DAG
 
 from ray_provider.operators import (
+    DeleteRayAddons,
     DeleteRayCluster,
     DeleteRayInfrastructure,
+    SetupRayAddons,
     SetupRayCluster,
     SetupRayInfrastructure,
     SubmitRayJob,
@@ -51,6 +53,13 @@ for name, cloud in json.loads(os.environ["TEST_MISSIONS"]).items():
             backend={"type": "local", "path": cloud["state"]},
             **common,
         )
+        # The operator is there: no chart can be fetched here.
+        addons = SetupRayAddons(
+            task_id="addons",
+            conn_id=cloud["conn_id"],
+            infrastructure=infrastructure.output,
+            kuberay_operator="require",
+        )
         cluster = SetupRayCluster(
             task_id="cluster",
             conn_id=cloud["conn_id"],
@@ -58,7 +67,6 @@ for name, cloud in json.loads(os.environ["TEST_MISSIONS"]).items():
             namespace=cloud["namespace"],
             create_namespace=True,
             values=SMALL,
-            gpu_device_plugin_yaml="infrastructure",
             timeout_seconds=300,
             deferrable=True,
         )
@@ -66,12 +74,16 @@ for name, cloud in json.loads(os.environ["TEST_MISSIONS"]).items():
             task_id="job", conn_id=cloud["conn_id"], cluster=cluster.output, entrypoint=ON_A_GPU, deferrable=True
         )
         delete_cluster = DeleteRayCluster(task_id="delete_cluster", conn_id=cloud["conn_id"], cluster=cluster.output)
+        delete_addons = DeleteRayAddons(
+            task_id="delete_addons", conn_id=cloud["conn_id"], infrastructure=infrastructure.output
+        )
         delete_infrastructure = DeleteRayInfrastructure(
             task_id="delete_infrastructure",
             infrastructure=infrastructure.output,
             confirm=cloud["variables"]["name"],
             **common,
         )
-        infrastructure >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
-        delete_cluster >> delete_infrastructure.as_teardown(setups=infrastructure)
+        infrastructure >> addons >> cluster >> job >> delete_cluster.as_teardown(setups=cluster)
+        delete_cluster >> delete_addons.as_teardown(setups=addons)
+        delete_addons >> delete_infrastructure.as_teardown(setups=infrastructure)
     globals()[dag.dag_id] = dag

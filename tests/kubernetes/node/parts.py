@@ -213,6 +213,12 @@ def _check_go_version(module: str, name: str, version: str) -> None:
         raise BuildError(f"versions.toml says {name} {version}, gomod/{module}/go.mod says something else")
 
 
+def _module_folder(name: str, *, module: str) -> Path:
+    """Give the folder of a Go module's own files, downloaded if it is not there."""
+    _go("mod", "download", name, module=module)
+    return Path(_go("list", "-m", "-f", "{{.Dir}}", name, module=module).strip())
+
+
 def _go_part(name: str, module: str, package: str, program: str, ldflags: str = "") -> Part:
     flags = f"-s -w{ldflags}"
 
@@ -251,6 +257,42 @@ def operator_image_archive(version: str) -> Part:
         write_image(folder / "image.tar", [operator_image(version)], [needs[program.name]], config)
 
     return Part(f"operator-image-{version}", digest_of("recipe 1", program.key, HERE / "image.py"), make, (program,))
+
+
+def kueue() -> Part:
+    version = versions()["kueue"]["version"]
+    _check_go_version("kueue", "sigs.k8s.io/kueue", version)
+    stamp = f" -X sigs.k8s.io/kueue/pkg/version.GitVersion=v{version}"
+    return _go_part("kueue", "kueue", "sigs.k8s.io/kueue/cmd/kueue", "kueue", stamp)
+
+
+def kueue_definitions() -> Part:
+    """Return what Kueue installs of itself (``definitions.yaml``), put together from its module by kustomize."""
+    kubectl = tool("helm4")
+
+    def make(folder: Path, needs: dict[str, Path]) -> None:
+        module = _module_folder("sigs.k8s.io/kueue", module="kueue")
+        text = run(needs[kubectl.name] / "kubectl", "kustomize", f"{module}/config/default")
+        (folder / "definitions.yaml").write_text(text)
+
+    return Part("kueue-definitions", digest_of("recipe 1", HERE / "gomod/kueue", kubectl.key), make, (kubectl,))
+
+
+def karpenter() -> Part:
+    """Return Karpenter with its provider ``kwok``, whose machines are Node objects and nothing else."""
+    _check_go_version("karpenter", "sigs.k8s.io/karpenter", versions()["karpenter"]["version"])
+    return _go_part("karpenter", "karpenter", "sigs.k8s.io/karpenter/kwok", "karpenter")
+
+
+def karpenter_definitions() -> Part:
+    """Return Karpenter's CRDs, a file each."""
+
+    def make(folder: Path, _: dict[str, Path]) -> None:
+        module = _module_folder("sigs.k8s.io/karpenter", module="karpenter")
+        for file in [*module.glob("pkg/apis/crds/*.yaml"), *module.glob("kwok/apis/crds/*.yaml")]:
+            (folder / file.name).write_bytes(file.read_bytes())
+
+    return Part("karpenter-definitions", digest_of("recipe 1", HERE / "gomod/karpenter"), make)
 
 
 def definitions(version: str) -> Part:
@@ -293,6 +335,18 @@ def operator_chart(version: str) -> Part:
         shutil.copytree(needs[crds.name], chart / "crds")
 
     return Part(f"operator-chart-{version}", digest_of("recipe 1", crds.key, source), make, (crds,))
+
+
+def samples(version: str) -> Part:
+    """Return KubeRay's own sample manifests (``samples/``), from its module."""
+    module, name = f"operator-{version}", "github.com/ray-project/kuberay/ray-operator"
+
+    def make(folder: Path, _: dict[str, Path]) -> None:
+        _go("mod", "download", name, module=module)
+        found = _go("list", "-m", "-f", "{{.Dir}}", name, module=module).strip()
+        shutil.copytree(Path(found) / "config/samples", folder / "samples")
+
+    return Part(f"samples-{version}", digest_of("recipe 1", HERE / "gomod" / module), make)
 
 
 # Tools ----------------------------------------------------------------------------------------------------------

@@ -281,6 +281,40 @@ async def test_a_cluster_without_kuberay_is_used_by_its_load_balancers_only(clus
     assert await cloud.users_of_cluster(EKS) == ["load balancer web/front"]
 
 
+def claimed(driver: str, policy: str = "Delete") -> dict[str, Any]:
+    claim = {"namespace": "web", "name": driver.partition(".")[0]}
+    spec = {"csi": {"driver": driver}, "persistentVolumeReclaimPolicy": policy, "claimRef": claim}
+    return {"metadata": {"name": f"pvc-{driver}"}, "spec": spec}
+
+
+async def test_what_karpenter_and_volume_claims_made_is_named_and_what_the_cloud_ends_itself_is_not(cluster):
+    """Terraform knows nothing of them: they would cost money for ever, and machines keep the network from going."""
+
+    def machine(name: str, group: str) -> dict[str, Any]:
+        labels = {"karpenter.sh/nodepool": "a10g"}
+        return {"metadata": {"name": name, "labels": labels}, "spec": {"nodeClassRef": {"group": group}}}
+
+    cluster["/apis/karpenter.sh/v1/nodeclaims"] = [
+        machine("a10g-x", "karpenter.k8s.aws"),
+        machine("auto-y", "eks.amazonaws.com"),
+    ]
+    cluster["/api/v1/persistentvolumes"] = [
+        claimed("ebs.csi.aws.com"),
+        claimed("pd.csi.storage.gke.io", policy="Retain"),
+        claimed("nfs.csi.k8s.io"),
+        {"metadata": {"name": "by-hand"}, "spec": {"persistentVolumeReclaimPolicy": "Delete", "hostPath": {}}},
+    ]
+    assert (await cloud.users_of_cluster(EKS))[2:] == [
+        "machine a10g-x of Karpenter's node pool a10g",
+        "disk of the volume claim web/ebs",
+    ]
+
+
+async def test_who_may_not_see_machines_and_disks_may_delete_all_the_same(cluster):
+    cluster["/apis/karpenter.sh/v1/nodeclaims"] = cluster["/api/v1/persistentvolumes"] = 403
+    assert len(await cloud.users_of_cluster(EKS)) == 2
+
+
 async def test_a_cluster_that_may_not_be_asked_is_not_taken_for_empty(cluster):
     cluster["/api/v1/services"] = 403
     with pytest.raises(InfrastructureError, match="The cluster prod can't be asked") as caught:

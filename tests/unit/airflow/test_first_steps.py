@@ -86,7 +86,7 @@ def test_arguments_that_the_local_backend_has_no_use_for_are_named(
         raise ClusterError("not in this test")
 
     monkeypatch.setattr(local, "start_local", start)
-    given = {"profile": "gpu-eks", "values": {"worker": {"replicas": 3}}, "namespace": "team"}
+    given = {"profile": "gpu-eks", "values": {"worker": {"replicas": 3}}, "namespace": "team", "local_queue": "team"}
     with pytest.raises(ClusterError, match="not in this test"):
         SetupRayCluster(task_id="t", conn_id="c", **given).execute(context)
     [line] = [line for line in capsys.readouterr().out.splitlines() if "The backend is local" in line]

@@ -351,16 +351,19 @@ async def test_the_arguments_of_the_predecessor_are_taken(dashboard):
 
 
 @pytest.mark.parametrize(
-    ("deferred", "began", "seconds"),
+    ("heartbeat", "deferred", "began", "seconds"),
     [
-        (1.0, 1.0, 5.0),  # the usual: six seconds after the deferral
-        (8.0, 8.0, 0.0),
-        (10.0, 3.0, 11.0),  # a slow Airflow: the trigger began seven seconds late
-        (1000.0, 1.0, 0.0),  # a triggerer that took the trigger over much later
-        (12.0, 0.1, 18.0),  # bounded
+        ("5", 1.0, 1.0, 9.0),  # the usual: ten seconds after the deferral
+        ("5", 11.0, 11.0, 0.0),
+        ("5", 4.0, 1.0, 16.0),  # a slow Airflow: the trigger began three seconds late
+        ("5", 1000.0, 1.0, 0.0),  # a triggerer that took the trigger over much later
+        ("5", 12.0, 0.1, 18.0),  # bounded
+        ("1", 1.0, 1.0, 5.0),  # an Airflow whose supervisors look more often
+        ("20", 1.0, 1.0, 24.0),  # less often
     ],
 )
-def test_a_task_does_not_come_back_before_airflow_has_seen_it_go(deferred, began, seconds):
+def test_a_task_does_not_come_back_before_airflow_has_seen_it_go(monkeypatch, heartbeat, deferred, began, seconds):
+    monkeypatch.setenv("AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL", heartbeat)
     now = time.time()
     assert coming_back.seconds(now - deferred, now - began) == pytest.approx(seconds, abs=0.5)
 

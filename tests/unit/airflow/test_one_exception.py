@@ -13,10 +13,14 @@ from ray_provider.exceptions import ConfigurationError, KubernetesError
 from ray_provider.operators import (
     DeleteRayCluster,
     DeleteRayInfrastructure,
+    DeleteRayService,
+    DeleteServeApplication,
+    DeployRayService,
+    DeployServeApplication,
     SetupRayCluster,
     SetupRayInfrastructure,
 )
-from ray_provider.sensors import InfrastructureDriftSensor, RayClusterSensor, RayJobSensor
+from ray_provider.sensors import InfrastructureDriftSensor, RayClusterSensor, RayJobSensor, RayServeSensor
 
 
 @pytest.mark.parametrize(
@@ -29,6 +33,11 @@ from ray_provider.sensors import InfrastructureDriftSensor, RayClusterSensor, Ra
         (RayClusterSensor(task_id="t", conn_id="c", cluster="text"), "not the handle"),
         (RayClusterSensor(task_id="t", conn_id="c", cluster="text", deferrable=True), "not the handle"),
         (RayJobSensor(task_id="t", conn_id="c", submission_id="a"), "has no Ray address"),
+        (DeployServeApplication(task_id="t", conn_id="c", name="a", import_path="m:app"), "has no Ray address"),
+        (DeleteServeApplication(task_id="t", conn_id="c", name="a"), "has no Ray address"),
+        (RayServeSensor(task_id="t", conn_id="c", name="a"), "has no Ray address"),
+        (DeployRayService(task_id="t", conn_id="c"), "No applications are given"),
+        (DeleteRayService(task_id="t", conn_id="c"), "No RayService is named"),
         (InfrastructureDriftSensor(task_id="t", module="no-such-module"), "no-such-module"),
     ],
     ids=lambda value: type(value).__name__,

@@ -20,7 +20,8 @@ from ray_provider.exceptions import ClusterFailedError, ConfigurationError, JobF
 from ray_provider.sensors import RayClusterSensor, RayJobSensor
 from ray_provider.sensors import cluster as cluster_sensor
 from ray_provider.triggers import RayClusterTrigger, RayJobTrigger, coming_back
-from tests.unit.clusters.test_watching import CLUSTERS, kubeconfig, running
+from tests.support.kubernetes_api import kubeconfig, running
+from tests.unit.clusters.test_watching import CLUSTERS
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -164,3 +165,16 @@ def test_a_job_that_failed_skips_a_sensor_that_may_be_skipped(connection, contex
         RayJobSensor(task_id="wait", conn_id="c", submission_id="mine", soft_fail=True).resume_execution(
             "execute_complete", unreachable, context
         )
+
+
+def test_a_sensor_waits_for_one_job(connection, context):
+    for further in ({"submission_id": "mine"}, {"cluster": {"backend": "kubernetes"}}):
+        with pytest.raises(ConfigurationError, match=f"ray_job is given, and so is {next(iter(further))}"):
+            RayJobSensor(task_id="wait", conn_id="c", ray_job="train", **further)
+    for none in ({}, {"submission_id": ""}):
+        with pytest.raises(AirflowFailException, match="no job is named"):
+            RayJobSensor(task_id="wait", conn_id="c", **none).execute(context)
+    connection.pop("address")
+    connection["backend"] = "local"
+    with pytest.raises(AirflowFailException, match="backend: local, where there are no RayJobs"):
+        RayJobSensor(task_id="wait", conn_id="c", ray_job="train").execute(context)

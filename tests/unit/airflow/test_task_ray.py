@@ -24,7 +24,7 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.decorators import ray, read_reference
 from ray_provider.decorators.operator import RayDecoratedOperator
 from ray_provider.decorators.storage import ResultStore
-from ray_provider.exceptions import ConfigurationError, JobError, RayProviderError
+from ray_provider.exceptions import ClusterError, ConfigurationError, JobError, RayProviderError
 from ray_provider.functions import payload
 from ray_provider.functions.results import result_file
 from ray_provider.hooks import RayHook, own_cluster
@@ -152,7 +152,7 @@ def test_what_cannot_be_sent_as_source_is_refused_before_a_cluster_is_made(
 def own(dashboard, connection, monkeypatch):
     """The connection has no address; a cluster that the task makes is the double."""
     del connection["address"]
-    found = SimpleNamespace(wanted=[], deleted=[])
+    found = SimpleNamespace(wanted=[], deleted=[], stuck=False)
     handle = ClusterHandle(backend="local", name="task-own", address=dashboard.api.url, created=True)
 
     async def set_up(_hook, wanted):
@@ -160,6 +160,8 @@ def own(dashboard, connection, monkeypatch):
         return handle
 
     async def delete(_hook, cluster):
+        if found.stuck:
+            raise ClusterError("The Ray cluster task-own is still there.")
         found.deleted.append(cluster.name)
 
     async def endpoint(_hook, cluster=None, _url=None):
@@ -184,6 +186,27 @@ def test_without_a_cluster_the_task_makes_one_for_itself(dashboard, context, con
     assert wanted.ray_cluster_yaml is None
     assert wanted.owner["task_id"] == "task"
     assert own.deleted == ["task-own"]
+
+
+def test_the_value_of_a_function_outlives_a_cluster_that_could_not_be_deleted(dashboard, context, ti, connection, own):
+    connection["backend"] = "local"
+    own.stuck = True
+    returning(dashboard, {"answer": 42})
+    with pytest.raises(ClusterError, match="A retry of the task deletes it, and does not run the job again"):
+        operator(double, 21).execute(context)
+    own.stuck = False
+    ti.retry()
+    assert operator(double, 21).execute(context) == {"answer": 42}
+    assert own.deleted == ["task-own"]
+    assert len(dashboard.api.jobs) == len(own.wanted) == 1
+
+
+def test_a_value_that_can_not_be_kept_is_not_computed_again_behind_ones_back(dashboard, context, connection, own):
+    connection["backend"] = "local"
+    own.stuck = True
+    returning(dashboard, "x" * 50_000)
+    with pytest.raises(AirflowFailException, match="not retried, as that would run the job again"):
+        operator(double, 21).execute(context)
 
 
 def test_that_cluster_goes_with_a_function_that_fails(dashboard, context, connection, own):

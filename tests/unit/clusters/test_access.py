@@ -229,3 +229,39 @@ def test_private_files_are_never_written_over(tmp_path):
         with pytest.raises(FileExistsError):
             write_private(folder / "x", "2")
     assert not folder.exists()
+
+
+def test_only_the_same_account_of_the_same_kubernetes_shares_connections():
+    async def one(_refused: bool) -> str:
+        return "one"
+
+    async def two(_refused: bool) -> str:
+        return "two"
+
+    config = {"clusters": [], "users": [{"name": "a"}]}
+    same = [
+        {"kubeconfig": config},
+        {"kubeconfig": dict(reversed(config.items()))},
+        {"kubeconfig": config, "namespace": "ns", "name": "n"},
+    ]
+    assert len({KubernetesAccess(**each).key() for each in same}) == 1
+    different = [
+        {},
+        {"kubeconfig": {}},
+        {"kubeconfig": config},
+        {"kubeconfig": {**config, "users": [{"name": "b"}]}},
+        {"kubeconfig_path": "/a"},
+        {"kubeconfig_path": "/b"},
+        {"kubeconfig_path": "/a", "context": "c"},
+        {"server": "https://a"},
+        {"server": "https://a", "ca_data": "x"},
+        {"server": "https://a", "token_provider": one},
+        {"server": "https://a", "token_provider": two},
+        {"server": "https://a", "token_provider": one, "identity": "me"},
+        {"server": "https://a", "token_provider": one, "identity": "you"},
+        {"server": "https://a", "verify_tls": False},
+        {"in_cluster": True},
+    ]
+    assert len({KubernetesAccess(**each).key() for each in different}) == len(different)
+    renewed = [{"server": "https://a", "token_provider": each, "identity": "me"} for each in (one, two)]
+    assert len({KubernetesAccess(**each).key() for each in renewed}) == 1

@@ -11,7 +11,7 @@ import pytest
 
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
 from ray_provider.clusters.local import cluster, head
-from ray_provider.clusters.local.cluster import delete_local, find_local, local_endpoint, start_local
+from ray_provider.clusters.local.cluster import delete_local, local_endpoint, start_local
 from ray_provider.clusters.local.spec import LocalClusterSpec
 from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home, locked, this_machine
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError
@@ -214,5 +214,4 @@ def test_a_token_that_is_not_here_tells_where_tasks_have_to_run(tmp_path):
 
 
 def test_no_cluster_is_found_where_there_is_none():
-    assert find_local("http://127.0.0.1:1") is None
     assert cluster.list_local() == []

@@ -183,8 +183,8 @@ def test_the_way_out_for_another_kind_names_an_operator_that_there_is():
     """Before: RayJobOperator."""
     with pytest.raises(ConfigurationError) as refused:
         read_manifest({"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": {"name": "x"}})
-    named = re.findall(r"\b(?:Submit|Setup|Delete|Ray)[A-Z]\w+", str(refused.value.hint))
-    assert "SubmitRayJob" in named
+    named = re.findall(r"\b(?:Run|Submit|Setup|Delete|Ray)[A-Z]\w+", str(refused.value.hint))
+    assert "RunRayJob" in named
     assert all(hasattr(operators, name) for name in named if name != "RayJob")
 
 

@@ -49,6 +49,9 @@ def test_an_entry_is_renewed_when_a_quarter_of_its_time_is_over():
     assert at(200) == {}
     again = json.loads(at(300)[users.entry_key(owner())])
     assert datetime.fromisoformat(again["until"]) > datetime.now(tz=UTC) + timedelta(seconds=990)
+    # It says for whom it was made, then as before.
+    of_job = meta(users.entry({**owner(), "rayjob": "train"}, 1000.0, datetime.now(tz=UTC) - timedelta(seconds=300)))
+    assert json.loads(users.renewed(of_job, owner())[users.entry_key(owner())])["rayjob"] == "train"
     # One that was taken away does not come back, and one without an end needs no renewal.
     assert users.renewed(meta(), owner()) == {}
     assert users.renewed(meta(users.entry(owner(), None)), owner()) == {}

@@ -26,7 +26,9 @@ def test_the_other_blocks_compile():
         compile(block, "docs/functions.md", "exec")
 
 
-@pytest.mark.parametrize("name", ["ray_taskflow", "ray_large_result"])
+@pytest.mark.parametrize(
+    "name", ["ray_taskflow", "ray_large_result", "ray_job_of_its_own", "ray_serve", "ray_service", "ray_shared_cluster"]
+)
 def test_the_examples_are_dags(name):
     found = runpy.run_path(str(ROOT / "examples" / "dags" / f"{name}.py"), init_globals={}, run_name=name)
     assert isinstance(found[name](), DAG)

@@ -234,14 +234,15 @@ OUTPUTS = {
 
 def test_outputs_are_typed_and_the_sensitive_ones_apart() -> None:
     outputs = InfrastructureOutputs.from_json(OUTPUTS)
-    assert outputs.node_pools["gpu"].accelerator is not None
-    assert outputs.node_pools["gpu"].accelerator.count == 4
-    assert outputs.cluster_ca_certificate == "planted-ca"
-    assert outputs.extra == {"mine": 7}
+    assert (outputs.cloud, outputs.cluster_name, outputs.nvidia_device_plugin_required) == ("aws", "c", False)
+    assert outputs.sensitive == {"cluster_ca_certificate": "planted-ca"}
+    assert outputs.public() == {
+        name: output["value"] for name, output in OUTPUTS.items() if name != "cluster_ca_certificate"
+    }
     assert "planted" not in repr(outputs) + json.dumps(outputs.public())
     handle = InfrastructureHandle(module="eks", backend={"type": "s3"}, outputs=outputs.public())
     again = InfrastructureHandle.from_dict(json.loads(json.dumps(handle.to_dict())))
-    assert again.typed_outputs.node_pools == outputs.node_pools
+    assert again.typed_outputs.public() == outputs.public()
 
 
 def test_outputs_that_break_the_contract_are_named() -> None:
@@ -249,6 +250,11 @@ def test_outputs_that_break_the_contract_are_named() -> None:
         InfrastructureOutputs.from_values({"node_pools": []})
     with pytest.raises(errors.ModuleError, match="node_pools.gpu"):
         InfrastructureOutputs.from_values({"node_pools": {"gpu": {"accelerator": {"count": 1}}}})
+    with pytest.raises(errors.ModuleError, match="output ray_operator_managed is str, not bool"):
+        InfrastructureOutputs.from_values({"ray_operator_managed": "no"})
+    for wrong in ({"min": "some"}, {"tolerations": ["x"]}, {"node_selector": 1}, [], {"accelerator": "a10g"}):
+        with pytest.raises(errors.ModuleError, match=r"node_pools\.gpu is not what it should be"):
+            InfrastructureOutputs.from_values({"node_pools": {"gpu": wrong}})
     with pytest.raises(ConfigurationError, match="infrastructure: the value given is not the handle"):
         InfrastructureHandle.from_dict({"name": "a cluster's handle"})
 
@@ -316,6 +322,12 @@ def test_the_examples_variables_are_the_modules(name: str) -> None:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    # What the infrastructure carries goes before it, in the order in which it stands on each other.
+    steps = [module.delete_cluster, module.delete_addons, module.delete_infrastructure]
+    assert [step.is_teardown for step in steps] == [True, True, True]
+    for first, then in zip(steps, steps[1:], strict=False):
+        assert then.task_id in first.downstream_task_ids
+    assert "cluster" in module.addons.downstream_task_ids
     operator = module.infrastructure.operator if hasattr(module.infrastructure, "operator") else module.infrastructure
     folder = Path(ModuleSource.parse(operator.module).location)
     check_variables(read_declared(folder), operator.variables, elsewhere={})

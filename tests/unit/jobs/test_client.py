@@ -25,6 +25,7 @@ from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 from ray_provider.jobs.http.errors import JobAlreadyExistsError
 from ray_provider.jobs.models import JobSpec
+from ray_provider.jobs.pending import PendingJobEnder
 from ray_provider.jobs.submit.identity import JobOwner
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import NODE, JobsApi
@@ -322,6 +323,14 @@ async def test_two_who_end_a_waiting_job_at_once_send_one_helper(api, client):
     api.add("a", lacks_resources=True)
     ends = await asyncio.gather(client.stop_and_wait("a", 20), client.stop_and_wait("a", 20))
     assert {each.status for each in ends} == {"STOPPED"}
+    assert len(api.jobs) == 2
+
+
+async def test_who_looked_at_the_job_before_its_helper_had_ended_it_sends_no_second_one(api, client):
+    api.add("a", lacks_resources=True)
+    ender = PendingJobEnder(client, "a")
+    for _ in range(2):
+        await ender.step(retry=RetryPolicy.none())
     assert len(api.jobs) == 2
 
 

@@ -17,6 +17,9 @@ from ray_provider.exceptions import (
     RayAuthenticationError,
 )
 from ray_provider.jobs.client import RayJobsClient
+from ray_provider.jobs.models import JobDetails
+from ray_provider.jobs.watch.outcome import Interruption
+from ray_provider.jobs.watch.polling import Observation, Subscription
 from ray_provider.jobs.watch.watcher import JobOutcome, JobWatcher, WatchOptions
 from tests.support.jobs_api import JobsApi
 from tests.unit.jobs.conftest import QUICK
@@ -35,7 +38,7 @@ def _quick(monkeypatch):
 class Watch:
     """A watcher that runs in the background, and what it told."""
 
-    def __init__(self, client, submission_id="a", options=FAST, **changes):
+    def __init__(self, client, submission_id="a", options=FAST, *, interrupted=None, **changes):
         from dataclasses import replace
 
         self.lines: list[str] = []
@@ -46,6 +49,7 @@ class Watch:
             replace(options, **changes),
             on_log=lambda batch: self.lines.extend(batch.text.split("\n")),
             on_progress=self.progress.append,
+            interrupted=interrupted,
         )
         self.task = asyncio.create_task(self.watcher.watch())
 
@@ -181,6 +185,18 @@ async def test_a_dashboard_that_is_away_for_a_while(api, client, status):
     told = [line for line in watch.progress if "can't be asked" in line or "answers again" in line]
     assert len(told) == 2, watch.progress
     assert str(status) in told[0]
+
+
+async def test_a_dashboard_that_is_away_from_the_beginning_is_told_of_too(api, client):
+    api.add("a").run()
+    api.unavailable = True
+    watch = Watch(client)
+    await until(lambda: watch.progress)
+    assert "Ray can't be asked for job a" in watch.progress[0]
+    api.unavailable = False
+    await until(lambda: "answers again" in "".join(watch.progress))
+    api.jobs["a"].end()
+    assert (await watch.outcome()).is_success
 
 
 async def test_a_dashboard_that_is_away_for_too_long(api, client):
@@ -375,6 +391,162 @@ async def test_an_interrupted_watch_goes_on_at_its_offset(api, client):
     job.end()
     await second.outcome()
     assert first.lines + second.lines == ["one", "two", "three"]
+
+
+# -- the cluster ends by other means -----------------------------------------------------------------------------------
+
+
+class Cluster:
+    """Tells a watch when its cluster is taken away."""
+
+    def __init__(self):
+        self.taken = asyncio.Event()
+        self.why = Interruption("suspended", "Kueue took the place away: the cluster is gone.")
+        self.listening = False
+
+    async def __call__(self):
+        self.listening = True
+        try:
+            await self.taken.wait()
+        finally:
+            self.listening = False
+        if isinstance(self.why, Exception):
+            raise self.why
+        return self.why
+
+
+@pytest.mark.parametrize("kind", ["suspended", "lost"])
+async def test_a_cluster_that_is_taken_away_ends_the_watch(api, client, kind):
+    job, cluster = api.add("a"), Cluster()
+    cluster.why = Interruption(kind, "Somebody took it.")
+    job.run(b"one\ntwo\n")
+    watch = Watch(client, interrupted=cluster)
+    await until(lambda: len(watch.lines) == 2)
+    api.unavailable = True  # with the cluster, its dashboard is gone
+    cluster.taken.set()
+    outcome = await watch.outcome(3)
+    assert (outcome.kind, outcome.status, outcome.message) == (kind, "RUNNING", "Somebody took it.")
+    assert outcome.log_offset == 8, "what was passed on is known"
+    assert watch.lines == ["one", "two"]
+    error = JobOutcome.from_dict(outcome.to_dict()).error()
+    assert isinstance(error, JobLostError)
+    assert "Somebody took it." in str(error)
+    assert "waits in the queue anew" in str(error) or kind == "lost"
+    assert api.count["POST /api/jobs/a/stop"] == 0
+
+
+async def test_a_job_whose_cluster_was_taken_away_is_not_lost_though_ray_forgot_it_first(api, client):
+    """The news of the cluster comes by another way, and may come later."""
+    job, cluster = api.add("a"), Cluster()
+    cluster.why = Interruption("suspended", "Kueue took it.")
+    job.run()
+    watch = Watch(client, interrupted=cluster)
+    await until(lambda: cluster.listening and watch.progress)
+    api.restart()
+    asyncio.get_running_loop().call_later(0.5, cluster.taken.set)
+    outcome = await watch.outcome(5)
+    assert (outcome.kind, outcome.message) == ("suspended", "Kueue took it.")
+
+
+async def test_a_job_that_went_with_its_head_is_lost_where_nothing_is_known_of_its_cluster(api, client, monkeypatch):
+    monkeypatch.setattr("ray_provider.jobs.watch.cluster_end._SETTLE_SECONDS", 0.1)
+    api.add("a").run()
+    watch = Watch(client, interrupted=Cluster())
+    await until(lambda: watch.progress)
+    api.restart()
+    assert (await watch.outcome(5)).kind == "lost"
+
+
+async def test_a_batch_of_the_log_that_is_being_written_is_written(api, client):
+    """A logger may hold the other end of a connection: nothing of it is cancelled half-way."""
+    job, cluster, begun, written = api.add("a"), Cluster(), asyncio.Event(), []
+
+    async def slow(batch):
+        begun.set()
+        await asyncio.sleep(0.3)
+        written.append(batch.text)
+
+    job.run(b"one\n")
+    task = asyncio.create_task(JobWatcher(client, "a", FAST, on_log=slow, interrupted=cluster).watch())
+    await begun.wait()
+    cluster.taken.set()
+    async with asyncio.timeout(5):
+        assert (await task).kind == "suspended"
+    assert written == ["one"]
+
+
+async def test_an_end_that_ray_has_told_counts_more_than_what_became_of_the_cluster(client):
+    """Both are known at the same moment: the job had ended before."""
+    watcher, news = JobWatcher(client, "a", FAST), Subscription("a", 0.05)
+    watcher._cluster.interruption = Interruption("lost", "Somebody deleted it.")
+    news.put(Observation(details=JobDetails(submission_id="a", status="SUCCEEDED")))
+    news.wake()
+    assert (await watcher._watch_status(news, None)).is_success
+    news.put(Observation(details=JobDetails(submission_id="a", status="RUNNING")))
+    assert (await watcher._watch_status(news, None)).kind == "lost"
+
+
+async def test_a_cluster_that_goes_before_ray_has_answered_ends_the_watch(api, client):
+    cluster = Cluster()
+    api.unavailable = True
+    watch = Watch(client, interrupted=cluster, poll_interval=5)
+    cluster.taken.set()
+    assert (await watch.outcome(3)).kind == "suspended"
+    assert not watch.lines
+
+
+async def test_a_cluster_that_can_not_be_watched_leaves_ray_to_be_asked(api, client):
+    job, cluster = api.add("a"), Cluster()
+    cluster.why = OSError("the API server is away")
+    job.run()
+    watch = Watch(client, interrupted=cluster)
+    cluster.taken.set()
+    await until(lambda: any("can't be watched: the API server is away" in line for line in watch.progress))
+    assert not watch.task.done()
+    job.end()
+    assert (await watch.outcome()).is_success
+
+
+async def test_nobody_listens_any_more_when_the_job_has_ended(api, client):
+    job, cluster = api.add("a"), Cluster()
+    job.run()
+    watch = Watch(client, interrupted=cluster)
+    await until(lambda: cluster.listening)
+    job.end()
+    assert (await watch.outcome()).is_success
+    assert not cluster.listening
+
+
+# -- a job that somebody else submits ----------------------------------------------------------------------------------
+
+
+async def test_a_job_that_is_to_come_is_waited_for(api, client):
+    watch = Watch(client, appears_until=time.time() + 20)
+    await asyncio.sleep(0.5)
+    assert api.count["GET /api/jobs/a"] + api.count["GET /api/jobs/"] > 3
+    assert not watch.task.done()
+    job = api.add("a")
+    job.run(b"one\n")
+    await until(lambda: watch.lines)
+    job.end()
+    assert (await watch.outcome()).is_success
+
+
+async def test_a_job_that_does_not_come_is_lost(api, client):
+    began = time.monotonic()
+    outcome = await Watch(client, appears_until=time.time() + 0.7).outcome()
+    assert time.monotonic() - began > 0.6
+    assert outcome.kind == "lost"
+    assert "does not know it." in outcome.message
+    assert outcome.status is None
+
+
+async def test_a_job_that_came_and_went_is_lost_at_once(api, client):
+    api.add("a").run()
+    watch = Watch(client, appears_until=time.time() + 20)
+    await until(lambda: watch.progress)
+    del api.jobs["a"]
+    assert (await watch.outcome(5)).kind == "lost"
 
 
 async def test_many_watchers_share_one_poll(api, client):

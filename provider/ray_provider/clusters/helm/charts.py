@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from ray_provider.clusters.helm.fetch import display_url, is_this_machine
 from ray_provider._shared.paths import candidates
+from ray_provider.clusters.helm.fetch import display_url, is_this_machine
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.resources import bundled
 
@@ -28,14 +28,12 @@ class ChartSource:
     :param ref: path, name in the repository, or URL.
     :param repo: URL of the repository.
     :param version: which version; ``None`` for the newest, or the only one.
-    :param is_bundled: it is the provider's own.
     :param pin: sha256 that its archive has to have.
     """
 
     ref: str
     repo: str | None = None
     version: str | None = None
-    is_bundled: bool = False
     pin: str | None = None
 
     @property
@@ -50,7 +48,10 @@ class ChartSource:
         return self.repo is not None or "://" in self.ref
 
     def digest(self, resolved_version: str) -> str:
-        """Give what changes when the chart does: of a folder its content, else its name and version."""
+        """Give what changes when the chart does: of a folder its content, else its name and version.
+
+        :param resolved_version: of the chart that was found.
+        """
         seen = hashlib.sha256(f"{self.repo or ''}\0{'' if self.folder else self.ref}\0{resolved_version}".encode())
         if self.pin is not None:
             seen.update(self.pin.encode())
@@ -122,7 +123,7 @@ def find_chart(
                 f"The provider's chart ray-cluster has version {have}, and `chart_version` is {version}.",
                 hint="Leave `chart_version` out, or name the repository that has it in `chart_repo`.",
             )
-        return ChartSource(str(own), is_bundled=True)
+        return ChartSource(str(own))
     tried = candidates(text, folders)
     for one in tried:
         if (one / "Chart.yaml").is_file() or (one.is_file() and one.name.endswith((".tgz", ".tar.gz"))):
@@ -154,6 +155,7 @@ def profile_names() -> list[str]:
 def find_profile(profile: str) -> Path:
     """Find a profile that comes with the provider.
 
+    :param profile: its name, such as ``gpu-eks``.
     :raises ConfigurationError: there is none of that name.
     """
     names = profile_names()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -19,7 +18,7 @@ from typing import Any
 from ray_provider._shared.child_environment import inherited
 from ray_provider._shared.redaction import Redactor
 from ray_provider.clusters.helm.errors import NOWHERE, explain
-from ray_provider.exceptions import ConfigurationError, HelmError
+from ray_provider.exceptions import ConfigurationError, RayProviderError
 
 log = logging.getLogger(__name__)
 
@@ -38,13 +37,11 @@ _KEPT = frozenset(
 #: Of the others, those that nobody misses: the connection says it.
 _REPLACED = ("HELM_KUBE", "HELM_NAMESPACE", "HELM_DEBUG", "HELM_BURST_LIMIT")
 
-#: Process groups of Helms that run now: a task that is killed ends those of its own process.
-_running: set[int] = set()
-
 
 def find_helm(path: str | None = None) -> str:
     """Give Helm's executable: the one named, that of ``RAY_PROVIDER_HELM``, or the first on ``PATH``.
 
+    :param path: path or name; ``None`` for the others.
     :raises ConfigurationError: there is none.
     """
     wanted = path or os.environ.get("RAY_PROVIDER_HELM") or "helm"
@@ -88,6 +85,8 @@ def without_plain_http(env: Mapping[str, str]) -> dict[str, str]:
     ``NO_PROXY`` would make exceptions; where there is a proxy for ``https`` it has to stay.
 
     .. _httpproxy: https://pkg.go.dev/golang.org/x/net/http/httpproxy#Config
+
+    :param env: the whole environment of a Helm.
     """
     dropped = {"HTTP_PROXY"}
     if not any(env.get(name) for name in ("HTTPS_PROXY", "https_proxy")):
@@ -107,6 +106,11 @@ async def run_helm(
 
     When it is cancelled, Helm is asked to end (it then marks the release as failed), and killed with all that it
     started if it doesn't; only then the cancellation goes on.
+
+    :param argv: program and arguments; a secret in them has to be known to ``redact``.
+    :param stdin: what it reads; nothing if ``None``.
+    :param env: its whole environment; that of :func:`helm_environment` if ``None``.
+    :param redact: takes secrets out of what is logged. Default: nothing is taken out.
     """
     shown = redact(shlex.join(argv[1:]))
     log.debug("helm %s", shown)
@@ -119,15 +123,12 @@ async def run_helm(
         env=dict(env) if env is not None else helm_environment(),
         start_new_session=True,
     )
-    _running.add(process.pid)
     talk = asyncio.ensure_future(process.communicate(stdin))
     try:
         out, err = await asyncio.shield(talk)
     except BaseException:
         await asyncio.shield(_end(process, talk))
         raise
-    finally:
-        _running.discard(process.pid)
     log.debug("helm %s: exit status %s after %.1f s", shown, process.returncode, time.monotonic() - began)
     return process.returncode or 0, out, err
 
@@ -150,34 +151,10 @@ def _signal(group: int, number: signal.Signals) -> None:
         os.killpg(group, number)
 
 
-def end_running_helms(grace: float = 1.0) -> int:
-    """End the Helms that this process runs, from a signal handler or another thread. Gives how many there were."""
-    groups = list(_running)
-    for group in groups:
-        _signal(group, signal.SIGTERM)
-    deadline = time.monotonic() + grace
-    while time.monotonic() < deadline and any(_exists(group) for group in groups):
-        time.sleep(0.05)
-    for group in groups:
-        _signal(group, signal.SIGKILL)
-    return len(groups)
-
-
-def _exists(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except (ProcessLookupError, PermissionError):
-        return False
-    # A leader that ended and was not waited for yet still counts for killpg.
-    try:
-        return Path(f"/proc/{group}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
-    except (OSError, IndexError):
-        return False
-
-
 async def helm_version(executable: str) -> tuple[int, int, int]:
     """Ask Helm for its version.
 
+    :param executable: as found by :func:`find_helm`.
     :raises ConfigurationError: it is too old, or no Helm.
     """
     code, out, err = await run_helm([executable, "version", "--template", "{{ .Version }}"])
@@ -192,6 +169,23 @@ async def helm_version(executable: str) -> tuple[int, int, int]:
             hint="Install a newer Helm 3, or Helm 4, or name another one with `helm_path=`.",
         )
     return version
+
+
+def _arguments(command: Sequence[Any], labels: Mapping[str, str]) -> list[str]:
+    """Give a command of pyhelm3's with what it can't say itself."""
+    argv = [str(part) for part in command]
+    if labels and argv[0] in ("install", "upgrade"):
+        argv += ["--labels", ",".join(f"{key}={value}" for key, value in labels.items())]
+    if argv[0] == "uninstall":
+        # The RayCluster stays, as one that is being deleted, until its pods are gone. Deleted at once, the operator may
+        # not know it yet when it sees the first pod go, and make another one.
+        argv += ["--cascade", "foreground"]
+    return argv
+
+
+def _failure(argv: Sequence[str], code: int, err: bytes, redact: Callable[[str], str]) -> RayProviderError:
+    said = redact(err.decode(errors="replace").strip())
+    return explain(said, code=code, argv=[redact(part) for part in argv[1:]])
 
 
 def make_command(
@@ -223,20 +217,10 @@ def make_command(
 
     class OwnCommand(Command):  # type: ignore[misc]
         async def run(self, command: Sequence[Any], input: bytes | None = None) -> bytes:  # noqa: A002 - pyhelm3's name
-            argv = [executable, *(str(part) for part in command)]
-            if labels and command[0] in ("install", "upgrade"):
-                argv += ["--labels", ",".join(f"{key}={value}" for key, value in labels.items())]
-            if command[0] == "uninstall":
-                # The RayCluster stays, as one that is being deleted, until its pods are gone. Deleted at once, the
-                # operator may not know it yet when it sees the first pod go, and make another one.
-                argv += ["--cascade", "foreground"]
-            return await self._run(argv, input, env)
+            return await self._run([executable, *_arguments(command, labels or {})], input, env)
 
         async def pull(self, arguments: Sequence[str], *, plain_http: bool) -> None:
-            """Fetch a chart's archive.
-
-            :param plain_http: whether it may come by plain ``http``.
-            """
+            # By plain http only if that is said.
             argv = [executable, "pull", *arguments]
             await self._run(argv, None, env if plain_http else without_plain_http(env))
 
@@ -244,38 +228,17 @@ def make_command(
             code, out, err = await run_helm(argv, stdin=stdin, env=env, redact=redact)
             if code == 0:
                 return out
-            said = redact(err.decode(errors="replace").strip())
-            if "release: not found" in said.lower():
+            if b"release: not found" in err.lower():
                 raise ReleaseNotFoundError(code, out, err)
-            raise explain(said, code=code, argv=[redact(part) for part in argv[1:]])
+            raise _failure(argv, code, err, redact)
 
         def client_version(self) -> Any:
             return semver.Version(*version)
-
-        async def install(
-            self,
-            name: str,
-            chart: Any,
-            values: Mapping[str, Any],
-            *,
-            namespace: str,
-            repo: str | None,
-            version: str,
-            description: str,
-            timeout: str,
-        ) -> None:
-            """Install a release, and fail if there is one of that name; pyhelm3 can only install or upgrade."""
-            argv = ["install", name, chart, "--namespace", namespace, "--version", version, "--skip-crds"]
-            argv += ["--description", description, "--timeout", timeout, "--output", "json", "--values", "-"]
-            argv += ["--repo", repo] if repo else []
-            await self.run(argv, json.dumps(dict(values)).encode())
 
     return OwnCommand(executable=executable, history_max_revisions=history, default_timeout=timeout)
 
 
 __all__ = [
-    "HelmError",
-    "end_running_helms",
     "find_helm",
     "helm_environment",
     "helm_version",

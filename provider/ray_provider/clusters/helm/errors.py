@@ -47,7 +47,10 @@ def explain(said: str, *, code: int, argv: Sequence[str]) -> RayProviderError:
 
 
 def last_line(said: str) -> str:
-    """Give the line that says what failed: Helm puts it last, after warnings."""
+    """Give the line that says what failed: Helm puts it last, after warnings.
+
+    :param said: Helm's errors.
+    """
     lines = [line.strip() for line in said.splitlines() if line.strip() and not line.startswith(("WARNING", "level="))]
     errors = [line for line in lines if line.startswith("Error:")]
     return (errors or lines or ["it said nothing"])[-1].removeprefix("Error: ")
@@ -104,8 +107,8 @@ def _plain_http(said: str, data: dict[str, Any]) -> RayProviderError:
     found = _PLAIN_HTTP.search(said)
     whither = display_url(found["url"]) if found else last_line(said)
     return ConfigurationError(
-        f"The chart's repository leads to plain http ({whither}): anybody on the network path can put another chart in its"
-        " place. It was not fetched.",
+        f"The chart's repository leads to plain http ({whither}): anybody on the network path can put another chart in"
+        " its place. It was not fetched.",
         hint="Use a repository whose index names https addresses, or say which archive it has to be:"
         " chart_version='1.2.3@sha256:...'.",
         cause="chart",

@@ -35,7 +35,10 @@ _PORTS = {"http": 80, "https": 443}
 
 
 def display_url(url: str) -> str:
-    """Give a URL as it may be shown: without user, password and query, any of which may be a secret."""
+    """Give a URL as it may be shown: without user, password and query, any of which may be a secret.
+
+    :param url: any address.
+    """
     scheme, separator, rest = url.split("?", 1)[0].split("#", 1)[0].partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}"
@@ -48,6 +51,7 @@ def fetch_text(url: str) -> str:
     what comes must have that hash then, also by ``https``. Redirects are followed by ``https``, to public addresses or
     to the server that the URL itself names, and are told in the log.
 
+    :param url: what to get.
     :raises ConfigurationError: there is none, it may not be used, or it is no text of a usable size.
     :raises RayConnectionError: nothing answers.
     """
@@ -168,7 +172,10 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def is_this_machine(host: str) -> bool:
-    """Whether a host is this machine, by its name or by its address."""
+    """Whether a host is this machine, by its name or by its address.
+
+    :param host: a name or an address, without a port.
+    """
     if host == "localhost":
         return True
     try:

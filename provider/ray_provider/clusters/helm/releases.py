@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import tempfile
 from collections.abc import AsyncIterator, Mapping
 from contextlib import ExitStack, asynccontextmanager
@@ -14,10 +15,10 @@ from typing import Any
 
 import yaml
 
-from ray_provider.clusters.kubernetes.access import KubernetesAccess, kubeconfig_file
-from ray_provider.clusters.helm.charts import ChartSource
 from ray_provider._shared.redaction import Redactor, secrets_in
+from ray_provider.clusters.helm.charts import ChartSource
 from ray_provider.clusters.helm.command import find_helm, helm_version, make_command
+from ray_provider.clusters.kubernetes.access import KubernetesAccess, kubeconfig_file
 from ray_provider.exceptions import ConfigurationError
 
 Json = dict[str, Any]
@@ -69,7 +70,10 @@ class Release:
         return (datetime.now(tz=UTC) - updated).total_seconds()
 
     def of_kind(self, kind: str) -> list[Json]:
-        """Give what it holds of a kind."""
+        """Give what it holds of a kind.
+
+        :param kind: such as ``RayCluster``.
+        """
         return [one for one in self.resources if one.get("kind") == kind]
 
 
@@ -79,6 +83,7 @@ class Helm:
     :param client: pyhelm3's.
     :param command: by which the client runs Helm: for what the client has no method for.
     :param version: Helm's own.
+    :param options: how long Helm's own steps may take.
     """
 
     def __init__(self, client: Any, command: Any, version: tuple[int, int, int], options: HelmOptions) -> None:
@@ -91,6 +96,7 @@ class Helm:
     async def chart(self, source: ChartSource) -> Any:
         """Fetch a chart's metadata.
 
+        :param source: where it is.
         :raises ConfigurationError: there is no such chart.
         """
         import pydantic
@@ -126,12 +132,18 @@ class Helm:
         return ChartSource(str(archive))
 
     async def defaults(self, chart: Any) -> Json:
-        """Give a chart's own values."""
+        """Give a chart's own values.
+
+        :param chart: as :meth:`chart` gave it.
+        """
         values: Json | None = await chart.values()
         return values or {}
 
     async def crds(self, chart: Any) -> list[Json]:
-        """Give what a chart has in ``crds/``."""
+        """Give what a chart has in ``crds/``.
+
+        :param chart: as :meth:`chart` gave it.
+        """
         folder = Path(str(chart.ref))
         if folder.is_dir():
             return await asyncio.to_thread(_read_crds, folder)
@@ -147,6 +159,11 @@ class Helm:
     ) -> list[Json]:
         """Give the objects that a chart would make.
 
+        :param chart: as :meth:`chart` gave it.
+        :param release: its name.
+        :param namespace: where it is to be.
+        :param values: on top of the chart's own.
+        :param is_upgrade: what the chart is told; charts may make other objects then. Default: no.
         :raises ConfigurationError: the chart refuses the values.
         """
         found = await self._client.template_resources(
@@ -155,7 +172,11 @@ class Helm:
         return [one for one in await asyncio.to_thread(list, found) if one]
 
     async def release(self, name: str, namespace: str) -> Release | None:
-        """Look a release up; ``None`` where there is none."""
+        """Look a release up; ``None`` where there is none.
+
+        :param name: the release's.
+        :param namespace: where it is.
+        """
         from pyhelm3.errors import ReleaseNotFoundError
 
         try:
@@ -175,12 +196,20 @@ class Helm:
         )
 
     async def values(self, name: str, namespace: str) -> Json:
-        """Give the values that a release was made with."""
+        """Give the values that a release was made with.
+
+        :param name: the release's.
+        :param namespace: where it is.
+        """
         revision = await self._client.get_current_revision(name, namespace=namespace)
         return dict(await revision.values() or {})
 
     async def mend(self, name: str, namespace: str) -> Release | None:
-        """Bring a release out of ``pending-*`` that a killed Helm left it in: roll back, or remove a half-made one."""
+        """Bring a release out of ``pending-*`` that a killed Helm left it in: roll back, or remove a half-made one.
+
+        :param name: the release's.
+        :param namespace: where it is.
+        """
         await self._client.get_proceedable_revision(name, namespace=namespace, timeout=self._timeout)
         return await self.release(name, namespace)
 
@@ -189,18 +218,18 @@ class Helm:
     ) -> None:
         """Install a release that is not there. ``upgrade`` with ``--install`` would change one that is there by now.
 
+        :param name: the release's.
+        :param namespace: where it is to be; it has to be there.
+        :param chart: as :meth:`chart` gave it.
+        :param values: on top of the chart's own.
+        :param description: kept with the revision.
         :raises HelmError: it is there (cause ``release exists``).
         """
-        await self._command.install(
-            name,
-            chart.ref,
-            values,
-            namespace=namespace,
-            repo=chart.repo,
-            version=chart.metadata.version,
-            description=description,
-            timeout=self._timeout,
-        )
+        # pyhelm3 can only install or upgrade.
+        argv = ["install", name, chart.ref, "--namespace", namespace, "--version", chart.metadata.version]
+        argv += ["--skip-crds", "--description", description, "--timeout", self._timeout, "--output", "json"]
+        argv += [*(["--repo", chart.repo] if chart.repo else []), "--values", "-"]
+        await self._command.run(argv, json.dumps(dict(values)).encode())
 
     async def upgrade(
         self,
@@ -214,7 +243,17 @@ class Helm:
         skip_crds: bool = True,
         wait: bool = False,
     ) -> None:
-        """Install a release, or upgrade it. Returns when Kubernetes has the objects, not when they are ready."""
+        """Install a release, or upgrade it. Returns when Kubernetes has the objects, not when they are ready.
+
+        :param name: the release's.
+        :param namespace: where it is, or is to be.
+        :param chart: as :meth:`chart` gave it.
+        :param values: on top of the chart's own.
+        :param description: kept with the revision.
+        :param create_namespace: make the namespace if it is not there.
+        :param skip_crds: leave the chart's CRDs alone.
+        :param wait: for Helm's idea of ready.
+        """
         options: Json = {}
         if self.version >= (4, 0, 0):
             # Helm 4 applies server-side: fields that others own (the autoscaler's replicas) would be conflicts. What
@@ -236,11 +275,20 @@ class Helm:
         )
 
     async def roll_back(self, name: str, namespace: str, revision: int) -> None:
-        """Give a release the revision that it had before."""
+        """Give a release the revision that it had before.
+
+        :param name: the release's.
+        :param namespace: where it is.
+        :param revision: the one to go back to.
+        """
         await self._command.run(["rollback", name, str(revision), "--namespace", namespace, "--timeout", self._timeout])
 
     async def uninstall(self, name: str, namespace: str) -> None:
-        """Uninstall a release. No error where there is none."""
+        """Uninstall a release. No error where there is none.
+
+        :param name: the release's.
+        :param namespace: where it is.
+        """
         await self._client.uninstall_release(name, namespace=namespace, timeout=self._timeout)
 
 
@@ -264,6 +312,8 @@ async def open_helm(
 ) -> AsyncIterator[Helm]:
     """Give Helm, with a kubeconfig that is there as long as it is used.
 
+    :param access: how Kubernetes is reached.
+    :param options: Helm's own. Default: those of :class:`HelmOptions`.
     :param labels: put on releases that are installed or upgraded.
     :param values: what will be installed: secrets in it are kept out of logs and errors.
     :raises ConfigurationError: there is no Helm, or it is too old; or pyhelm3 is missing.

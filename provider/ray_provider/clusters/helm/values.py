@@ -31,6 +31,8 @@ def merge(*layers: Mapping[str, Any]) -> Values:
     """Merge layers of values; later ones win. None of them is changed.
 
     A ``null`` is kept: it is what tells Helm to delete the chart's default.
+
+    :param layers: the first is the lowest.
     """
     merged: Values = {}
     for layer in layers:
@@ -77,7 +79,10 @@ def read_values(
 
 
 def looks_like_path(given: str | Path) -> bool:
-    """Tell a path from YAML text."""
+    """Tell a path from YAML text.
+
+    :param given: of the user.
+    """
     if isinstance(given, Path):
         return True
     return "\n" not in given and given.strip().endswith(_SUFFIXES) and ": " not in given
@@ -86,6 +91,9 @@ def looks_like_path(given: str | Path) -> bool:
 def read_file(given: str | Path, what: str, folders: Iterable[Path] = ()) -> tuple[Path, str]:
     """Read a text file, relative to the working directory or one of the folders.
 
+    :param given: the path.
+    :param what: it is, for messages.
+    :param folders: where it may lie, beside the working directory. Default: nowhere else.
     :raises ConfigurationError: there is none, or it can't be read.
     """
     tried = candidates(given, folders)
@@ -123,6 +131,8 @@ def _from_text(given: str | Path, what: str, folders: Iterable[Path], render: Re
 def load_yaml(text: str, source: str) -> Any:
     """Load one YAML document, safely.
 
+    :param text: the document.
+    :param source: where it is from, for messages.
     :raises ConfigurationError: it is not YAML. The message says where, and shows no content.
     """
     try:
@@ -132,7 +142,11 @@ def load_yaml(text: str, source: str) -> Any:
 
 
 def invalid_yaml(error: yaml.YAMLError, source: str) -> ConfigurationError:
-    """Say where a text is not YAML, without showing it: it may hold secrets."""
+    """Say where a text is not YAML, without showing it: it may hold secrets.
+
+    :param error: the parser's.
+    :param source: where the text is from, for messages.
+    """
     mark = getattr(error, "problem_mark", None)
     where = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
     # A name of a tag or an alias may be the beginning of a password that nobody put into quotes.
@@ -202,7 +216,11 @@ def _beyond(
 
 
 def tell_unknown(values: Mapping[str, Any], schema: Mapping[str, Any]) -> str | None:
-    """Say which keys do nothing, and what the first may have been meant to be; ``None`` where there are none."""
+    """Say which keys do nothing, and what the first may have been meant to be; ``None`` where there are none.
+
+    :param values: of the user.
+    :param schema: the chart's ``values.schema.json``.
+    """
     unknown = unknown_keys(values, schema)
     if not unknown:
         return None

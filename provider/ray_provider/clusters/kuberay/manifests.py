@@ -158,13 +158,13 @@ def read_manifest(
     :param fetch: gets the text behind a URL.
     :raises ConfigurationError: it can't be read, or holds anything but one RayCluster that can be installed.
     """
-    checked, source = _documents(given, what, folders, render, fetch)
+    checked, source = documents_of(given, what, folders, render, fetch)
     clusters = [document for document in checked if document["kind"] == "RayCluster"]
     if len(clusters) != 1:
         kinds = ", ".join(document["kind"] for document in checked) or "nothing"
         raise ConfigurationError(
             f"`{source}` has to hold one RayCluster, and holds: {kinds}.",
-            hint="For a RayJob, submit its entrypoint with SubmitRayJob; two clusters need two tasks.",
+            hint="A RayJob is run by RunRayJob(ray_job_yaml=...); two clusters need two tasks.",
         )
     refuse_placeholders(clusters[0], source)
     cluster = _check_cluster(clusters[0], source)
@@ -188,16 +188,21 @@ def read_documents(
 
     :raises ConfigurationError: they can't be read.
     """
-    return _documents(given, what, folders, None, fetch)[0]
+    return documents_of(given, what, folders, None, fetch)[0]
 
 
-def _documents(
+def documents_of(
     given: str | Path | Mapping[str, Any],
     what: str,
     folders: Iterable[Path],
     render: Callable[[str], str] | None,
     fetch: Fetch | None,
 ) -> tuple[list[Manifest], str]:
+    """Read any Kubernetes objects, and say where from.
+
+    :param what: the argument's name, for messages.
+    :raises ConfigurationError: they can't be read.
+    """
     source: str = what
     documents: list[Any] = [given]
     if not isinstance(given, Mapping):
@@ -258,7 +263,9 @@ def _check_document(document: Any, source: str) -> Manifest:
         )
     metadata = document.get("metadata")
     missing = [key for key in ("apiVersion", "kind") if not isinstance(document.get(key), str)]
-    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str):
+    # A RayJob may leave its name to Kubernetes: then it gets one that is unique for the run.
+    names = ("name", "generateName") if document.get("kind") == "RayJob" else ("name",)
+    if not isinstance(metadata, Mapping) or not any(isinstance(metadata.get(key), str) for key in names):
         missing.append("metadata.name")
     if missing:
         kind = document.get("kind") or "document"

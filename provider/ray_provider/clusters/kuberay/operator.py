@@ -339,3 +339,42 @@ async def _why_unavailable(kube: Kube, namespace: str) -> list[str]:
         events = await pod_events(kube, namespace, slow["metadata"]["uid"])
         why = [slow_finding(slow, events, datetime.now(UTC)).text]
     return why
+
+
+async def still_there(
+    kube: Kube, kind: str, namespace: str, name: str, timeout: float, left: Mapping[str, Mapping[str, Json]], look: str
+) -> ClusterTimeoutError:
+    """Give the error for what does not go: what is left of it, what holds that, and whether the operator runs.
+
+    :param kind: of what was deleted, e.g. ``RayJob``.
+    :param timeout: seconds that were waited.
+    :param left: of each kind, by name.
+    :param look: a command that shows it.
+    """
+    said = []
+    for what, objects in left.items():
+        for one, item in objects.items():
+            held = [each for each in item["metadata"].get("finalizers") or [] if each != "foregroundDeletion"]
+            said.append(f"{what} {one}" + (f" (held by finalizers {', '.join(held)})" if held else ""))
+    return ClusterTimeoutError(
+        f"The {kind} {namespace}/{name} is not gone after {timeout:.0f} s. There remain: {'; '.join(said)}.",
+        hint=await unless_it_runs(kube, look),
+        namespace=namespace,
+        name=name,
+        cause="remains",
+        remains=said,
+    )
+
+
+async def unless_it_runs(kube: Kube, hint: str) -> str:
+    """Give a hint about what does not go; if the operator that ends it does not run, with that before it.
+
+    :param hint: what else there is to do.
+    """
+    try:
+        operator = await find_operator(kube)
+    except KubernetesError:
+        return hint
+    if operator is None or operator.available != 0:
+        return hint
+    return f"The KubeRay operator ({operator.namespace}/{operator.name}), which ends them, does not run. {hint}"

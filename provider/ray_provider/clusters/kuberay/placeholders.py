@@ -10,9 +10,8 @@ from ray_provider.exceptions import ConfigurationError
 
 #: ``${NAME}`` of envsubst, ``<your-image>`` of a text, what is left of a template.
 _LEFT = re.compile(r"\$\{[A-Za-z_][A-Za-z0-9_]*(?::?[-=?+][^}]*)?\}|<[A-Za-z][A-Za-z0-9 _./-]*>|\{\{.*?\}\}")
-_HELM = re.compile(
-    r"\{\{-?\s*(?:\.(?:Values|Release|Chart|Capabilities|Files|Template)\b|(?:include|template|tpl)\s).*?\}\}"
-)
+#: A Go template: nothing in Jinja begins with a full stop.
+_HELM = re.compile(r"\{\{-?\s*(?:\.[A-Za-z_]|(?:include|template|tpl)\s).*?\}\}")
 #: Free text: a shell reads these, or a program of the user's own.
 _FREE = frozenset({"command", "args", "env", "annotations", "exec", "serveConfigV2", "entrypoint", "runtimeEnvYAML"})
 
@@ -36,7 +35,7 @@ def refuse_placeholders(document: Mapping[str, Any], source: str) -> None:
 
 
 def refuse_helm_template(text: str, source: str) -> None:
-    """Refuse a template of a Helm chart, before anything else is read from it.
+    """Refuse a template of a Helm chart, or of another program in Go, before anything else is read from it.
 
     :raises ConfigurationError: it is one; says in which line.
     """

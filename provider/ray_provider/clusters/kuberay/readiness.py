@@ -12,6 +12,8 @@ from typing import Any
 from ray_provider._shared.plain_text import clean
 from ray_provider.clusters.kuberay import diagnosis
 from ray_provider.clusters.kuberay.operator import SELECTOR, Operator
+from ray_provider.clusters.kuberay.queue_watch import QUEUE_SECONDS, ClusterHold
+from ray_provider.clusters.kuberay.queueing import queue_of
 from ray_provider.clusters.kuberay.view import ClusterView
 from ray_provider.clusters.kubernetes import pod_diagnosis
 from ray_provider.clusters.kubernetes.client import (
@@ -42,6 +44,8 @@ class ReadinessOptions:
     :param operator_seconds: how long the operator may take to notice the cluster.
     :param short_seconds: how long what may pass by itself may last.
     :param settle_seconds: after this, an operator that runs has looked at a change, whether it wrote that down or not.
+    :param queue_apart: the time in one of Kueue's queues does not count: that for all begins when it lets go.
+    :param queue_seconds: how long it may be in a queue; ``None``: for ever.
     """
 
     timeout_seconds: float = 900.0
@@ -51,6 +55,8 @@ class ReadinessOptions:
     operator_seconds: float = 45.0
     short_seconds: float = 20.0
     settle_seconds: float = 5.0
+    queue_apart: bool = False
+    queue_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give them as plain data."""
@@ -106,6 +112,7 @@ class ReadinessWatch:
         self._looked_at: dict[str, float] = {}
         self._pod_findings: dict[str, list[Finding]] = {}
         self._last_line = ""
+        self._hold = ClusterHold(kube, namespace, name, options.queue_seconds, say)
 
     async def wait(self) -> Json:
         """Wait, and give the RayCluster as it is when it is ready.
@@ -169,6 +176,7 @@ class ReadinessWatch:
         items = event.items if event.type == "SYNC" else (() if event.type == "DELETED" else (event.object,))
         self.view.cluster = items[0] if items else None
         self.view.was_there |= bool(items)
+        self.view.cluster_known = True
 
     def _on_pod(self, event: WatchEvent) -> None:
         if event.type == "SYNC":
@@ -210,6 +218,9 @@ class ReadinessWatch:
             )
         if cluster is not None and cluster["metadata"].get("deletionTimestamp"):
             raise self._failed(Finding("deleted", "the RayCluster is being deleted", "Set it up anew."), [])
+        if cluster is not None and (held := await self._hold.look(cluster, now)) is not None:
+            return None, await self._held(held, now, in_queue=queue_of(cluster) is not None)
+        self._let_go(cluster, now)
         self._settle(now)
         if cluster is not None and view.missing(self._options.wait_for_workers, self._stale_pods) is None:
             return cluster, 0.0
@@ -227,9 +238,30 @@ class ReadinessWatch:
             if left <= 0:
                 raise self._failed(finding, await self._last_lines(finding))
             pause = min(pause, left)
-        if now >= self._deadline:
+        # One that was in a queue may have more time than this watch was told: that is known when it is read.
+        if now >= self._deadline and (view.cluster_known or not self._options.queue_apart):
             raise await self._timed_out(findings)
         return None, max(0.05, min(pause, _STUCK_SECONDS))
+
+    async def _held(self, held: Finding, now: float, *, in_queue: bool) -> float:
+        """Wait on for a cluster that is suspended. Gives when to look again.
+
+        :raises ClusterTimeoutError: its time is over, where that counts.
+        """
+        self._first_seen, self._unnoticed_since, self._last_line = {}, None, ""
+        left = self._deadline - now
+        if in_queue and self._options.queue_apart:
+            return QUEUE_SECONDS
+        if left <= 0:
+            raise await self._timed_out([held])
+        return min(QUEUE_SECONDS, left)
+
+    def _let_go(self, cluster: Json | None, now: float) -> None:
+        """Let the time for a cluster begin that came out of a queue."""
+        since = self._hold.let_go(cluster) if cluster is not None else None
+        if since is not None and self._options.queue_apart:
+            self._began = max(self._began, min(since, now))
+            self._deadline = max(self._deadline, since + self._options.timeout_seconds)
 
     def _settle(self, now: float) -> None:
         """Keep in mind since when the spec is not acknowledged, and whether that still means something."""

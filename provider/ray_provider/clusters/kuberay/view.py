@@ -8,6 +8,7 @@ from ray_provider.clusters.kuberay.operator import Operator
 from ray_provider.clusters.kuberay.raycluster import desired_workers
 from ray_provider.clusters.kubernetes.client import Json
 from ray_provider.clusters.kubernetes.finding import condition, is_true
+from ray_provider.clusters.kubernetes.pod_diagnosis import pod_role, ray_is_ready, submitter_end
 
 
 @dataclass
@@ -15,6 +16,7 @@ class ClusterView:
     """What is known of a cluster at this moment."""
 
     cluster: Json | None = None
+    cluster_known: bool = False
     was_there: bool = False
     pods: dict[str, Json] = field(default_factory=dict)
     pods_known: bool = False
@@ -84,8 +86,10 @@ class ClusterView:
             return f"{int(wait_for_workers) - ready} workers"
         return None
 
-    @staticmethod
-    def _head_ready(cluster: Json, status: Json) -> bool:
+    def _head_ready(self, cluster: Json, status: Json) -> bool:
+        heads = (pod for pod in self.pods.values() if pod_role(pod).startswith("head"))
+        if any(submitter_end(pod) is not None and ray_is_ready(pod) for pod in heads):
+            return True
         if condition(cluster, "HeadPodReady") is None:  # conditions can be switched off in the operator
             return status.get("state") == "ready"
         return is_true(cluster, "HeadPodReady")

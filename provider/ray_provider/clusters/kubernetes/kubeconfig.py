@@ -185,13 +185,9 @@ def decode(data: Any, what: str) -> str:
         raise ConfigurationError(f"`{what}` of the kubeconfig is not base64 of a PEM file.") from None
 
 
-async def run_exec_plugin(server: Server) -> dict[str, Any]:
-    """Run the user's exec plugin and give the ``status`` of what it prints: it holds secrets.
-
-    :raises KubernetesAccessError: it isn't there, failed, or printed something else.
-    """
+def _exec_environment(server: Server) -> dict[str, str]:
+    """Give an exec plugin's environment: ours, its own, and what it is to know of the cluster."""
     plugin = server.user["exec"]
-    command = str(plugin.get("command") or "")
     info: dict[str, Any] = {
         "apiVersion": plugin.get("apiVersion", "client.authentication.k8s.io/v1"),
         "kind": "ExecCredential",
@@ -204,12 +200,22 @@ async def run_exec_plugin(server: Server) -> dict[str, Any]:
     env = inherited()
     env.update({str(item["name"]): str(item["value"]) for item in plugin.get("env") or []})
     env["KUBERNETES_EXEC_INFO"] = json.dumps(info)
+    return env
+
+
+async def run_exec_plugin(server: Server) -> dict[str, Any]:
+    """Run the user's exec plugin and give the ``status`` of what it prints: it holds secrets.
+
+    :raises KubernetesAccessError: it isn't there, failed, or printed something else.
+    """
+    plugin = server.user["exec"]
+    command = str(plugin.get("command") or "")
     hint = str(plugin.get("installHint") or "").strip() or "Run the plugin by hand, as the user that runs Airflow."
     try:
         process = await asyncio.create_subprocess_exec(
             command,
             *[str(arg) for arg in plugin.get("args") or []],
-            env=env,
+            env=_exec_environment(server),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,

@@ -14,6 +14,9 @@ _IMAGE_GONE = re.compile(
     r"not found|manifest unknown|does not exist|denied|unauthorized|invalid reference", re.IGNORECASE
 )
 
+#: The container by which KubeRay submits a job from the head's pod (SidecarMode). It ends with the job, and not as the
+#: cluster: the pod is never ready again then, though its Ray is.
+SUBMITTER = "ray-job-submitter"
 #: What to do when nothing is known to be wrong.
 MORE_TIME = "Allow more time, if it only is slow (large images, new nodes)."
 #: How far a pod is that no node takes.
@@ -26,6 +29,18 @@ def pod_role(pod: Json) -> str:
     kind = labels.get("ray.io/node-type")
     name = pod["metadata"]["name"]
     return f"{kind} pod {name}" if kind in {"head", "worker"} else f"pod {name}"
+
+
+def submitter_end(pod: Json) -> Json | None:
+    """Give how the submitter in a head's pod has ended (``exitCode`` …); ``None``: there is none, or it has not."""
+    of_submitter = (one for one in _containers(pod) if one.get("name") == SUBMITTER)
+    return next(((one.get("state") or {}).get("terminated") for one in of_submitter), None)
+
+
+def ray_is_ready(pod: Json) -> bool:
+    """Whether the container of Ray in a pod is ready, be the pod so or not."""
+    containers = (pod.get("spec") or {}).get("containers") or [{}]
+    return any(one.get("ready") for one in _containers(pod) if one.get("name") == containers[0].get("name"))
 
 
 def requests_of(pod: Json) -> str:
@@ -115,7 +130,7 @@ def _container(pod: Json, container: Json) -> Finding | None:
     previous = not ended
     if previous:
         ended = (container.get("lastState") or {}).get("terminated") or {}
-    if not ended or (ended.get("exitCode") == 0 and not previous):
+    if not ended or (ended.get("exitCode") == 0 and not previous) or (name == SUBMITTER and not previous):
         return None
     restarts = int(container.get("restartCount") or 0)
     never = (pod.get("spec") or {}).get("restartPolicy") == "Never"

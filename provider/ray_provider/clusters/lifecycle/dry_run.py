@@ -32,11 +32,17 @@ async def check_objects(kube: Kube, namespace: str, objects: Iterable[Json], kub
             if error.status == 409:  # it is there already, so this is an update; it was checked before that showed
                 continue
             if error.status in {400, 404, 422}:
-                raise _explain(one, error, namespace, kuberay) from error
+                raise explained(one, error, namespace, kuberay) from error
             raise
 
 
-def _explain(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRay) -> ConfigurationError:
+def explained(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRay) -> ConfigurationError:
+    """Say what Kubernetes refuses of an object, and what would know it.
+
+    :param one: the object.
+    :param error: the refusal.
+    :param kuberay: the KubeRay that is there.
+    """
     what = f"{one.get('kind')} {one['metadata'].get('name')}"
     if error.status == 404:
         return missing_namespace(namespace, error.message)
@@ -86,3 +92,21 @@ async def check_namespace(kube: Kube, namespace: str, *, create: bool | str, say
         raise missing_namespace(namespace)
     await kube.create("/api/v1/namespaces", new_namespace(namespace, create))
     say(f"Namespace {namespace} was made. It stays when the cluster goes.")
+
+
+async def path_beside(kube: Kube, namespace: str, document: Json, kind: str) -> str:
+    """Give the collection of an object that Kubernetes is to delete together with another.
+
+    :param document: the object.
+    :param kind: of the other one, which lies in the namespace.
+    :raises ConfigurationError: it does not lie in that namespace.
+    """
+    path = await kube.collection(document, namespace)
+    if f"/namespaces/{namespace}/" not in f"{path}/":
+        raise ConfigurationError(
+            f"The {document['kind']} {document['metadata']['name']} lies outside the namespace {namespace!r}: it could "
+            f"not be deleted with the {kind}.",
+            hint="Make it once by other means, and leave it out of `extraObjects` (or the manifest).",
+            field="extraObjects",
+        )
+    return path

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
 from ray_provider.clusters.handle import Backend
 from ray_provider.clusters.kuberay.raycluster import helm_release_of
+from ray_provider.clusters.kuberay.rayjob import LABEL, ORIGIN_KIND
 from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, path_of
 from ray_provider.clusters.lifecycle.users import User, users_of
 from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home, this_machine
 from ray_provider.clusters.naming import MANAGED, PREFIX, label_value, was_named
+
+#: Labels of a cluster that goes with something else.
+_ORIGINS = frozenset({LABEL, ORIGIN_KIND})
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +30,7 @@ class FoundCluster:
         Kubernetes as labels, which are shortened where a label can't hold them.
     :param namespace: on Kubernetes.
     :param release: Helm's, if there is one.
-    :param what: what there is of it: ``cluster``, or ``release`` if that is all.
+    :param what: what there is of it: ``cluster``, ``release`` if that is all, or ``rayjob``.
     :param is_named: somebody chose its name: it may be meant to outlive the run that made it.
     :param users: who is recorded as using it.
     """
@@ -52,7 +56,7 @@ class FoundCluster:
 
 
 async def kubernetes_clusters(kube: Kube, namespace: str | None) -> list[FoundCluster]:
-    """Find what was made by tasks: RayClusters, and Helm releases whose RayCluster is gone or was never made.
+    """Find what was made by tasks: RayClusters, RayJobs, and Helm releases whose RayCluster is gone or was never made.
 
     :param namespace: in this one only; ``None``: in all, which needs the right to.
     :raises KubernetesAccessError: we may not.
@@ -64,7 +68,14 @@ async def kubernetes_clusters(kube: Kube, namespace: str | None) -> list[FoundCl
     secrets = await kube.get(
         path_of("secrets", namespace) if namespace else "/api/v1/secrets", labelSelector=f"owner=helm,{MANAGED}=true"
     )
-    found = [_of_cluster(one) for one in clusters.get("items") or []]
+    jobs = await kube.get(
+        path_of("rayjobs", namespace, api=RAY) if namespace else f"{RAY}/rayjobs", labelSelector=f"{MANAGED}=true"
+    )
+    # KubeRay gives a cluster the labels of the RayJob or RayService that it is of: it goes with that. A RayService
+    # outlives runs, and is deleted by its own task.
+    alone = [one for one in clusters.get("items") or [] if _ORIGINS.isdisjoint(one["metadata"].get("labels") or {})]
+    found = [_of_cluster(one) for one in alone]
+    found += [replace(_of_cluster(one), what="rayjob") for one in jobs.get("items") or []]
     held = {(one.namespace, one.release) for one in found}
     releases = _of_releases(secrets.get("items") or [])
     return sorted(

@@ -10,10 +10,11 @@ from typing import Any
 
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm.releases import Helm, HelmOptions, Release, open_helm
-from ray_provider.clusters.kuberay.operator import find_operator
+from ray_provider.clusters.kuberay.operator import unless_it_runs
 from ray_provider.clusters.kuberay.raycluster import helm_release_of
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
-from ray_provider.clusters.kubernetes.client import RAY, UNREACHABLE_SECONDS, Json, Kube, open_kube, path_of
+from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, open_kube, path_of
+from ray_provider.clusters.kubernetes.gone import remaining
 from ray_provider.clusters.lifecycle import users
 from ray_provider.clusters.naming import MANAGED, PREFIX, describe_owner, same_owner
 from ray_provider.exceptions import ClusterError, ClusterTimeoutError, ConfigurationError, KubernetesError
@@ -326,28 +327,9 @@ async def wait_gone(
         places.append(
             ("Helm release Secret", path_of("secrets", namespace), {"labelSelector": f"owner=helm,name={release}"})
         )
-    left: dict[str, dict[str, Json]] = {kind: {} for kind, _, _ in places}
-    try:
-        async with asyncio.timeout(timeout), asyncio.TaskGroup() as group:
-            for kind, path, query in places:
-                group.create_task(_until_empty(kube, path, query, left[kind]))
-    except TimeoutError:
-        raise await _remains(kube, namespace, name, of or timeout, left) from None
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-
-
-async def _until_empty(kube: Kube, path: str, query: dict[str, str], left: dict[str, Json]) -> None:
-    async for event in kube.watch(path, patience=UNREACHABLE_SECONDS, **query):
-        if event.type == "SYNC":
-            left.clear()
-            left.update({item["metadata"]["name"]: item for item in event.items})
-        elif event.type == "DELETED":
-            left.pop(event.object["metadata"]["name"], None)
-        else:
-            left[event.object["metadata"]["name"]] = event.object
-        if not left:
-            return
+    left = await remaining(kube, places, timeout)
+    if left:
+        raise await _remains(kube, namespace, name, of or timeout, left)
 
 
 async def _remains(
@@ -360,12 +342,6 @@ async def _remains(
             held = item["metadata"].get("finalizers") or []
             finalizers |= bool(held) and kind == "RayCluster"
             said.append(f"{kind} {one}" + (f" (held by finalizers {', '.join(held)})" if held else ""))
-    operator = None
-    if finalizers:
-        try:
-            operator = await find_operator(kube)
-        except KubernetesError:
-            operator = None
     hint = f"kubectl -n {namespace} get raycluster,pod,service,secret -l ray.io/cluster={name}"
     if any(_REDIS_FINALIZER in _held(item) for item in left.get("RayCluster", {}).values()):
         hint = (
@@ -374,8 +350,8 @@ async def _remains(
             f"still answer? `kubectl -n {namespace} logs -l ray.io/cluster={name},ray.io/node-type=redis-cleanup` "
             f"says why not; try again after that. {hint}"
         )
-    if operator is not None and operator.available == 0:
-        hint = f"The KubeRay operator ({operator.namespace}/{operator.name}), which ends them, does not run. {hint}"
+    if finalizers:
+        hint = await unless_it_runs(kube, hint)
     return ClusterTimeoutError(
         f"The Ray cluster {namespace}/{name} is not gone after {timeout:.0f} s. There remain: {'; '.join(said)}.",
         hint=hint,

@@ -11,7 +11,8 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm.charts import ChartSource, find_chart
 from ray_provider.clusters.helm.releases import Helm, open_helm
 from ray_provider.clusters.kuberay.endpoints import dashboard_url
-from ray_provider.clusters.kuberay.operator import ensure_operator, probe, require_operator
+from ray_provider.clusters.kuberay.queue_watch import warn_without_kueue
+from ray_provider.clusters.kuberay.queueing import check_cluster, queue_of
 from ray_provider.clusters.kuberay.raycluster import (
     auth_of,
     digest,
@@ -26,7 +27,8 @@ from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.lifecycle import users
 from ray_provider.clusters.lifecycle.contention import Settling, Standing
-from ray_provider.clusters.lifecycle.dry_run import check_namespace, check_objects
+from ray_provider.clusters.lifecycle.dry_run import check_objects
+from ray_provider.clusters.lifecycle.preparation import install_shared, prepare
 from ray_provider.clusters.lifecycle.removal import take_back
 from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec, chart_values
 from ray_provider.clusters.lifecycle.squatting import refuse_squatted
@@ -55,11 +57,13 @@ class Applied:
     :param handle: of the cluster, which is not ready yet.
     :param changed: something was installed or changed.
     :param stale_pods: uids of pods that the operator is about to replace.
+    :param queue: Kueue's LocalQueue in which it may have to wait.
     """
 
     handle: ClusterHandle
     changed: bool = True
     stale_pods: tuple[str, ...] = field(default=())
+    queue: str | None = None
 
 
 async def set_up_cluster(
@@ -77,7 +81,7 @@ async def set_up_cluster(
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it can't become ready, and what was made is gone again.
     """
-    readiness = readiness or ReadinessOptions()
+    readiness = readiness or ReadinessOptions(queue_apart=True)
     applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=say)
     try:
         return await wait_ready(access, applied.handle, readiness, stale_pods=applied.stale_pods, how=spec.how, say=say)
@@ -122,11 +126,7 @@ class _Setup:
 
     async def run(self, keep_on_failure: bool) -> Applied:
         spec = self._spec
-        await self._operator()
-        await check_namespace(self._kube, self._namespace, create=spec.create_namespace, say=self._say)
-        kuberay = await probe(self._kube, self._namespace)
-        if not kuberay.at_least(1, 5, 1):
-            self._say(f"The KubeRay here (CRDs of {kuberay.text}) lacks: {'; '.join(kuberay.lacks)}.")
+        kuberay = await prepare(self._kube, self._helm, self._namespace, spec, self._say)
         source = find_chart(spec.chart, repo=spec.chart_repo, version=spec.chart_version, folders=spec.folders)
         chart = await self._helm.chart(source)
         defaults = await self._helm.defaults(chart)
@@ -175,18 +175,20 @@ class _Setup:
             self._say(note)
         rendered = await self._helm.render(chart, spec.name, self._namespace, values, is_upgrade=existing is not None)
         name = one_cluster(rendered, spec.name)
+        to_be = next(one for one in rendered if one.get("kind") == "RayCluster")
+        check_cluster(to_be, spec.local_queue)
         await check_objects(self._kube, self._namespace, rendered, kuberay)
         mark = digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
         before = await self._cluster(name)
         if existing is not None and existing.status == "deployed" and mark in existing.description and before:
             self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
             used = await self._use(before, created=standing.ours)
-            return Applied(await self._handle(used, created=standing.ours), changed=False)
+            return Applied(await self._handle(used, created=standing.ours), changed=False, queue=queue_of(used))
+        await warn_without_kueue(self._kube, queue_of(to_be), self._say)
         if before is None:
-            to_be = next(one for one in rendered if one.get("kind") == "RayCluster")
             await refuse_squatted(self._kube, self._namespace, to_be, named=spec.is_named, say=self._say)
         pods = await self._pods(name) if before else []
-        await self._gpu_plugin()
+        await install_shared(self._kube, self._namespace, spec.gpu_plugin, self._say)
         verb = "Upgrading" if existing else "Installing"
         self._say(
             f"{verb} Helm release {self._namespace}/{spec.name} (chart {chart.metadata.name} {chart.metadata.version})."
@@ -209,14 +211,7 @@ class _Setup:
             await take_back(self._access, half, error, keep=keep_on_failure, helm=spec.helm, say=self._say)
             raise
         stale = self._stale(before, after, pods, kuberay)
-        return Applied(await self._handle(after, created=created), stale_pods=stale)
-
-    async def _operator(self) -> None:
-        spec = self._spec
-        if spec.kuberay_operator != "require" and spec.operator_chart is not None:
-            await ensure_operator(self._kube, self._helm, spec.operator_chart, spec.kuberay_operator, self._say)
-        version = spec.operator_chart.source.version if spec.operator_chart else None
-        await require_operator(self._kube, *([version] if version else []))
+        return Applied(await self._handle(after, created=created), stale_pods=stale, queue=queue_of(after))
 
     async def _found(self, standing: Standing, *, loser: bool) -> Applied | None:
         """Decide about a cluster that is there and not of this task.
@@ -272,7 +267,8 @@ class _Setup:
 
     async def _as_it_is(self, cluster: Json, release: str | None = "") -> Applied:
         used = await self._use(cluster, created=False)
-        return Applied(await self._handle(used, created=False, release=release), changed=False)
+        handle = await self._handle(used, created=False, release=release)
+        return Applied(handle, changed=False, queue=queue_of(used))
 
     async def _cluster(self, name: str) -> Json | None:
         return await self._kube.find(path_of("rayclusters", self._namespace, name, api=RAY))
@@ -343,27 +339,3 @@ class _Setup:
             owner=dict(self._spec.owner),
             created=created,
         )
-
-    async def _gpu_plugin(self) -> None:
-        """Install what the task brings so that pods get GPUs, if it is missing. It is shared, and stays.
-
-        What one of our own modules hands out is brought up to date: a pool that may grow further, say.
-        """
-        for document in self._spec.gpu_plugin:
-            own = dict(document)
-            path = await self._kube.collection(own, self._namespace)
-            name = own["metadata"]["name"]
-            there = await self._kube.find(f"{path}/{name}")
-            if there is not None and _is_ours(there) and _is_ours(own):
-                await self._kube.apply(f"{path}/{name}", own)
-                continue
-            if there is not None:
-                self._say(f"{own['kind']} {name} is there already.")
-                continue
-            await self._kube.create(path, own)
-            self._say(f"{own['kind']} {name} was made. It is shared, and stays when the cluster goes.")
-
-
-def _is_ours(document: Mapping[str, Any]) -> bool:
-    labels = (document.get("metadata") or {}).get("labels") or {}
-    return bool(labels.get("app.kubernetes.io/managed-by") == "airflow-ray")

@@ -14,6 +14,7 @@ from ray_provider.clusters.helm.releases import HelmOptions
 from ray_provider.clusters.helm.values import Values, ValuesInput, check_known, merge, read_values, tell_unknown
 from ray_provider.clusters.kuberay.endpoints import How
 from ray_provider.clusters.kuberay.manifests import RayClusterManifest, read_manifest
+from ray_provider.clusters.kuberay.queueing import labels_of
 from ray_provider.clusters.kuberay.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
 from ray_provider.clusters.kubernetes.namespaces import security_level
 from ray_provider.clusters.lifecycle.users import LEASE_SECONDS
@@ -49,6 +50,8 @@ class KubernetesClusterSpec:
     :param helm: how Helm is run.
     :param how: how the dashboard is reached.
     :param gpu_plugin: manifest of a device plugin, installed if it is missing; it stays.
+    :param local_queue: Kueue's LocalQueue in which the RayCluster waits.
+    :param priority_class: Kueue's WorkloadPriorityClass.
     :param folders: where relative paths begin.
     """
 
@@ -70,6 +73,8 @@ class KubernetesClusterSpec:
     helm: HelmOptions = field(default_factory=HelmOptions)
     how: How = "auto"
     gpu_plugin: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+    local_queue: str | None = None
+    priority_class: str | None = None
     folders: tuple[Path, ...] = ()
 
 
@@ -81,7 +86,7 @@ def make_spec(
     values: ValuesInput = None,
     profile: str | Sequence[str] | None = None,
     infrastructure_values: ValuesInput = None,
-    ray_cluster_yaml: str | Path | Mapping[str, Any] | None = None,
+    ray_cluster_yaml: str | Path | Mapping[str, Any] | RayClusterManifest | None = None,
     chart: str | Path = BUNDLED,
     chart_repo: str | None = None,
     chart_version: str | None = None,
@@ -98,6 +103,8 @@ def make_spec(
     helm: HelmOptions | None = None,
     how: How = "auto",
     gpu_device_plugin_yaml: str | Mapping[str, Any] | None = None,
+    local_queue: str | None = None,
+    priority_class: str | None = None,
     folders: tuple[Path, ...] = (),
     render: Callable[[str], str] | None = None,
     fetch: Callable[[str], str] | None = None,
@@ -109,10 +116,12 @@ def make_spec(
     :param values: for the chart: a dict, YAML text, a path, or a list of those.
     :param profile: one or several of the provider's profiles, below ``values``.
     :param infrastructure_values: Terraform's ``ray_helm_values``, between the two.
-    :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text or dict.
+    :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text, dict, or one that was read already.
     :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
     :param kuberay_version: of the operator's chart, if it is to be installed.
     :param operator_chart: a path or OCI URL of the operator's chart, instead of KubeRay's repository.
+    :param local_queue: name of a Kueue LocalQueue in which the RayCluster waits (a RayJob waits itself).
+    :param priority_class: name of a Kueue WorkloadPriorityClass.
     :param render: renders templates in files.
     :param fetch: gets the text behind a URL.
     :raises ConfigurationError: something can't work; the message names it.
@@ -131,7 +140,11 @@ def make_spec(
                 "`ray_cluster_yaml` and `profile` are both given.",
                 hint="A manifest says all of the cluster itself: use one of the two.",
             )
-        manifest = read_manifest(ray_cluster_yaml, folders=folders, render=render, fetch=fetch)
+        manifest = (
+            ray_cluster_yaml
+            if isinstance(ray_cluster_yaml, RayClusterManifest)
+            else read_manifest(ray_cluster_yaml, folders=folders, render=render, fetch=fetch)
+        )
         _check_names(manifest, name, namespace)
     profiles = [profile] if isinstance(profile, str) else list(profile or ())
     given = read_values(values, folders=folders, render=render)
@@ -163,22 +176,33 @@ def make_spec(
         lease_seconds=lease_seconds,
         create_namespace=create_namespace,
         kuberay_operator=kuberay_operator,  # type: ignore[arg-type]
-        operator_chart=_operator_chart(
+        operator_chart=read_operator_chart(
             operator_chart, operator_chart_repo, kuberay_version, operator_values, operator_namespace, folders
         ),
         helm=helm or HelmOptions(),
         how=how,
         gpu_plugin=_plugin(gpu_device_plugin_yaml, folders, fetch),
+        local_queue=local_queue,
+        priority_class=priority_class,
         folders=tuple(folders),
     )
 
 
-def _check_options(*, kuberay_operator: str, lease_seconds: float | None, how: str) -> None:
+def check_mode(kuberay_operator: str) -> Mode:
+    """Give what is to become of the operator, if there is such a mode.
+
+    :raises ConfigurationError: there is not.
+    """
     if kuberay_operator not in MODES:
         raise ConfigurationError(
             f"`kuberay_operator` is {kuberay_operator!r}: it must be one of {', '.join(MODES)}.",
             hint="require: an error if it is missing. install: installs it then. upgrade: also if it is older.",
         )
+    return kuberay_operator  # type: ignore[return-value]
+
+
+def _check_options(*, kuberay_operator: str, lease_seconds: float | None, how: str) -> None:
+    check_mode(kuberay_operator)
     if lease_seconds is not None and lease_seconds <= 0:
         raise ConfigurationError(
             f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
@@ -233,6 +257,9 @@ def chart_values(
         schema = json.loads(bundled("helm", BUNDLED, "values.schema.json").read_text(encoding="utf-8"))
         told = tell_unknown(spec.values, schema)
         notes += [f"WARNING: {told}"] if told else []
+    queued = labels_of(spec.local_queue, spec.priority_class)
+    if queued and "labels" in defaults:
+        values = merge(values, {"labels": queued})
     if "fullnameOverride" in defaults:
         values["fullnameOverride"] = spec.name
     if all(key in defaults for key in _OWN_KEYS):
@@ -243,7 +270,7 @@ def chart_values(
     return copy.deepcopy(values), notes
 
 
-def _operator_chart(
+def read_operator_chart(
     chart: str | Path | None,
     repo: str | None,
     version: str | None,
@@ -251,6 +278,10 @@ def _operator_chart(
     namespace: str | None,
     folders: tuple[Path, ...],
 ) -> OperatorChart:
+    """Find out which chart brings the operator, and read its values.
+
+    :raises ConfigurationError: there is no such chart, or its values can't be read.
+    """
     if chart is None or repo:
         source = find_chart(chart or "kuberay-operator", repo=repo or REPOSITORY, version=version or VERSION)
     else:

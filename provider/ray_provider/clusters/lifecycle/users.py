@@ -24,6 +24,8 @@ _ENTRY = f"{PREFIX}user."
 #: How long a user counts who neither renews its entry nor takes it away (seconds).
 LEASE_SECONDS = 86400.0
 _RUN = ("airflow", "dag_id", "run_id")
+#: In an entry: the RayJob for which it was made. Those of set-ups have none.
+RAYJOB = "rayjob"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +33,8 @@ class User:
     """Somebody who uses a cluster.
 
     :param key: of the annotation.
-    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``, as far as they are known.
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``, as far as they are known; ``rayjob``
+        where it is the task of a RayJob that runs on the cluster.
     :param until: when the entry ends; ``None``: never.
     :param lease_seconds: by how much it is moved on when it is renewed.
     """
@@ -75,7 +78,7 @@ def entry(owner: Mapping[str, Any], lease_seconds: float | None, now: datetime |
     until = None
     if lease_seconds is not None:
         until = ((now or datetime.now(tz=UTC)) + timedelta(seconds=lease_seconds)).isoformat(timespec="seconds")
-    said = {key: _text(owner.get(key)) for key in KEYS if _text(owner.get(key))}
+    said = {key: _text(owner.get(key)) for key in (*KEYS, RAYJOB) if _text(owner.get(key))}
     return {
         RECORDED: "recorded",
         entry_key(owner): json.dumps({**said, "until": until, "lease_seconds": lease_seconds}),
@@ -106,7 +109,7 @@ def renewed(meta: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, str]
     if own is None or own.until is None or own.lease_seconds is None:
         return {}
     due = own.until - timedelta(seconds=own.lease_seconds * 3 / 4)
-    return entry(owner, own.lease_seconds) if datetime.now(tz=UTC) > due else {}
+    return entry({**own.owner, **owner}, own.lease_seconds) if datetime.now(tz=UTC) > due else {}
 
 
 async def give_up(kube: Kube, path: str, cluster: Json, keys: Iterable[str]) -> Json | None:

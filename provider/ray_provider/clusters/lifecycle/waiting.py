@@ -10,15 +10,18 @@ from typing import Any
 from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.kuberay.endpoints import dashboard_url, kubernetes_endpoint, way
+from ray_provider.clusters.kuberay.queue_watch import taken_away
+from ray_provider.clusters.kuberay.queueing import queue_of
 from ray_provider.clusters.kuberay.raycluster import auth_of, head_service
 from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessWatch
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
-from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.clusters.kubernetes.client import RAY, UNREACHABLE_SECONDS, Json, open_kube, path_of
 from ray_provider.exceptions import (
     ClusterFailedError,
     ClusterTimeoutError,
     RayApiError,
     RayConnectionError,
+    RayProviderError,
 )
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
@@ -48,17 +51,60 @@ async def wait_ready(
     :raises ClusterFailedError: it can't become ready.
     :raises ClusterTimeoutError: it did not in time.
     """
+    while True:
+        async with open_kube(access) as kube:
+            watch = ReadinessWatch(
+                kube,
+                str(handle.namespace),
+                handle.name,
+                readiness,
+                say=say,
+                stale_pods=stale_pods,
+                deadline=deadline,
+            )
+            cluster = await watch.wait()
+        try:
+            return await reached(access, handle, cluster, how, say)
+        except RayProviderError:
+            # Where its queue took the cluster away at this very moment, it is waited for once more.
+            if not await _is_suspended(access, handle):
+                raise
+
+
+async def _is_suspended(access: KubernetesAccess, handle: ClusterHandle) -> bool:
     async with open_kube(access) as kube:
-        watch = ReadinessWatch(
-            kube,
-            str(handle.namespace),
-            handle.name,
-            readiness,
-            say=say,
-            stale_pods=stale_pods,
-            deadline=deadline,
-        )
-        cluster = await watch.wait()
+        found = await kube.find(path_of("rayclusters", str(handle.namespace), handle.name, api=RAY))
+    return bool(found and found["spec"].get("suspend"))
+
+
+async def until_suspended(access: KubernetesAccess, handle: ClusterHandle) -> str | None:
+    """Wait until a queue takes a cluster away from the jobs on it.
+
+    :return: what happened in a sentence; ``None``, at once, where the cluster is in no queue.
+    :raises KubernetesError: the API server stayed away, or we may not look.
+    """
+    namespace, name = str(handle.namespace), handle.name
+    path = path_of("rayclusters", namespace, api=RAY)
+    async with open_kube(access) as kube:
+        found = await kube.find(f"{path}/{name}")
+        if found is None or queue_of(found) is None:
+            return None
+        async for event in kube.watch(path, patience=UNREACHABLE_SECONDS, fieldSelector=f"metadata.name={name}"):
+            for cluster in event.items if event.type == "SYNC" else (event.object,):
+                if event.type != "DELETED" and cluster["spec"].get("suspend"):
+                    uid, queue = str(cluster["metadata"]["uid"]), queue_of(cluster)
+                    by = await taken_away(kube, "Ray cluster", namespace, name, uid=uid, queue=queue)
+                    return f"{by}: its pods and the jobs on it are gone."
+    raise AssertionError  # pragma: no cover - a watch does not end
+
+
+async def reached(access: KubernetesAccess, handle: ClusterHandle, cluster: Json, how: Any, say: Say) -> ClusterHandle:
+    """Wait until the dashboard of a cluster that is ready answers, and give the handle with all that is known then.
+
+    :param cluster: the RayCluster.
+    :param how: the way to the dashboard.
+    :raises ClusterTimeoutError: it does not answer.
+    """
     service = head_service(cluster)
     address = await dashboard_url(access, str(handle.namespace), service, how, name=handle.name)
     ready = replace(handle, service=service, auth=auth_of(cluster), address=address)

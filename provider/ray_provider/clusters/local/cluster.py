@@ -159,12 +159,6 @@ def list_local() -> list[ClusterHandle]:
     return found
 
 
-def find_local(address: str) -> ClusterHandle | None:
-    """Give the local cluster whose dashboard has this URL, for tasks that got the URL alone."""
-    wanted = address.rstrip("/")
-    return next((handle for handle in list_local() if handle.address == wanted), None)
-
-
 def end_all_local(home: Path) -> list[str]:
     """End and remove all local clusters below a folder, without regard for locks: for the end of a test or a demo.
 

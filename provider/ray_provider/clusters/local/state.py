@@ -206,7 +206,8 @@ async def locked(paths: LocalPaths, *, timeout: float) -> AsyncIterator[None]:
     """Hold a cluster's lock: one set-up or delete of a name at a time, in all processes of this machine.
 
     The kernel gives it back when a process dies. Whoever removes the lock's file holds it; who waited meanwhile notices
-    that its file is not the one that lies there now, and takes that one.
+    that its file is not the one that lies there now, and takes that one (why not by filelock:
+    docs/decisions/file-locks.md).
 
     :raises ClusterTimeoutError: somebody else holds it for longer than ``timeout`` seconds.
     """

@@ -79,6 +79,7 @@ class RenewedToken:
     """A :data:`TokenProvider` that keeps a token until shortly before its end.
 
     :param fetch: gets a new token; blocking, run in a thread.
+    :param clock: gives the time, in seconds since the epoch. Default: ``time.time``.
     """
 
     def __init__(self, fetch: Callable[[], Token], *, clock: Callable[[], float] = time.time) -> None:
@@ -111,6 +112,8 @@ class RenewedToken:
 def decode_ca(text: str | None, cluster: str) -> str | None:
     """Give a certificate authority as PEM; clouds give it in base64.
 
+    :param text: as the cloud gave it, which may be PEM already; ``None`` or empty if it gave none.
+    :param cluster: whose it is, for the message.
     :raises ConfigurationError: it is neither.
     """
     if not text:
@@ -129,6 +132,7 @@ def decode_ca(text: str | None, cluster: str) -> str | None:
 def required(values: Mapping[str, Any]) -> None:
     """Refuse empty fields.
 
+    :param values: the fields by their names.
     :raises ConfigurationError: with their names.
     """
     if missing := [name for name, value in values.items() if not isinstance(value, str) or not value.strip()]:

@@ -56,6 +56,7 @@ class EksCluster:
 async def eks_credentials(cluster: EksCluster, *, session: boto3.Session | None = None) -> ClusterCredentials:
     """Ask AWS for the cluster, and make the credentials for it.
 
+    :param cluster: which one, and by which identity.
     :param session: whose session; by default what boto3 finds (environment, profile, the pod's or machine's role).
     :raises ConfigurationError: there is no such cluster, or it is not ready.
     :raises TerraformCredentialsError: AWS denies access.
@@ -94,6 +95,7 @@ def _credentials(cluster: EksCluster, given: boto3.Session | None) -> ClusterCre
 def eks_token(cluster: EksCluster, *, session: boto3.Session | None = None) -> Token:
     """Make a token: a presigned address of STS with the cluster's name among what is signed. Blocking.
 
+    :param cluster: which one, and by which identity.
     :param session: a session with the cluster's role in it; made if not given.
     :raises TerraformCredentialsError: there are no credentials to sign with.
     """
@@ -159,6 +161,10 @@ def assume_role(
 ) -> boto3.Session:
     """Make a session in a role, which is assumed again before its time is over.
 
+    :param base: the session that may assume it.
+    :param role_arn: the role.
+    :param region: of the new session, and of STS; what AWS's usual settings say if ``None``.
+    :param external_id: what the role's trust asks for, if it does.
     :raises TerraformCredentialsError: there are no credentials to begin with.
     """
     import boto3

@@ -64,6 +64,7 @@ async def gke_credentials(
 ) -> ClusterCredentials:
     """Ask Google Cloud for the cluster, and make the credentials for it.
 
+    :param cluster: which one, and by which identity.
     :param credentials: whose; by default the application default credentials.
     :param client: a client of the container API, if it is not the usual one.
     :raises ConfigurationError: there is no such cluster, or it is not ready.
@@ -101,6 +102,8 @@ def _credentials(cluster: GkeCluster, given: Credentials | None, client: Any) ->
 def gke_token(cluster: GkeCluster, *, credentials: Credentials | None = None) -> Token:
     """Get a token, good for an hour. Blocking.
 
+    :param cluster: which one, and by which identity.
+    :param credentials: renewed if they have ended; made anew if ``None``.
     :raises TerraformCredentialsError: there are no credentials.
     """
     own = credentials or acting_as(cluster, None)
@@ -142,6 +145,7 @@ def container_client(credentials: Any) -> Any:
 def acting_as(cluster: GkeCluster, given: Credentials | None) -> Any:
     """Give the credentials that authenticate to a cluster, as its service account if it names one.
 
+    :param cluster: which one, and by which identity.
     :param given: unless given, the application default ones.
     :raises ConfigurationError: google-cloud-container is not installed.
     :raises TerraformCredentialsError: there are no default ones.

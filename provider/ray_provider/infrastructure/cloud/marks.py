@@ -60,7 +60,10 @@ class Marks:
 
     @classmethod
     def read(cls, tags: Mapping[str, str]) -> Marks | None:
-        """Read a cluster's tags; ``None`` if it carries none of ours."""
+        """Read a cluster's tags; ``None`` if it carries none of ours.
+
+        :param tags: tags (AWS) or labels (Google Cloud).
+        """
         if f"{PREFIX}name" not in tags or f"{_STATE}type" not in tags:
             return None
         found = {name: tags.get(PREFIX + name) for name in (*CHANGING, "module", "workspace")}
@@ -76,23 +79,36 @@ class Marks:
         )
 
     def is_of(self, key: str, value: str) -> bool:
-        """Whether an owner's field (or ``run``) is this one."""
+        """Whether an owner's field (or ``run``) is this one.
+
+        :param key: one of :data:`OWNER`, or ``run``.
+        :param value: as the owner has it, not encoded.
+        """
         return (self.run if key == "run" else self.owner.get(key)) == word(value)
 
     def said(self, key: str) -> str:
-        """Give an owner's field (or ``run``) for people."""
+        """Give an owner's field (or ``run``) for people.
+
+        :param key: one of :data:`OWNER`, or ``run``.
+        """
         return decode((self.run if key == "run" else self.owner.get(key)) or "?")
 
 
 def encode(text: str) -> str:
-    """Write a text in the letters that both clouds take."""
+    """Write a text in the letters that both clouds take.
+
+    :param text: any text.
+    """
     return "".join(
         letter if _PLAIN.fullmatch(letter) else "".join(f"_{byte:02x}" for byte in letter.encode()) for letter in text
     )
 
 
 def decode(text: str) -> str:
-    """Read what :func:`encode` wrote; of what :func:`word` cut, the beginning."""
+    """Read what :func:`encode` wrote; of what :func:`word` cut, the beginning.
+
+    :param text: a tag's value.
+    """
     begin, cut, _ = text.partition("__")
 
     def plain(match: re.Match[str]) -> str:
@@ -102,7 +118,10 @@ def decode(text: str) -> str:
 
 
 def word(text: str) -> str:
-    """Write a text as one value; a long one is cut, with a hash behind."""
+    """Write a text as one value; a long one is cut, with a hash behind.
+
+    :param text: any text.
+    """
     written = encode(text)
     if len(written) <= _LONGEST:
         return written
@@ -166,7 +185,10 @@ class Tags:
 
     @classmethod
     def in_state(cls, state: StateView) -> Tags:
-        """Give those that a state's resources carry: who made something stays its owner, whoever plans it."""
+        """Give those that a state's resources carry: who made something stays its owner, whoever plans it.
+
+        :param state: what is in the state before the run.
+        """
         everywhere: dict[str, str] = {}
         cluster: dict[str, str] = {}
         clusters = {resource.address for resource in state.clusters}
@@ -179,7 +201,11 @@ class Tags:
         return cls(everywhere, cluster)
 
     def variables(self, given: Mapping[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
-        """Put them into a module's variables, if it has some for them: ``cluster_tags`` or ``cluster_labels``."""
+        """Put them into a module's variables, if it has some for them: ``cluster_tags`` or ``cluster_labels``.
+
+        :param given: the variables of the run; not changed.
+        :param declared: what the module declares, by name.
+        """
         kind = next((kind for kind in ("tags", "labels") if f"cluster_{kind}" in declared and kind in declared), None)
         if kind is None or not (self.everywhere or self.cluster):
             return dict(given)

@@ -47,16 +47,28 @@ class Cloud(Protocol):
         """Give the account or project that the credentials are of."""
 
     def cluster(self, name: str, location: str) -> CloudClusterFacts | None:
-        """Describe a cluster; ``None`` if the cloud says that there is none."""
+        """Describe a cluster; ``None`` if the cloud says that there is none.
+
+        :param name: the cluster's.
+        :param location: its region or zone.
+        """
 
     def exists(self, resource: StateResource) -> bool | None:
-        """Tell whether a resource is there; ``None`` if nobody here knows how to ask for that type."""
+        """Tell whether a resource is there; ``None`` if nobody here knows how to ask for that type.
+
+        :param resource: as the state names it.
+        """
 
     def clusters(self) -> list[CloudClusterFacts]:
         """Describe all clusters of this region or project."""
 
     def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
-        """Change tags of a cluster; the others stay."""
+        """Change tags of a cluster; the others stay.
+
+        :param cluster: as it was described last.
+        :param tags: to be set.
+        :param remove: keys to be removed. Default: none.
+        """
 
     def networks(self) -> list[tuple[str, Mapping[str, str]]]:
         """Give id and tags of each network that a set-up of this package made, where the cloud marks networks."""
@@ -81,7 +93,11 @@ class Aws:
         return str(self._call("sts", self._region, "get_caller_identity")["Account"])
 
     def cluster(self, name: str, location: str) -> CloudClusterFacts | None:
-        """Describe an EKS cluster."""
+        """Describe an EKS cluster.
+
+        :param name: the cluster's.
+        :param location: its region.
+        """
         found = self._find("eks", location, "describe_cluster", name=name)
         return None if found is None else self._facts(found["cluster"], location)
 
@@ -98,7 +114,12 @@ class Aws:
         return [found for name in names if (found := self.cluster(name, self._region)) is not None]
 
     def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
-        """Change tags of an EKS cluster."""
+        """Change tags of an EKS cluster.
+
+        :param cluster: as it was described last.
+        :param tags: to be set.
+        :param remove: keys to be removed. Default: none.
+        """
         if tags:
             self._call("eks", cluster.location, "tag_resource", resourceArn=cluster.reference, tags=dict(tags))
         if remove:
@@ -111,7 +132,10 @@ class Aws:
         return [(str(item["VpcId"]), {tag["Key"]: tag["Value"] for tag in item.get("Tags", ())}) for item in found]
 
     def exists(self, resource: StateResource) -> bool | None:
-        """Tell whether a resource is there."""
+        """Tell whether a resource is there.
+
+        :param resource: as the state names it.
+        """
         region = resource.region or self._region
         ask = _AWS.get(resource.type)
         if ask is not None:
@@ -185,96 +209,6 @@ class Aws:
             operation=operation,
             region=region,
         )
-
-
-class Google:
-    """Google Cloud, as far as GKE goes.
-
-    :param credentials: google-auth credentials; ``None`` for the application default ones.
-    :param project: the project.
-    """
-
-    def __init__(self, credentials: Any, project: str) -> None:
-        self._credentials = credentials
-        self._project = project
-
-    def identity(self) -> str:
-        """Give the project: it stands in every name, so that nothing else can be meant."""
-        return self._project
-
-    def cluster(self, name: str, location: str) -> CloudClusterFacts | None:
-        """Describe a GKE cluster."""
-        found = self._ask("get_cluster", name=f"projects/{self._project}/locations/{location}/clusters/{name}")
-        return None if found is None else self._facts(found)
-
-    def clusters(self) -> list[CloudClusterFacts]:
-        """Describe the GKE clusters of the project, wherever they are."""
-        found = self._ask("list_clusters", parent=f"projects/{self._project}/locations/-")
-        return [self._facts(item) for item in (found.clusters if found is not None else ())]
-
-    def retag(self, cluster: CloudClusterFacts, tags: Mapping[str, str], remove: Collection[str] = ()) -> None:
-        """Change labels of a GKE cluster. Refused by the cloud if somebody else changed them since they were read."""
-        labels = {key: value for key, value in {**cluster.tags, **tags}.items() if key not in remove}
-        name = f"projects/{self._project}/locations/{cluster.location}/clusters/{cluster.name}"
-        request = {"name": name, "resource_labels": labels, "label_fingerprint": cluster.reference}
-        if self._ask("set_labels", request=request) is None:
-            raise TerraformCredentialsError(
-                f"The cluster {cluster.name} is not there any more.", operation="set_labels"
-            )
-
-    def networks(self) -> list[tuple[str, Mapping[str, str]]]:
-        """Give none: networks have no labels there."""
-        return []
-
-    def exists(self, resource: StateResource) -> bool | None:
-        """Tell whether a resource is there."""
-        if resource.account not in {None, self._project}:
-            return None
-        if resource.type == "google_container_cluster":
-            return self.cluster(resource.text("name"), resource.text("location")) is not None
-        if resource.type == "google_container_node_pool":
-            cluster = resource.text("cluster").rpartition("/")[2]
-            path = f"projects/{self._project}/locations/{resource.text('location')}/clusters/{cluster}"
-            return self._ask("get_node_pool", name=f"{path}/nodePools/{resource.text('name')}") is not None
-        return None
-
-    @staticmethod
-    def _facts(found: Any) -> CloudClusterFacts:
-        return CloudClusterFacts(
-            name=str(found.name),
-            location=str(found.location),
-            status=found.status.name,
-            endpoint=str(found.endpoint or ""),
-            tags=dict(found.resource_labels),
-            created=_google_time(found.create_time),
-            reference=str(found.label_fingerprint or ""),
-        )
-
-    def _ask(self, operation: str, **arguments: Any) -> Any:
-        from google.api_core.exceptions import GoogleAPICallError, NotFound
-        from google.auth.exceptions import GoogleAuthError
-
-        from ray_provider.infrastructure.cloud.gke import container_client
-
-        try:
-            with container_client(self._credentials) as client:
-                return getattr(client, operation)(**arguments, timeout=60.0)
-        except NotFound:
-            return None
-        except (GoogleAPICallError, GoogleAuthError) as error:
-            raise TerraformCredentialsError(
-                f"Google Cloud can't be asked ({operation} in {self._project}): {str(error)[:500]}",
-                hint="The identity needs the role roles/container.admin, as for making the cluster. Give it by"
-                " `gcp_conn_id`, by the worker's workload identity, or by GOOGLE_APPLICATION_CREDENTIALS.",
-                operation=operation,
-            ) from error
-
-
-def _google_time(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text) if text else None
-    except ValueError:
-        return None
 
 
 def aws_in(session: Any, region: str, provider: Any, env: Mapping[str, str]) -> Aws:
@@ -364,6 +298,8 @@ _AWS: dict[str, tuple[str, str, _Arguments, Callable[[Any], bool]]] = {
 def require_identity(cloud: Cloud, accounts: tuple[str, ...]) -> None:
     """Refuse an answer of another account, which has nothing of all this.
 
+    :param cloud: who is asked.
+    :param accounts: those that may answer; empty if none is known.
     :raises ConfigurationError: the credentials are of another account or project than the state.
     """
     if not accounts:

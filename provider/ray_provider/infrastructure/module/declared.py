@@ -1,7 +1,7 @@
 """What a module's root declares about its variables, read without Terraform, so that a wrong name is found at once.
 
 This is no parser of HCL: it finds the blocks ``variable "…" { … }`` and the plain arguments on their first level, which
-is all that is needed. Terraform itself checks the rest.
+is all that is needed. Terraform itself checks the rest. Why not python-hcl2: docs/decisions/module-variables.md.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class DeclaredVariable:
 def read_declared(folder: Path) -> dict[str, DeclaredVariable]:
     """Give the variables that the module in ``folder`` declares.
 
+    :param folder: the module's root.
     :raises ModuleError: there is no module here.
     """
     sources = sorted([*folder.glob("*.tf"), *folder.glob("*.tofu")])
@@ -44,7 +45,7 @@ def read_declared(folder: Path) -> dict[str, DeclaredVariable]:
         raise ModuleError(f"module: there is no *.tf file in {folder}.", field="module")
     found: dict[str, DeclaredVariable] = {}
     for path in sources:
-        text = _blank_out(path.read_text(encoding="utf-8", errors="replace"))
+        text = _blank_out(path.read_text(encoding="utf-8-sig", errors="replace"))
         for match in _BLOCK.finditer(text):
             body = _body(text, match.end())
             found[match.group(1)] = _from_hcl(match.group(1), body)
@@ -71,6 +72,7 @@ def check_variables(
 ) -> None:
     """Check names and outer types.
 
+    :param declared: what the module declares.
     :param given: the variables of this run.
     :param elsewhere: variables that come from the environment or from files in the module.
     :raises VariableError: with every problem, and the names in ``data["variables"]``.
@@ -105,6 +107,9 @@ def for_destroy(
 ) -> tuple[dict[str, Any], list[str]]:
     """Fit variables to a module that may have changed since they were given: a destroy hardly needs them.
 
+    :param declared: what the module declares.
+    :param given: the variables of this run.
+    :param elsewhere: variables that come from the environment or from files in the module.
     :return: the variables, and what is to be told about them.
     """
     fitting: dict[str, Any] = {}
@@ -126,7 +131,10 @@ def for_destroy(
 
 
 def names_in_files(root: Path) -> dict[str, Any]:
-    """Give the names of variables that the module's own automatic files set; the values don't matter here."""
+    """Give the names of variables that the module's own automatic files set; the values don't matter here.
+
+    :param root: the module's folder.
+    """
     names: dict[str, Any] = {}
     for path in [root / "terraform.tfvars", *root.glob("*.auto.tfvars")]:
         if path.is_file():

@@ -67,7 +67,10 @@ def own_version() -> str:
 def add_way_back(error: BaseException, module: str, then: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """Add to an error of Terraform's or the module's how to have again what made the infrastructure.
 
-    For the parameters see :func:`advice`.
+    :param error: changed in place, if it is one of those.
+    :param module: as the task names it.
+    :param then: with what it was made.
+    :param now: with what this run works.
     """
     if not isinstance(error, InfrastructureError) or isinstance(error, _NOT_THE_MODULE):
         return

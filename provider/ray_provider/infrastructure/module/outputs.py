@@ -9,134 +9,6 @@ from typing import Any
 
 from ray_provider.infrastructure.errors import ModuleError
 
-
-@dataclass(frozen=True, slots=True)
-class Accelerator:
-    """What a pool's machines compute with."""
-
-    resource: str
-    type: str
-    count: int
-
-
-@dataclass(frozen=True, slots=True)
-class NodePool:
-    """A pool, as Ray's pods need to know it."""
-
-    node_selector: Mapping[str, str] = field(default_factory=dict)
-    tolerations: tuple[Mapping[str, Any], ...] = ()
-    accelerator: Accelerator | None = None
-    allocatable: Mapping[str, float] = field(default_factory=dict)
-    min: int = 0
-    max: int = 0
-    num_of_hosts: int = 1
-
-    @classmethod
-    def from_json(cls, name: str, data: Mapping[str, Any]) -> NodePool:
-        """Read one entry of ``node_pools``.
-
-        :raises ModuleError: it is not what the contract says.
-        """
-        try:
-            accelerator = data.get("accelerator")
-            return cls(
-                node_selector=dict(data.get("node_selector") or {}),
-                tolerations=tuple(dict(item) for item in data.get("tolerations") or ()),
-                accelerator=None
-                if accelerator is None
-                else Accelerator(
-                    resource=str(accelerator["resource"]),
-                    type=str(accelerator["type"]),
-                    count=int(accelerator["count"]),
-                ),
-                allocatable=dict(data.get("allocatable") or {}),
-                min=int(data.get("min") or 0),
-                max=int(data.get("max") or 0),
-                num_of_hosts=int(data.get("num_of_hosts") or 1),
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ModuleError(
-                f"The module's output node_pools.{name} is not what it should be: {type(error).__name__} {error}.",
-                field=f"node_pools.{name}",
-            ) from error
-
-
-@dataclass(frozen=True, slots=True)
-class InfrastructureOutputs:
-    """What a module gives back. A module of your own may give less; what it gives beside that is in ``extra``.
-
-    :param values: all outputs that are not sensitive, as Terraform gave them.
-    :param sensitive: the sensitive ones. Never printed, never in :meth:`public`.
-    """
-
-    cloud: str | None = None
-    project: str | None = None
-    cluster_name: str | None = None
-    cluster_endpoint: str | None = None
-    location: str | None = None
-    kubernetes_version: str | None = None
-    node_pools: Mapping[str, NodePool] = field(default_factory=dict)
-    ray_helm_values: Mapping[str, Any] = field(default_factory=dict)
-    service_accounts: Mapping[str, Any] = field(default_factory=dict)
-    bucket_uri: str | None = None
-    nvidia_device_plugin_required: bool = False
-    ray_operator_managed: bool = False
-    values: Mapping[str, Any] = field(default_factory=dict)
-    sensitive: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    @property
-    def cluster_ca_certificate(self) -> str | None:
-        """The authority of the cluster's certificate, if the module gave it."""
-        value = self.sensitive.get("cluster_ca_certificate", self.values.get("cluster_ca_certificate"))
-        return None if value is None else str(value)
-
-    @property
-    def extra(self) -> dict[str, Any]:
-        """Give the outputs that the contract does not know, without the sensitive ones."""
-        return {name: value for name, value in self.values.items() if name not in self.__dataclass_fields__}
-
-    def public(self) -> dict[str, Any]:
-        """Give the outputs as plain data, without the sensitive ones."""
-        return dict(self.values)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> InfrastructureOutputs:
-        """Read ``terraform output -json``.
-
-        :raises ModuleError: an output of the contract has another type.
-        """
-        values = {name: item.get("value") for name, item in data.items() if not item.get("sensitive")}
-        sensitive = {name: item.get("value") for name, item in data.items() if item.get("sensitive")}
-        return cls.from_values(values, sensitive)
-
-    @classmethod
-    def from_values(
-        cls, values: Mapping[str, Any], sensitive: Mapping[str, Any] | None = None
-    ) -> InfrastructureOutputs:
-        """Make the object from plain values, as :meth:`public` gave them.
-
-        :raises ModuleError: an output of the contract has another type.
-        """
-        sensitive = sensitive or {}
-        pools = _typed(values, "node_pools", Mapping) or {}
-        return cls(
-            cloud=_typed(values, "cloud", str),
-            project=_typed(values, "project", str),
-            cluster_name=_typed(values, "cluster_name", str),
-            cluster_endpoint=_typed(values, "cluster_endpoint", str),
-            location=_typed(values, "location", str),
-            kubernetes_version=_typed(values, "kubernetes_version", str),
-            node_pools={name: NodePool.from_json(name, pool) for name, pool in pools.items()},
-            ray_helm_values=_typed(values, "ray_helm_values", Mapping) or {},
-            service_accounts=_typed(values, "service_accounts", Mapping) or {},
-            bucket_uri=_typed(values, "bucket_uri", str),
-            nvidia_device_plugin_required=bool(_typed(values, "nvidia_device_plugin_required", bool)),
-            ray_operator_managed=bool(_typed(values, "ray_operator_managed", bool)),
-            values=dict(values),
-            sensitive=dict(sensitive),
-        )
-
-
 #: What the tasks after a set-up read, and of which kind it is.
 CONTRACT: Mapping[str, type] = {
     "cloud": str,
@@ -152,6 +24,69 @@ CONTRACT: Mapping[str, type] = {
     "nvidia_device_plugin_required": bool,
     "ray_operator_managed": bool,
 }
+
+
+@dataclass(frozen=True, slots=True)
+class InfrastructureOutputs:
+    """What a module gives back: the part of the contract that decides something here, and all of it as it came.
+
+    :param cloud: ``aws`` or ``gcp``.
+    :param values: all outputs that are not sensitive, as Terraform gave them.
+    :param sensitive: the sensitive ones. Never printed, never in :meth:`public`.
+    """
+
+    cloud: str | None = None
+    project: str | None = None
+    cluster_name: str | None = None
+    location: str | None = None
+    nvidia_device_plugin_required: bool = False
+    values: Mapping[str, Any] = field(default_factory=dict)
+    sensitive: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def public(self) -> dict[str, Any]:
+        """Give the outputs as plain data, without the sensitive ones."""
+        return dict(self.values)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Mapping[str, Any]]) -> InfrastructureOutputs:
+        """Read ``terraform output -json``.
+
+        :param data: each output with ``value`` and ``sensitive``.
+        :raises ModuleError: an output of the contract has another type.
+        """
+        values = {name: item.get("value") for name, item in data.items() if not item.get("sensitive")}
+        sensitive = {name: item.get("value") for name, item in data.items() if item.get("sensitive")}
+        return cls.from_values(values, sensitive)
+
+    @classmethod
+    def from_values(
+        cls, values: Mapping[str, Any], sensitive: Mapping[str, Any] | None = None
+    ) -> InfrastructureOutputs:
+        """Make the object from plain values, as :meth:`public` gave them.
+
+        :param values: those that are not sensitive.
+        :param sensitive: the others. Default: none.
+        :raises ModuleError: an output of the contract has another type.
+        """
+        for name, kind in CONTRACT.items():
+            value = values.get(name)
+            if value is not None and not isinstance(value, kind):
+                raise ModuleError(
+                    f"The module's output {name} is {type(value).__name__}, not {kind.__name__}.", field=name
+                )
+        for name, pool in (values.get("node_pools") or {}).items():
+            _check_pool(name, pool)
+        return cls(
+            cloud=values.get("cloud"),
+            project=values.get("project"),
+            cluster_name=values.get("cluster_name"),
+            location=values.get("location"),
+            nvidia_device_plugin_required=bool(values.get("nvidia_device_plugin_required")),
+            values=dict(values),
+            sensitive=dict(sensitive or {}),
+        )
+
+
 #: A module that says in which cloud it makes a cluster has to say which cluster.
 _WITH_CLOUD = ("cluster_name", "location")
 _KINDS = {str: "text", bool: "true or false", Mapping: "a mapping"}
@@ -210,20 +145,33 @@ def _pool_problems(pools: Mapping[str, Any], unknown: Mapping[str, Any]) -> list
             # Known in part: what is missing now is there after the apply.
             continue
         try:
-            NodePool.from_json(name, pool)
+            _check_pool(name, pool)
         except ModuleError as error:
             problems.append(f"outputs.node_pools.{name}: {error.message}")
     return problems
+
+
+def _check_pool(name: str, pool: Any) -> None:
+    """Refuse a pool that charts, scripts and :mod:`ray_provider.infrastructure.idle` could not read."""
+    try:
+        for mapping in ("node_selector", "allocatable"):
+            dict(pool.get(mapping) or {})
+        for toleration in pool.get("tolerations") or ():
+            dict(toleration)
+        for number in ("min", "max", "num_of_hosts"):
+            int(pool.get(number) or 0)
+        if (accelerator := pool.get("accelerator")) is not None:
+            int(accelerator["count"])
+            for text in ("resource", "type"):
+                str(accelerator[text])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ModuleError(
+            f"The module's output node_pools.{name} is not what it should be: {type(error).__name__} {error}.",
+            field=f"node_pools.{name}",
+        ) from error
 
 
 def _any_unknown(marks: Any) -> bool:
     if isinstance(marks, Mapping):
         return any(_any_unknown(mark) for mark in marks.values())
     return any(_any_unknown(mark) for mark in marks) if isinstance(marks, list) else marks is True
-
-
-def _typed(values: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = values.get(name)
-    if value is not None and not isinstance(value, kind):
-        raise ModuleError(f"The module's output {name} is {type(value).__name__}, not {kind.__name__}.", field=name)
-    return value

@@ -93,7 +93,10 @@ _PROJECT_VARIABLES = ("GOOGLE_PROJECT", "GOOGLE_CLOUD_PROJECT", "GCLOUD_PROJECT"
 
 
 def public_settings(value: Any) -> Any:
-    """Give settings without what sounds secret, at any depth."""
+    """Give settings without what sounds secret, at any depth.
+
+    :param value: settings of any shape.
+    """
     if isinstance(value, Mapping):
         return {
             name: public_settings(item)
@@ -137,6 +140,8 @@ def merge_providers(given: Mapping[str, Any], recorded: Mapping[str, Any]) -> di
 def merge_backend(given: Mapping[str, Any] | None, recorded: Mapping[str, Any]) -> Mapping[str, Any]:
     """Give the backend that the task names, checked against the handle's; else the handle's.
 
+    :param given: of the task; ``None`` if it names none.
+    :param recorded: of the handle.
     :raises ConfigurationError: both say it, and differently; or the handle says what only a task may decide.
     """
     kind = recorded.get("type")
@@ -154,12 +159,18 @@ def merge_backend(given: Mapping[str, Any] | None, recorded: Mapping[str, Any]) 
 
 
 def bundled_cloud(module: str) -> str | None:
-    """Give the cloud of a bundled module: ``aws`` or ``gcp``."""
+    """Give the cloud of a bundled module: ``aws`` or ``gcp``.
+
+    :param module: as the task names it.
+    """
     return {"eks": "aws", "gke": "gcp"}.get(module)
 
 
 def region_in(env: Mapping[str, str]) -> str | None:
-    """Give the AWS region that the environment (or else AWS's shared configuration) says."""
+    """Give the AWS region that the environment (or else AWS's shared configuration) says.
+
+    :param env: environment variables.
+    """
     everything = {**os.environ, **env}
     for name in _REGION_VARIABLES:
         if everything.get(name):
@@ -178,7 +189,10 @@ def region_in(env: Mapping[str, str]) -> str | None:
 
 
 def project_in(env: Mapping[str, str]) -> str | None:
-    """Give the Google Cloud project that the environment says."""
+    """Give the Google Cloud project that the environment says.
+
+    :param env: environment variables.
+    """
     everything = {**os.environ, **env}
     return next((everything[name] for name in _PROJECT_VARIABLES if everything.get(name)), None)
 
@@ -201,35 +215,18 @@ def settle(
     :return: environment variables that name the place; they count where a provider's configuration says nothing.
     :raises ConfigurationError: settings name another place than state or handle.
     """
+    accounts = (item.account for item in state.resources if item.type.startswith("google_") and item.account)
     found: dict[str, str] = {}
-    for provider, name, names, there, key in (
-        ("aws", "region", _REGION_VARIABLES, state.regions, "region"),
-        (
-            "google",
-            "project",
-            _PROJECT_VARIABLES,
-            tuple(
-                dict.fromkeys(
-                    item.account for item in state.resources if item.type.startswith("google_") and item.account
-                )
-            ),
-            "project",
-        ),
+    for provider, key, names, there in (
+        ("aws", "region", _REGION_VARIABLES, state.regions),
+        ("google", "project", _PROJECT_VARIABLES, tuple(dict.fromkeys(accounts))),
     ):
-        handle = expected.get(key)
-        if there and isinstance(handle, str) and handle not in there:
-            raise ConfigurationError(
-                f"infrastructure: the handle says {key} {handle}, and the state {', '.join(there)}."
-                " Nothing was changed.",
-                hint="The handle and the state are not of the same infrastructure: look at `backend` and `workspace`.",
-                field="infrastructure",
-            )
-        wanted = there or ((handle,) if isinstance(handle, str) and handle else ())
+        wanted = _wanted_place(key, there, expected.get(key))
         if not wanted:
             continue
         config = providers.get(provider)
-        said = config.get(name) if isinstance(config, Mapping) else None
-        field = f"providers.{provider}.{name}"
+        said = config.get(key) if isinstance(config, Mapping) else None
+        field = f"providers.{provider}.{key}"
         if not said:
             field, said = next(
                 ((f"env.{item}", given_env[item]) for item in names if given_env.get(item)), (field, None)
@@ -248,10 +245,33 @@ def settle(
     return found
 
 
+def _wanted_place(key: str, there: tuple[str, ...], handle: Any) -> tuple[str, ...]:
+    """Give where something is: as the state says, else as the handle does.
+
+    :param key: ``region`` or ``project``.
+    :param there: those that the state's resources are in.
+    :param handle: what the handle says of it.
+    :raises ConfigurationError: the two disagree.
+    """
+    if there and isinstance(handle, str) and handle not in there:
+        raise ConfigurationError(
+            f"infrastructure: the handle says {key} {handle}, and the state {', '.join(there)}. Nothing was changed.",
+            hint="The handle and the state are not of the same infrastructure: look at `backend` and `workspace`.",
+            field="infrastructure",
+        )
+    return there or ((handle,) if isinstance(handle, str) and handle else ())
+
+
 def place_of(
     state: StateView, *, cloud: str | None, providers: Mapping[str, Any], env: Mapping[str, str]
 ) -> dict[str, str]:
-    """Give the place for a handle: the state's, or, before anything is made, the one that the settings say."""
+    """Give the place for a handle: the state's, or, before anything is made, the one that the settings say.
+
+    :param state: what is in the state.
+    :param cloud: of a bundled module; ``None`` of others.
+    :param providers: their settings by their names.
+    :param env: Terraform's environment.
+    """
     found: dict[str, str] = {}
     types = {resource.type.partition("_")[0] for resource in state.resources}
     if cloud == "aws" or "aws" in types or "aws" in providers:

@@ -41,6 +41,7 @@ class ModuleSource:
     def parse(cls, text: str) -> ModuleSource:
         """Read ``eks``, ``/path``, ``git::https://host/repo.git//folder?ref=v1`` or ``git@host:repo.git//folder``.
 
+        :param text: as the task names the module.
         :raises ModuleError: it is none of these, or not there.
         """
         if not isinstance(text, str) or not text.strip():
@@ -108,6 +109,10 @@ class ModuleSource:
     ) -> Path:
         """Copy the module below ``folder``, and give the path of its root there.
 
+        :param folder: a private one.
+        :param env: for git.
+        :param redact: takes secrets out of what git says.
+        :param remember: learns the secrets in the address.
         :raises ModuleError: it can't be had.
         """
         if self.kind == "git":

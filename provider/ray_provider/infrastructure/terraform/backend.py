@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_provider.infrastructure.errors import BackendError
 from ray_provider._shared.redaction import leaves, sounds_secret
+from ray_provider.infrastructure.errors import BackendError
 
 #: What has to be given, by type. Types that are not here are passed on as they are.
 _REQUIRED: dict[str, tuple[str, ...]] = {
@@ -46,6 +46,7 @@ class Backend:
     def parse(cls, value: Mapping[str, Any] | None) -> Backend:
         """Read ``{"type": "s3", "bucket": …, "key": …}``.
 
+        :param value: as the task gives it.
         :raises BackendError: something is missing or wrong.
         """
         if not isinstance(value, Mapping) or not isinstance(value.get("type"), str):
@@ -81,7 +82,10 @@ class Backend:
         return cls(type=kind, config=config)
 
     def in_region(self, region: str | None) -> Backend:
-        """Give the backend with the region that it would take from the environment: another worker may be elsewhere."""
+        """Give the backend with the region that it would take from the environment: another worker may be elsewhere.
+
+        :param region: of AWS; nothing changes if there is none.
+        """
         if self.type != "s3" or self.config.get("region") or not region:
             return self
         return Backend(self.type, {**self.config, "region": region})
@@ -105,7 +109,10 @@ class Backend:
             ) from error
 
     def write(self, folder: Path) -> Path:
-        """Write the override file that selects this backend, whatever the module says."""
+        """Write the override file that selects this backend, whatever the module says.
+
+        :param folder: the copy of the module.
+        """
         from ray_provider._shared.private_files import write_private
 
         data = {"terraform": {"backend": {self.type: dict(self.config)}}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -16,36 +15,22 @@ _DROPPED = {
     "TF_DATA_DIR": "each run has a folder of its own",
     "TF_REATTACH_PROVIDERS": "",
 }
-_ALWAYS_KEPT = (
-    "PATH",
-    "HOME",
-    "LANG",
-    "LC_ALL",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "HTTPS_PROXY",
-    "HTTP_PROXY",
-    "NO_PROXY",
-)
 
 
 def build_environment(
     extra: Mapping[str, str],
     *,
-    inherit: bool = True,
     temporary: Path | None = None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> dict[str, str]:
     """Give the whole environment of a command.
 
     :param extra: variables on top of the process' own; they win.
-    :param inherit: start from the process' environment; else from the few variables that any program needs.
     :param temporary: where Terraform and its plugins put their temporary files.
     :param warn: told what is left out and why.
     """
-    base = inherited() if inherit else {name: os.environ[name] for name in _ALWAYS_KEPT if name in os.environ}
     env: dict[str, str] = {}
-    for name, value in base.items():
+    for name, value in inherited().items():
         why = next((why for start, why in _DROPPED.items() if name.startswith(start)), None)
         if why is None:
             env[name] = value
@@ -66,6 +51,8 @@ def default_plugin_cache(env: Mapping[str, str]) -> Path | None:
     """Give a folder in which providers are kept between runs, unless the user has settings of their own for that.
 
     Without it each run downloads its providers again, hundreds of megabytes.
+
+    :param env: Terraform's environment.
     """
     home = Path(env.get("HOME") or "/").expanduser()
     own = (home / ".terraformrc", home / ".tofurc", home / ".config" / "opentofu" / "tofurc")

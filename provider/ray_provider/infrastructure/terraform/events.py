@@ -52,7 +52,11 @@ class Diagnostic:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], redact: Callable[[str], str]) -> Diagnostic:
-        """Read a diagnostic of the ``-json`` output."""
+        """Read a diagnostic of the ``-json`` output.
+
+        :param data: the event's ``diagnostic``.
+        :param redact: takes secrets out of a text.
+        """
         source = data.get("range") or {}
         snippet = data.get("snippet") or {}
         file = str(source.get("filename", ""))
@@ -92,7 +96,10 @@ class EventReader:
     _progress: dict[str, float] = field(default_factory=dict)
 
     def feed(self, line: str) -> None:
-        """Take one line of output."""
+        """Take one line of output.
+
+        :param line: an event, or plain text.
+        """
         line = line.rstrip("\r\n")
         if not line.strip():
             return
@@ -115,7 +122,10 @@ class EventReader:
             self.say(str(event["@message"]))
 
     def say(self, text: str) -> None:
-        """Write a line, redacted, with nothing in it that could move a cursor or fake another line."""
+        """Write a line, redacted, with nothing in it that could move a cursor or fake another line.
+
+        :param text: of one line or several.
+        """
         for part in self.redact(text).splitlines():
             clean = "".join(character if character.isprintable() or character == "\t" else " " for character in part)
             if clean.strip():

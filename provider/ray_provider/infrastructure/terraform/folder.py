@@ -21,7 +21,11 @@ _HELD: dict[Path, int] = {}
 
 
 def write_private_json(path: Path, data: Mapping[str, Any]) -> Path:
-    """Write JSON that only we can read."""
+    """Write JSON that only we can read.
+
+    :param path: where; what is there is replaced.
+    :param data: plain data.
+    """
     return write_private(path, json.dumps(data), replace=True)
 
 
@@ -31,7 +35,7 @@ def private_folder() -> Iterator[Path]:
 
     A process that is killed can't remove its folder: Terraform's keeper does so for it, and what even that left is
     removed by the next run. Whether somebody still works in it tells a lock, which ends with the last of the task,
-    Terraform's keeper and Terraform. A state that lies in it is kept (:mod:`ray_provider.infrastructure.terraform.rescue`).
+    Terraform's keeper and Terraform. A state that lies in it is kept (``rescue.py``).
     """
     _sweep()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
@@ -52,7 +56,13 @@ def private_folder() -> Iterator[Path]:
 
 
 def lock_of(folder: Path) -> int | None:
-    """Give the descriptor of a folder's lock, for whoever else works in it: the lock ends with the last of them."""
+    """Give the descriptor of a folder's lock, for whoever else works in it: the lock ends with the last of them.
+
+    Terraform's keeper and Terraform inherit it on purpose. filelock can't lend one, and its release would end the lock
+    for all who have it (docs/decisions/file-locks.md).
+
+    :param folder: a private folder of this process; ``None`` comes back for another one.
+    """
     return _HELD.get(folder)
 
 

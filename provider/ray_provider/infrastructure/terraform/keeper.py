@@ -132,7 +132,10 @@ class _Keeper:
         return min(found) if found else None
 
     def command(self, data: bytes) -> None:
-        """Do what the task says, or notice that it is gone."""
+        """Do what the task says, or notice that it is gone.
+
+        :param data: lines of standard input; empty at its end.
+        """
         if not data:
             self.orphaned = True
             if self.deadline is None:

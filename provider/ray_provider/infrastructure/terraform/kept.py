@@ -10,8 +10,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray_provider.infrastructure.terraform.backend import Backend
 from ray_provider.infrastructure.errors import unsaved
+from ray_provider.infrastructure.terraform.backend import Backend
 from ray_provider.infrastructure.terraform.folder import write_private_json
 from ray_provider.infrastructure.terraform.rescue import (
     IDENTITY,
@@ -43,7 +43,12 @@ _PLACE = (
 
 
 def identity_of(backend: Backend, workspace: str | None, module: str) -> dict[str, Any]:
-    """Give what a state is known by; plain data, without secrets."""
+    """Give what a state is known by; plain data, without secrets.
+
+    :param backend: where the state lies.
+    :param workspace: of the state; ``None`` for the default one.
+    :param module: as it is shown to people.
+    """
     public = backend.public()
     place = {"type": backend.type, "workspace": workspace or "default"}
     place |= {name: str(backend.config[name]) for name in _PLACE if backend.config.get(name)}
@@ -52,12 +57,19 @@ def identity_of(backend: Backend, workspace: str | None, module: str) -> dict[st
 
 
 def write_identity(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Say in a private folder whose state is worked on, for whoever finds it."""
+    """Say in a private folder whose state is worked on, for whoever finds it.
+
+    :param folder: the private one.
+    :param identity: as :func:`identity_of` gave it.
+    """
     write_private_json(folder / IDENTITY, identity)
 
 
 def find_kept(identity: Mapping[str, Any]) -> list[Path]:
-    """Give the states that were kept of this one, oldest first."""
+    """Give the states that were kept of this one, oldest first.
+
+    :param identity: as :func:`identity_of` gave it.
+    """
     bases = (kept_states(os.environ), last_resort())
     found = [path for base in bases for path in (base / str(identity["key"])).glob("*.tfstate")]
     return sorted(path for path in found if path.stat().st_uid == os.getuid())
@@ -68,24 +80,25 @@ def save_kept(identity: Mapping[str, Any], runner: TerraformRunner, write: Calla
 
     Terraform itself refuses to overwrite a newer state with it, or another one.
 
+    :param identity: as :func:`identity_of` gave it.
+    :param runner: Terraform in the module, initialised.
+    :param write: gets each line of progress.
     :raises UnsavedStateError: it can't be pushed.
     """
-    from python_terraform import IsFlagged
-
     for path in find_kept(identity):
         write(f"A state of an earlier run could not be saved, and lies in {path}. It is pushed now.")
-        _, there, _ = runner.cmd("state pull", raise_on_error=True)
+        there = runner.run("state pull").out
         if other := would_overwrite(path.read_text(encoding="utf-8"), there):
             raise unsaved(path, other, None, runner.binary.flavour)
-        code, out, err = runner.cmd("state push", str(path), lock_timeout=runner.lock_timeout)
+        pushed = runner.run("state push", path, check=False, lock_timeout=runner.lock_timeout)
         lock_id = _lock_of(path)
-        if code != 0 and lock_id is not None and (lock_holder(err) or {}).get("ID") == lock_id:
+        if pushed.exit_code != 0 and lock_id is not None and (lock_holder(pushed.err) or {}).get("ID") == lock_id:
             # The apply that made this state left it behind.
-            code, out, err = runner.cmd("state push", str(path), lock=False)
-            if code == 0:
-                runner.cmd("force-unlock", lock_id, force=IsFlagged, raise_on_error=True)
-        if code != 0:
-            raise unsaved(path, last_words(plain(err or out)), lock_id, runner.binary.flavour)
+            pushed = runner.run("state push", path, check=False, lock=False)
+            if pushed.exit_code == 0:
+                runner.run("force-unlock", lock_id, force=True)
+        if pushed.exit_code != 0:
+            raise unsaved(path, last_words(plain(pushed.err or pushed.out)), lock_id, runner.binary.flavour)
         path.unlink()
         path.with_suffix(".json").unlink(missing_ok=True)
         write("It is saved.")

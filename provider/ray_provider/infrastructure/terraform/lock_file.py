@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ray_provider.infrastructure.terraform.binary import TerraformBinary
 from ray_provider._shared.private_files import write_private
+from ray_provider.infrastructure.terraform.binary import TerraformBinary
 from ray_provider.infrastructure.terraform.rescue import kept_states
 
 LOCK_FILE = ".terraform.lock.hcl"
@@ -49,6 +49,7 @@ class LockFile:
 
         :param root: the copy.
         :param identity: whose state it is.
+        :param binary: the program.
         """
         path = root / LOCK_FILE
         own = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -99,7 +100,10 @@ class LockFile:
         return f"Providers as in the last apply of this state: {locked}. (They are locked in {self.kept}.)"
 
     def advice(self, binary: TerraformBinary) -> str:
-        """Say how somebody goes on who trusts a provider that the lock file does not know."""
+        """Say how somebody goes on who trusts a provider that the lock file does not know.
+
+        :param binary: the program.
+        """
         if self.is_kept:
             return f"If it is meant, remove {self.kept} on this worker, and run the task again."
         return (
@@ -109,5 +113,8 @@ class LockFile:
 
 
 def versions(text: str) -> dict[str, str]:
-    """Give the providers in a lock file: address and version."""
+    """Give the providers in a lock file: address and version.
+
+    :param text: a lock file's.
+    """
     return dict(_LOCKED.findall(text))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,16 +13,17 @@ _ENTRY = "*/*/*/*/*"
 
 @contextmanager
 def one_at_a_time(cache: Path | None) -> Iterator[None]:
-    """Hold the cache of providers: two `init` that fill it at the same time spoil it."""
+    """Hold the cache of providers: two `init` that fill it at the same time spoil it.
+
+    :param cache: its folder; ``None`` if there is none, and nothing is held.
+    """
     if cache is None:
         yield
         return
-    lock = os.open(cache / ".airflow-ray.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    from filelock import FileLock
+
+    with FileLock(cache / ".airflow-ray.lock", mode=0o600):
         yield
-    finally:
-        os.close(lock)
 
 
 def drop_damaged(cache: Path, module: Path, said: str) -> list[str]:

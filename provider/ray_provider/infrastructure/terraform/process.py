@@ -53,7 +53,8 @@ class CommandProcess:
     :param output: folder for its output files (private).
     :param folder: removed by the keeper if this process dies before the command has ended.
     :param patience: seconds after the first and the second SIGINT.
-    :param rescue: what :class:`ray_provider.infrastructure.terraform.rescue.Rescue` has to know, for a command that writes state.
+    :param rescue: what :class:`ray_provider.infrastructure.terraform.rescue.Rescue` has to know, for a command that
+        writes state.
     """
 
     def __init__(
@@ -151,6 +152,9 @@ class CommandProcess:
     ) -> Finished:
         """Pass the output on line by line until the command has ended.
 
+        :param on_stdout: gets each line of the output.
+        :param on_stderr: gets each line of the errors.
+        :param on_step: gets what the supervisor tells. Default: nobody does.
         :raises FileNotFoundError: the program can't be started.
         """
         out, err = _Tail(self._stdout, on_stdout), _Tail(self._stderr, on_stderr)
@@ -241,7 +245,11 @@ def _is_gone(pid: int) -> bool:
 
 
 class _Tail:
-    """Reads a growing file line by line."""
+    """Reads a growing file line by line.
+
+    :param path: of the file; it need not be there yet.
+    :param write: gets each line.
+    """
 
     def __init__(self, path: Path, write: Callable[[str], None]) -> None:
         self._path = path

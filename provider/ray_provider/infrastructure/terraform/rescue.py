@@ -48,12 +48,18 @@ _INFO = re.compile(r"^\s*(ID|Operation|Who|Created):[ \t]*(\S.*?)\s*$", re.MULTI
 
 
 def plain(text: str) -> str:
-    """Give what a command said, without colours and frames."""
+    """Give what a command said, without colours and frames.
+
+    :param text: as it was printed.
+    """
     return _BORDER.sub("", _COLORS.sub("", text)).strip()
 
 
 def lock_holder(text: str) -> dict[str, str] | None:
-    """Give who holds the lock, from the text of a command that did not get it; ``None`` if it failed otherwise."""
+    """Give who holds the lock, from the text of a command that did not get it; ``None`` if it failed otherwise.
+
+    :param text: as it was printed.
+    """
     text = plain(text)
     if not _LOCKED.search(text):
         return None
@@ -63,7 +69,10 @@ def lock_holder(text: str) -> dict[str, str] | None:
 
 
 def kept_states(env: Mapping[str, str]) -> Path:
-    """Give the lasting folder for states that could not be saved."""
+    """Give the lasting folder for states that could not be saved.
+
+    :param env: environment variables; ``RAY_PROVIDER_KEPT_STATES`` names the folder.
+    """
     if own := env.get("RAY_PROVIDER_KEPT_STATES"):
         return Path(own)
     home = env.get("HOME") or "/"
@@ -78,7 +87,9 @@ def last_resort() -> Path:
 def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
     """Move a state to a lasting place, readable by its owner only.
 
+    :param state: the file.
     :param identity: what :func:`ray_provider.infrastructure.terraform.kept.identity_of` gave.
+    :param folder: the lasting place; made if it is not there.
     :return: where it lies now.
     """
     content = state.read_bytes()
@@ -91,10 +102,8 @@ def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
             if base.stat().st_uid != os.getuid():
                 raise PermissionError(None, f"{base} is somebody else's")
             target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for path, data in (
-                (target.with_suffix(".json"), json.dumps(dict(identity), indent=2).encode()),
-                (target, content),
-            ):
+            about = json.dumps(dict(identity), indent=2).encode()
+            for path, data in ((target.with_suffix(".json"), about), (target, content)):
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                     file.write(data)
                     file.flush()
@@ -105,6 +114,25 @@ def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
         state.unlink()
         return target
     raise problem or OSError("no place")
+
+
+class _Patience:
+    """Longer and longer pauses until the time is over; the last try is at its end (docs/decisions/retries.md).
+
+    :param seconds: how long to go on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+        self._pause, self._longest = _PAUSE_SECONDS
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() >= self._until
+
+    def pause(self) -> None:
+        time.sleep(max(0.0, min(self._pause, self._until - time.monotonic())))
+        self._pause = min(self._pause * 2, self._longest)
 
 
 class Rescue:
@@ -141,7 +169,10 @@ class Rescue:
         return 0.2 if self._watching else None
 
     def look(self, *, running: bool) -> None:
-        """Learn the id of the lock as soon as the apply surely holds it."""
+        """Learn the id of the lock as soon as the apply surely holds it.
+
+        :param running: the command still runs.
+        """
         if not self._watching:
             return
         if self._probe is None:
@@ -151,11 +182,11 @@ class Rescue:
         if self._probe.poll() is None and running:
             return
         self._watching = False
-        if not running:
-            # Somebody else may have taken the lock meanwhile: what it says proves nothing.
-            self._probe.kill()
-        out, _ = self._probe.communicate()
-        if running and (holder := lock_holder(out.decode("utf-8", "replace"))):
+        # It comes to its own end: after a short apply it may be the one that holds the lock, which killed it would
+        # leave behind.
+        text = self._end(self._probe)
+        # Somebody else may have taken the lock after the apply: what it says then proves nothing.
+        if running and (holder := lock_holder(text)):
             self.lock_id = holder.get("ID")
 
     def _has_begun(self) -> bool:
@@ -200,8 +231,7 @@ class Rescue:
 
     def _push(self, ended: float) -> str | None:
         """Push until it is taken; give why not, if it never was."""
-        until = time.monotonic() + self.seconds
-        pause, most = _PAUSE_SECONDS
+        patience = _Patience(self.seconds)
         while True:
             if (other := self._other_in_backend()) is not None:
                 return other
@@ -218,12 +248,10 @@ class Rescue:
                     return None
             if final(text):
                 return last_words(text)
-            left = until - time.monotonic()
-            if left <= 0:
+            if patience.is_over:
                 return last_words(text)
             self.tell({"rescue": "waiting", "why": last_words(text)})
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, most)
+            patience.pause()
 
     def _other_in_backend(self) -> str | None:
         """Say what a push would overwrite that Terraform itself does not look for."""
@@ -253,7 +281,7 @@ class Rescue:
 
     def _release(self, ended: float) -> bool:
         """Release the lock that the apply could not release, with patience; nobody else's."""
-        until, pause = time.monotonic() + self.seconds, _PAUSE_SECONDS[0]
+        patience = _Patience(self.seconds)
         while True:
             text = self._run(*_ASK)[1]
             ours = self._held_by_us(text, ended)
@@ -261,11 +289,9 @@ class Rescue:
                 return True
             holder = lock_holder(text)
             taken = ours is None and holder is not None and "ID" in holder
-            left = until - time.monotonic()
-            if taken or left <= 0:
+            if taken or patience.is_over:
                 return False
-            time.sleep(min(pause, left))
-            pause = min(pause * 2, _PAUSE_SECONDS[1])
+            patience.pause()
 
     def _unlock(self, lock_id: str | None) -> bool:
         if lock_id is None:
@@ -327,19 +353,28 @@ def would_overwrite(state: str, backend: str) -> str | None:
 
 
 def final(text: str) -> bool:
-    """Whether pushing again can't help: the backend holds a newer state, or another one."""
+    """Whether pushing again can't help: the backend holds a newer state, or another one.
+
+    :param text: what the push said.
+    """
     return _REFUSED.search(text) is not None
 
 
 def last_words(text: str) -> str:
-    """Give the gist of what a command said, on one line."""
+    """Give the gist of what a command said, on one line.
+
+    :param text: as it was printed.
+    """
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     begin = next((index for index, line in enumerate(lines) if line.startswith("Error: ")), 0)
     return " ".join(lines[begin : begin + 4])[:400]
 
 
 def created(text: str) -> float | None:
-    """Read the time of a lock, ``2026-11-28 16:37:43.8441 +0000 UTC``, as seconds since the epoch."""
+    """Read the time of a lock, ``2026-11-28 16:37:43.8441 +0000 UTC``, as seconds since the epoch.
+
+    :param text: ``Created`` of a lock's information.
+    """
     found = re.match(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d)(\.\d+)? \+0000 UTC", text)
     if found is None:
         return None
@@ -347,7 +382,11 @@ def created(text: str) -> float | None:
 
 
 def remove_folder(folder: str | os.PathLike[str], kept: str | None) -> None:
-    """Remove a private folder, after the states that lie in it were kept."""
+    """Remove a private folder, after the states that lie in it were kept.
+
+    :param folder: the private one.
+    :param kept: the lasting folder for states; if ``None``, the one that the environment names.
+    """
     path = Path(folder)
     identity: Mapping[str, Any] | None = None
     with suppress(OSError, ValueError):

@@ -56,7 +56,10 @@ class StateResource:
         return None
 
     def text(self, name: str) -> str:
-        """Give an attribute as text; empty if there is none."""
+        """Give an attribute as text; empty if there is none.
+
+        :param name: the attribute's.
+        """
         value = self.values.get(name)
         return value if isinstance(value, str) else ""
 
@@ -68,18 +71,17 @@ class StateView:
     :param resources: what is managed.
     :param outputs: the outputs that are not sensitive.
     :param providers: source addresses of all providers in it.
-    :param serial: counts its versions.
     """
 
     resources: tuple[StateResource, ...] = ()
     outputs: Mapping[str, Any] = field(default_factory=dict)
     providers: frozenset[str] = frozenset()
-    serial: int = 0
 
     @classmethod
     def from_text(cls, text: str) -> StateView:
         """Read what ``terraform state pull`` prints; nothing at all is an empty state.
 
+        :param text: the state's JSON.
         :raises BackendError: this is no state that we can read.
         """
         if not text.strip():
@@ -95,7 +97,6 @@ class StateView:
                     if not item.get("sensitive")
                 },
                 providers=frozenset(_provider(item.get("provider")) for item in found),
-                serial=int(data.get("serial") or 0),
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             # Not with the parser's words: they may quote the state.
@@ -146,6 +147,7 @@ def check_providers(state: StateView) -> None:
 
     A bundled module's state has none. A handle, or whoever may write into the backend, could name such a state.
 
+    :param state: of a bundled module.
     :raises BackendError: it does.
     """
     strange = sorted(

@@ -51,7 +51,10 @@ def kubernetes_status(body: str) -> dict[str, Any] | None:
 def api_error(endpoint: RayEndpoint, method: str, path: str, status: int, body: str) -> RayApiError:
     """Make the error for an answer that is none of the expected ones.
 
+    :param endpoint: who answered.
+    :param method: of the request.
     :param path: below the endpoint's URL.
+    :param status: of the answer.
     :param body: as text; cut here.
     """
     url = f"{endpoint.display_url.rstrip('/')}{path}"
@@ -119,7 +122,10 @@ def _authentication_error(
 def redirect_error(endpoint: RayEndpoint, method: str, url: str, status: int, location: str) -> RayApiError:
     """Make the error for a redirect: it is not followed, for the credentials would go with it.
 
+    :param endpoint: who answered.
+    :param method: of the request.
     :param url: what was asked for.
+    :param status: of the answer.
     :param location: where the server points to.
     """
     target = urlsplit(urljoin(url, location))
@@ -144,7 +150,11 @@ def redirect_error(endpoint: RayEndpoint, method: str, url: str, status: int, lo
 def not_ray_error(endpoint: RayEndpoint, method: str, path: str, status: int, body: str) -> RayApiError:
     """Make the error for an answer that is not JSON, such as a sign-in page.
 
+    :param endpoint: who answered.
+    :param method: of the request.
     :param path: below the endpoint's URL.
+    :param status: of the answer.
+    :param body: as text; cut here.
     """
     return RayApiError(
         f"{endpoint.display_url} answered {method} {path} with something that is not JSON: {body[:80]!r}",
@@ -159,6 +169,8 @@ def not_ray_error(endpoint: RayEndpoint, method: str, path: str, status: int, bo
 def too_long_error(endpoint: RayEndpoint, method: str, path: str, error: AnswerTooLongError) -> AnswerTooLongError:
     """Say whose answer had more bytes than one of its kind may have.
 
+    :param endpoint: who answered.
+    :param method: of the request.
     :param path: below the endpoint's URL.
     :param error: says how many.
     """
@@ -174,6 +186,7 @@ def too_long_error(endpoint: RayEndpoint, method: str, path: str, error: AnswerT
 def connection_error(endpoint: RayEndpoint, error: BaseException, tried: str = "") -> RayConnectionError:
     """Make the error for a request that got no answer.
 
+    :param endpoint: who was asked.
     :param error: what the library said.
     :param tried: how long we tried, for the message.
     """
@@ -185,7 +198,10 @@ def connection_error(endpoint: RayEndpoint, error: BaseException, tried: str = "
 
 
 def tls_expected_error(endpoint: RayEndpoint) -> RayConnectionError:
-    """Make the error for a server that was asked in plain HTTP and speaks TLS."""
+    """Make the error for a server that was asked in plain HTTP and speaks TLS.
+
+    :param endpoint: who was asked.
+    """
     where = endpoint.display_url
     return RayConnectionError(
         f"Can't reach Ray at {where}: {_TLS_EXPECTED[1]}", hint=_TLS_EXPECTED[0], url=where, cause=_PLAIN_HTTP
@@ -193,7 +209,10 @@ def tls_expected_error(endpoint: RayEndpoint) -> RayConnectionError:
 
 
 def has_hung_up(error: Exception) -> bool:
-    """Whether the server ended the connection instead of answering; what it had not read yet makes that a reset."""
+    """Whether the server ended the connection instead of answering; what it had not read yet makes that a reset.
+
+    :param error: of a request.
+    """
     import aiohttp
 
     reset = isinstance(error, OSError) and error.errno == errno.ECONNRESET
@@ -201,7 +220,10 @@ def has_hung_up(error: Exception) -> bool:
 
 
 async def speaks_tls(url: str) -> bool:
-    """Ask the server at an ``http`` URL whether it would shake hands in TLS. Nothing of ours is sent."""
+    """Ask the server at an ``http`` URL whether it would shake hands in TLS. Nothing of ours is sent.
+
+    :param url: of the server.
+    """
     parts = urlsplit(url)
     if parts.scheme != "http":
         return False
@@ -218,13 +240,19 @@ async def speaks_tls(url: str) -> bool:
 
 
 def is_about_tls(error: RayConnectionError) -> bool:
-    """Tell whether nobody can be reached because the two sides disagree about TLS: waiting does not change that."""
+    """Tell whether nobody can be reached because the two sides disagree about TLS: waiting does not change that.
+
+    :param error: of a request.
+    """
     cause = error.__cause__
     return error.data.get("cause") == _PLAIN_HTTP or (cause is not None and is_tls_error(cause))
 
 
 def is_tls_error(error: BaseException) -> bool:
-    """Tell whether trying again can't help: the server's certificate, or our idea of it, has to change."""
+    """Tell whether trying again can't help: the server's certificate, or our idea of it, has to change.
+
+    :param error: of a request.
+    """
     return _certificate_error(error) is not None or _plain_http(error) or _tls_bytes(error)
 
 

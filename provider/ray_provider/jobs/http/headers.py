@@ -27,13 +27,17 @@ class Sent:
 
 
 def can_renew(endpoint: RayEndpoint) -> bool:
-    """Tell whether there is somebody to ask for other credentials."""
+    """Tell whether there is somebody to ask for other credentials.
+
+    :param endpoint: whose credentials they are.
+    """
     return endpoint.auth is not None or endpoint.token_source is not None
 
 
 async def make_headers(endpoint: RayEndpoint, basic: str | None, refused: Sent | None = None) -> Sent:
     """Make the headers of a request. Ray's token goes into both of its headers, unless one is taken.
 
+    :param endpoint: where the request goes.
     :param basic: value of ``Authorization`` that the URL's user and password make.
     :param refused: what was refused just now: ask for new credentials.
     """

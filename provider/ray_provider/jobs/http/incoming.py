@@ -102,7 +102,10 @@ class Incoming:
                 turn.release()
 
     async def beginning(self, size: int = ERROR_BYTES) -> bytes:
-        """Read the first bytes, and leave the rest."""
+        """Read the first bytes, and leave the rest.
+
+        :param size: so many bytes at most.
+        """
         pieces = bytearray()
         while len(pieces) < size and (data := await self.readany()):
             pieces += data
@@ -112,13 +115,17 @@ class Incoming:
 async def parsed(body: bytes) -> Any:
     """Read JSON.
 
+    :param body: the whole of it.
     :raises ValueError: it is none, or is nested too deeply.
     """
     return loads(body) if len(body) <= SMALL_BYTES else await asyncio.to_thread(loads, body)
 
 
 def loads(body: bytes) -> Any:
-    """Read JSON, as :func:`parsed` does."""
+    """Read JSON, as :func:`parsed` does.
+
+    :param body: the whole of it.
+    """
     try:
         return json.loads(body)
     except RecursionError:

@@ -31,7 +31,10 @@ URL_HINT = "Give the dashboard's URL, such as http://127.0.0.1:8265 or https://r
 
 
 class Shared:
-    """What all clients of one endpoint in one event loop share."""
+    """What all clients of one endpoint in one event loop share.
+
+    :param session: aiohttp's.
+    """
 
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self.session = session
@@ -57,6 +60,8 @@ def endpoint_key(endpoint: RayEndpoint) -> tuple[Any, ...]:
     """Say what has to agree before two endpoints may share a session or a poll: address and credentials.
 
     Providers of credentials count by their own equality: those that are to be shared compare equal to their like.
+
+    :param endpoint: one of the two.
     """
     return (
         endpoint.url,
@@ -73,6 +78,7 @@ def endpoint_key(endpoint: RayEndpoint) -> tuple[Any, ...]:
 def base_url(endpoint: RayEndpoint) -> tuple[str, str | None]:
     """Check the endpoint's URL and take it apart: the base for paths, and what Basic authentication it holds.
 
+    :param endpoint: where Ray is.
     :raises ConfigurationError: it is not the URL of a dashboard.
     """
     try:
@@ -107,6 +113,7 @@ def base_url(endpoint: RayEndpoint) -> tuple[str, str | None]:
 async def join(endpoint: RayEndpoint, *, secure: bool) -> Shared:
     """Join the endpoint's session, or make it. Whoever joins has to :func:`leave`.
 
+    :param endpoint: where Ray is.
     :param secure: it speaks TLS.
     :raises ConfigurationError: the TLS settings can't be used.
     """
@@ -125,7 +132,11 @@ async def join(endpoint: RayEndpoint, *, secure: bool) -> Shared:
 
 
 async def leave(endpoint: RayEndpoint, shared: Shared) -> None:
-    """Leave a session; the last one closes it."""
+    """Leave a session; the last one closes it.
+
+    :param endpoint: as it was joined.
+    :param shared: as :func:`join` gave it.
+    """
     shared.users -= 1
     if shared.users == 0:
         sessions = _shared.get(asyncio.get_running_loop(), {})

@@ -112,8 +112,13 @@ class Transport:
     ) -> Answer:
         """Send a request and give the answer.
 
+        :param method: such as ``GET``.
+        :param path: below the endpoint's URL.
+        :param params: the query.
+        :param json_body: the body as plain data; ``None``: there is none, or ``body`` makes it.
         :param body: makes the body, anew for each try.
         :param timeout: seconds for one try.
+        :param retry: unless given, the transport's own.
         :param accept: which answers (status, text of an error) are given back.
         :param final: which errors (status, text) are not tried again although they look passing.
         :param limit: bytes that the answer may have, decompressed.
@@ -212,7 +217,12 @@ class Transport:
                 data.close()
 
     async def json(self, method: str, path: str, **options: Any) -> Any:
-        """Send a request and give the answer's JSON; None for an accepted 404. See :meth:`request`."""
+        """Send a request and give the answer's JSON; None for an accepted 404. See :meth:`request`.
+
+        :param method: such as ``GET``.
+        :param path: below the endpoint's URL.
+        :param options: of :meth:`request`.
+        """
         answer = await self.request(method, path, **options)
         if answer.status == 404:
             return None
@@ -228,6 +238,8 @@ class Transport:
     ) -> AsyncIterator[Incoming]:
         """Open an answer that comes in pieces. One try, without a time limit unless one is given.
 
+        :param path: below the endpoint's URL.
+        :param params: the query.
         :param timeout: seconds that no byte may come, of an answer that has an end: it counts as a request. None: a
             stream may be silent as long as it likes.
         :raises RayConnectionError: it could not be opened. What breaks later is aiohttp's own error.
@@ -282,6 +294,7 @@ class Transport:
     async def websocket(self, path: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
         """Open a WebSocket.
 
+        :param path: below the endpoint's URL.
         :raises RayConnectionError: it could not be opened.
         :raises RayApiError: the server refused.
         """

@@ -106,6 +106,7 @@ def pack_folder(folder: Path, field: str, excludes: Sequence[str], *, with_paren
     Left out are, as Ray does it: the excludes, what ``.gitignore`` and ``.rayignore`` files name at any depth, and for
     a ``working_dir`` also ``.git``, ``.venv``, ``venv`` and ``__pycache__``.
 
+    :param folder: what is to be packed.
     :param field: of the runtime environment, for errors.
     :param excludes: patterns like those of a ``.gitignore`` file.
     :param with_parent: names in the package begin with the folder's own.
@@ -124,6 +125,7 @@ def pack_folder(folder: Path, field: str, excludes: Sequence[str], *, with_paren
 def pack_file(path: Path, field: str) -> Package:
     """See what the package of a single Python file holds. Blocking.
 
+    :param path: what is to be packed.
     :param field: of the runtime environment, for errors.
     """
     path = path.absolute()

@@ -33,6 +33,7 @@ _SHOWN = 10
 def warning_of(package: Package, allowed: Sequence[str]) -> str | None:
     """Say what is doubtful among a package's files, and what to do; ``None``: nothing. Blocking.
 
+    :param package: not uploaded yet.
     :param allowed: names or paths in the package, with ``*``, that are meant.
     """
     found = {name: why for name, why in _find(package).items() if not _matches(name, allowed)}

@@ -40,6 +40,7 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
     A job that exists under the id is adopted if entrypoint and owner are the same, whatever its status.
     An answer that got lost is made up for by asking.
 
+    :param client: of the cluster.
     :param spec: with a ``submission_id``.
     :param retry: how long to go on, instead of the client's own policy.
     :raises ConfigurationError: the specification can't work; nothing was sent.
@@ -79,13 +80,18 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
 
 
 def lost_answer(error: RayConnectionError | RayApiError) -> bool:
-    """Whether a submit that failed may have reached Ray all the same."""
+    """Whether a submit that failed may have reached Ray all the same.
+
+    :param error: of the submit.
+    """
     return isinstance(error, RayConnectionError) or error.status in GATEWAY
 
 
 async def check_head(client: RayJobsClient, submission_id: str, session_name: str | None) -> None:
     """Before a submit whose answer was lost is repeated: a head that is another one now may have run the job.
 
+    :param client: of the cluster.
+    :param submission_id: the job's.
     :param session_name: of the head that got the first one.
     :raises JobLostError: the head restarted since, and does not know the job.
     """

@@ -143,6 +143,9 @@ class _Upload:
 
         The cluster keeps packages by their names, for jobs that come later too. So a name has to tell what is in the
         package, also where something was changed after it had been looked at.
+
+        :param client: of the cluster.
+        :param warn: told what is doubtful.
         """
         if await client.package_exists(self.uri):
             return self.uri

@@ -102,7 +102,10 @@ async def find(client: RayJobsClient, job: JobDetails) -> Cause | None:
 
 
 def first_failure(tasks: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
-    """Give the task that failed first and for good, whatever came after it. An earlier try of it does not count."""
+    """Give the task that failed first and for good, whatever came after it. An earlier try of it does not count.
+
+    :param tasks: as the State API lists them.
+    """
     last: dict[Any, Mapping[str, Any]] = {}
     for task in tasks:
         known = last.get(task.get("task_id"))

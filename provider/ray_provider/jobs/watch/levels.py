@@ -93,7 +93,10 @@ class _Room:
     at: float = 0.0
 
     def take(self, wanted: int) -> int:
-        """Take up to so many; give how many it were."""
+        """Take up to so many; give how many it were.
+
+        :param wanted: how many there are.
+        """
         now = time.monotonic()
         self.left = min(EXTRA_AT_ONCE, self.left + (now - self.at) * EXTRA_PER_SECOND)
         self.at = now

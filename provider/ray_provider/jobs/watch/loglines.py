@@ -55,7 +55,10 @@ class LineCutter:
         return len(self._buffer) - self._start
 
     def feed(self, data: bytes) -> None:
-        """Take the next bytes."""
+        """Take the next bytes.
+
+        :param data: of the log.
+        """
         if self._start:
             del self._buffer[: self._start]
             self._start = 0

@@ -16,7 +16,19 @@ from ray_provider.exceptions import (
 )
 from ray_provider.jobs.explain import describe_exit_code, last_lines, what_to_do
 
-OutcomeKind = Literal["final", "lost", "deadline", "unreachable"]
+OutcomeKind = Literal["final", "lost", "deadline", "unreachable", "suspended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Interruption:
+    """Why a watch over a job ends although Ray says nothing of it: what became of its cluster.
+
+    :param kind: ``lost``: the job went with its cluster. ``suspended``: its cluster was taken away, and comes back.
+    :param message: what happened, in sentences.
+    """
+
+    kind: Literal["lost", "suspended"]
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +37,7 @@ class JobOutcome:
 
     :param kind: ``final``: the job ended, ``status`` says how. ``lost``: Ray does not know it any more. ``deadline``:
         its time was over and it was stopped. ``unreachable``: nobody could be asked for too long; it may still run.
+        ``suspended``: its cluster was taken away by a queue (preempted), and is to come back: it is submitted again.
     :param status: the last one that Ray told.
     :param message: Ray's message; for kinds other than ``final``, what happened.
     :param log_offset: bytes of the log that were passed on.
@@ -93,6 +106,10 @@ class JobOutcome:
         where = f"\nWhere: {self.url}" if self.url else ""
         if self.kind == "lost":
             return JobLostError(f"{self.message}{where}", hint=self._lost_hint(), **data)
+        if self.kind == "suspended":
+            return JobLostError(
+                f"{self.message}{where}", hint="Clear or retry the task: it waits in the queue anew.", **data
+            )
         if self.kind == "unreachable":
             return JobUnreachableError(
                 f"{self.message}{where}",

@@ -56,7 +56,11 @@ class Observation:
 
 
 class Subscription:
-    """One watcher's view of the poll."""
+    """One watcher's view of the poll.
+
+    :param submission_id: the job's.
+    :param interval: seconds between two looks at its status.
+    """
 
     def __init__(self, submission_id: str, interval: float) -> None:
         self.submission_id = submission_id
@@ -66,10 +70,17 @@ class Subscription:
         self._news = asyncio.Event()
 
     def put(self, observation: Observation) -> None:
-        """Hand the watcher what was seen; only the latest counts, and only if it says something new."""
+        """Hand the watcher what was seen; only the latest counts, and only if it says something new.
+
+        :param observation: the latest.
+        """
         if self._says_the_same(observation):
             return
         self._latest = observation
+        self._news.set()
+
+    def wake(self) -> None:
+        """Wake the watcher though nothing new was seen: it has to look at something else."""
         self._news.set()
 
     def _says_the_same(self, observation: Observation) -> bool:
@@ -80,7 +91,7 @@ class Subscription:
         return before.status == now.status and before.driver_node_id == now.driver_node_id
 
     async def next(self, timeout: float | None = None) -> Observation | None:
-        """Wait for the next observation; None when the time is over.
+        """Wait for the next observation; None when the time is over, or when it was woken before there was one.
 
         :param timeout: seconds.
         """
@@ -94,7 +105,10 @@ class Subscription:
 
 
 class StatusHub:
-    """Polls one endpoint for all watchers of one event loop. Runs while anybody watches."""
+    """Polls one endpoint for all watchers of one event loop. Runs while anybody watches.
+
+    :param endpoint: where Ray is.
+    """
 
     def __init__(self, endpoint: RayEndpoint) -> None:
         self._client = RayJobsClient(endpoint, timeout=POLL_TIMEOUT, retry=_ONCE)
@@ -108,14 +122,20 @@ class StatusHub:
         self._session_lock = asyncio.Lock()
 
     def add(self, subscription: Subscription) -> None:
-        """Begin to poll for a watcher."""
+        """Begin to poll for a watcher.
+
+        :param subscription: the watcher's.
+        """
         self._watched.add(subscription)
         self._changed.set()
         if self._task is None:
             self._task = asyncio.create_task(self._run(), name="ray job status")
 
     async def remove(self, subscription: Subscription) -> bool:
-        """End to poll for a watcher. True: it was the last one."""
+        """End to poll for a watcher. True: it was the last one.
+
+        :param subscription: the watcher's.
+        """
         self._watched.discard(subscription)
         if self._watched:
             return False
@@ -230,6 +250,7 @@ async def subscribe(
 ) -> AsyncIterator[tuple[Subscription, StatusHub]]:
     """Watch a job's status along with everybody else who watches this endpoint from this event loop.
 
+    :param endpoint: where Ray is.
     :param submission_id: of the job.
     :param interval: seconds between two polls, if the dashboard has only a few jobs to tell of.
     """

@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ray_provider.exceptions import ConfigurationError, RayAuthenticationError, RayProviderError
+from ray_provider.jobs.watch.cluster_end import ClusterEnd
 from ray_provider.jobs.watch.logs import LogFollower
-from ray_provider.jobs.watch.outcome import JobOutcome, OutcomeKind
+from ray_provider.jobs.watch.outcome import Interruption, JobOutcome, OutcomeKind
 from ray_provider.jobs.watch.polling import StatusHub, Subscription, subscribe
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class WatchOptions:
     :param log_max_lines: pass on at most so many lines, and say how many were left out.
     :param session_name: the head's session in which the job was submitted, if it is known: then a head that restarted
         before the watch began is noticed too.
+    :param appears_until: when (seconds since 1970) a job that somebody else submits has to be there.
     """
 
     poll_interval: float = 0.5
@@ -62,6 +64,7 @@ class WatchOptions:
     log_drain_seconds: float = 60.0
     log_max_lines: int | None = None
     session_name: str | None = None
+    appears_until: float | None = None
 
 
 class JobWatcher:
@@ -74,6 +77,7 @@ class JobWatcher:
     :param on_progress: gets a line for people when something changes.
     :param on_warning: gets a line that people have to act upon.
     :param ask: knows what the cluster can still get, for a job that waits.
+    :param interrupted: returns when the cluster ends by other means: then the watch ends.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class JobWatcher:
         on_progress: Callable[[str], None] | None = None,
         on_warning: Callable[[str], None] | None = None,
         ask: Ask | None = None,
+        interrupted: Callable[[], Awaitable[Interruption | None]] | None = None,
     ) -> None:
         self.client = client
         self.submission_id = submission_id
@@ -94,6 +99,7 @@ class JobWatcher:
         self._on_progress = on_progress or (lambda _line: None)
         self._on_warning = on_warning or self._on_progress
         self._ask = ask
+        self._cluster = ClusterEnd(interrupted, self._tell_unwatched)
         self._follower: LogFollower | None = None
         self._session = self.options.session_name
         self._seen: JobDetails | None = None
@@ -126,8 +132,15 @@ class JobWatcher:
             )
             log_task = asyncio.create_task(self._pass_log(self._follower), name=f"log to task {self.submission_id}")
         try:
-            async with subscribe(self.client.endpoint, self.submission_id, self.options.poll_interval) as (news, hub):
+            interval = self.options.poll_interval
+            async with (
+                subscribe(self.client.endpoint, self.submission_id, interval) as (news, hub),
+                self._cluster.listening(news),
+            ):
                 outcome = await self._watch_status(news, hub)
+                # That the cluster was taken away may come after that its job is gone.
+                if outcome.kind == "lost" and (found := await self._cluster.settled()):
+                    outcome = self._outcome(found.kind, message=found.message)
             if log_task is not None and self._follower is not None:
                 self._follower.finish(drain=outcome.kind in {"final", "deadline"})
                 await log_task
@@ -143,6 +156,10 @@ class JobWatcher:
     async def _watch_status(self, news: Subscription, hub: StatusHub) -> JobOutcome:
         while True:
             seen = await news.next(self._seconds_left())
+            # An end that Ray has told counts, whatever became of the cluster then.
+            has_ended = seen is not None and seen.details is not None and seen.details.is_final
+            if (found := self._cluster.interruption) is not None and not has_ended:
+                return self._outcome(found.kind, message=found.message)
             if seen is None:
                 return await self._stop_in_time()
             if seen.error is not None:
@@ -160,6 +177,9 @@ class JobWatcher:
                 await self._learn_session(hub)
             elif outcome := await self._on_missing(hub):
                 return outcome
+
+    def _tell_unwatched(self, error: Exception) -> None:
+        self._on_progress(f"What becomes of the cluster of job {self.submission_id} can't be watched: {error}")
 
     def _seconds_left(self) -> float | None:
         return None if self.options.deadline is None else max(0.0, self.options.deadline - time.time())
@@ -221,7 +241,8 @@ class JobWatcher:
                     f"{self._session} and is {session} now), and a head without fault tolerance forgets its jobs."
                 ),
             )
-        return None if self._missing < _TIMES_MISSING else self._gone()
+        to_come = self._seen is None and time.time() < (self.options.appears_until or 0.0)
+        return None if to_come or self._missing < _TIMES_MISSING else self._gone()
 
     def _gone(self) -> JobOutcome:
         last = f" It was {self._seen.status} when last seen." if self._seen else ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from ray_provider.clusters.handle import ClusterHandle
+    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
 BACKENDS = ("kubernetes", "local")
 #: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
@@ -42,6 +44,9 @@ _ONLY_KUBERNETES: dict[str, Any] = {
     "gpu_device_plugin_yaml": "",
     "access": None,
     "wait_for_workers": True,
+    "local_queue": None,
+    "priority_class": None,
+    "queue_timeout_seconds": None,
 }
 
 #: Arguments that astro-provider-ray 0.1 had, and what is there instead.
@@ -114,20 +119,21 @@ def where_is(infrastructure: Any) -> dict[str, str] | None:
     return CloudCluster.of(infrastructure).to_dict()
 
 
-def device_plugin_of(given: Any, infrastructure: Any) -> Any:
+def device_plugin_of(given: Any, infrastructure: Any, field: str = "gpu_device_plugin_yaml") -> Any:
     """Give what is to be installed so that pods with GPUs get nodes.
 
-    :param given: the argument ``gpu_device_plugin_yaml``; ``infrastructure`` means what the module of that hands out.
+    :param given: the argument; ``infrastructure`` means what the module of that hands out.
     :param infrastructure: the handle of ``SetupRayInfrastructure``.
+    :param field: the argument's name.
     :raises ConfigurationError: there is no handle, or its module hands nothing out and yet needs something.
     """
     if given != "infrastructure":
         return given or None
     if infrastructure is None:
         raise ConfigurationError(
-            '`gpu_device_plugin_yaml` is "infrastructure", and `infrastructure` is not given.',
+            f'`{field}` is "infrastructure", and `infrastructure` is not given.',
             hint="Pass on what SetupRayInfrastructure returned: infrastructure=setup.output; or name a manifest.",
-            field="gpu_device_plugin_yaml",
+            field=field,
         )
     from ray_provider.infrastructure.handle import InfrastructureHandle
 
@@ -135,19 +141,88 @@ def device_plugin_of(given: Any, infrastructure: Any) -> Any:
     manifests = handle.outputs.get("kubernetes_manifests")
     if manifests is None and handle.typed_outputs.nvidia_device_plugin_required:
         raise ConfigurationError(
-            f"The module {handle.module} has no output kubernetes_manifests, where `gpu_device_plugin_yaml` looks. It"
+            f"The module {handle.module} has no output kubernetes_manifests, where `{field}` looks. It"
             " says that the device plugin is required.",
             hint="Set the infrastructure up once more with this release's module, give your own module that output (a"
             " Kubernetes List), or name a manifest.",
-            field="gpu_device_plugin_yaml",
+            field=field,
         )
     if manifests is not None and not (isinstance(manifests, Mapping) and isinstance(manifests.get("items"), list)):
         raise ConfigurationError(
             f"The output kubernetes_manifests of the module {handle.module} is no Kubernetes List.",
             hint="It has to be {apiVersion: v1, kind: List, items: [...]}.",
-            field="gpu_device_plugin_yaml",
+            field=field,
         )
     return manifests
+
+
+def cluster_spec(
+    given: Any,
+    context: Context,
+    *,
+    manifest: Any,
+    namespace: str | None,
+    how: How,
+    render: Callable[[str], str],
+    **further: Any,
+) -> KubernetesClusterSpec:
+    """Make of what a task was given for a cluster on Kubernetes what is to be made of it: read and checked.
+
+    :param given: has the arguments that set-ups and RayJobs have in common, as attributes.
+    :param manifest: a ready RayCluster, if there is one.
+    :param how: the way to the dashboard.
+    :param render: renders templates in files.
+    :param further: what only one of the two says, as ``make_spec`` takes it.
+    :raises ConfigurationError: an argument that can't work; the message names it.
+    """
+    from ray_provider.clusters.helm.fetch import fetch_text
+    from ray_provider.clusters.helm.releases import HelmOptions
+    from ray_provider.clusters.lifecycle.spec import make_spec
+
+    return make_spec(
+        owner=owner_of(context),
+        namespace=namespace,
+        values=given.values,
+        profile=given.profile or None,
+        infrastructure_values=_infrastructure_values(given, manifest),
+        ray_cluster_yaml=manifest,
+        chart=given.chart,
+        chart_repo=given.chart_repo or None,
+        chart_version=given.chart_version or None,
+        strict=given.strict,
+        create_namespace=given.create_namespace,
+        kuberay_operator=given.kuberay_operator,
+        kuberay_version=given.kuberay_version or None,
+        operator_chart=given.operator_chart or None,
+        operator_chart_repo=given.operator_chart_repo or None,
+        operator_values=given.operator_values,
+        operator_namespace=given.operator_namespace or None,
+        helm=HelmOptions(path=given.helm_path),
+        how=how,
+        gpu_device_plugin_yaml=device_plugin_of(given.gpu_device_plugin_yaml, given.infrastructure),
+        folders=folders_of(context),
+        render=render,
+        fetch=fetch_text,
+        **further,
+    )
+
+
+def _infrastructure_values(given: Any, manifest: Any) -> Any:
+    """Give the values between a profile's and the user's: those that the infrastructure's module hands out.
+
+    :raises ConfigurationError: both say them.
+    """
+    if given.infrastructure is None or manifest:
+        return given.infrastructure_values  # a manifest takes no values
+    if given.infrastructure_values:
+        raise ConfigurationError(
+            "`infrastructure_values` are given, and so is `infrastructure`, whose outputs have them.",
+            hint="Give more values, or other ones, by `values`: they count more.",
+            field="infrastructure_values",
+        )
+    from ray_provider.infrastructure.handle import InfrastructureHandle
+
+    return InfrastructureHandle.from_dict(given.infrastructure).outputs.get("ray_helm_values")
 
 
 def owner_of(context: Context) -> dict[str, Any]:

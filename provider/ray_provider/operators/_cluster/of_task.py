@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from ray_provider.hooks.connection import RayConnectionConfig
 
 #: Arguments that only a cluster of the task's own, on Kubernetes, has a use for, and their defaults.
-_ONLY_OWN = {"kuberay_version": "1.0.0", "update_if_exists": True, "gpu_device_plugin_yaml": ""}
+_ONLY_OWN = {
+    "kuberay_version": "1.0.0",
+    "update_if_exists": True,
+    "gpu_device_plugin_yaml": "",
+    "local_queue": None,
+    "priority_class": None,
+}
 
 
 class ClusterArguments(JobArguments, Protocol):
@@ -90,7 +96,7 @@ def _names_one(operator: ClusterArguments) -> bool:
 
 def _tell_unused(operator: ClusterArguments, config: RayConnectionConfig, *, makes: bool) -> None:
     """Say which arguments were given that have no effect here."""
-    given = [name for name, default in _ONLY_OWN.items() if getattr(operator, name) not in (default, None, "")]
+    given = [name for name, default in _ONLY_OWN.items() if getattr(operator, name, None) not in (default, None, "")]
     local = config.backend == "local"
     if makes and local and operator.ray_cluster_yaml:
         given.insert(0, "ray_cluster_yaml")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ray_provider.exceptions import ClusterError
 from ray_provider.operators.background import Steps
+from ray_provider.triggers.watching import tell
 
 if TYPE_CHECKING:
     from ray_provider.clusters.handle import ClusterHandle
@@ -45,10 +46,7 @@ class ClusterRun:
 
     def say(self, line: str) -> None:
         """Log a line of progress."""
-        if line.startswith("WARNING: "):
-            self.log.warning("%s", line.removeprefix("WARNING: "))
-        else:
-            self.log.info("%s", line)
+        tell(self.log, line)
 
     # -- Kubernetes ----------------------------------------------------------------------------------------------------
 
@@ -149,10 +147,7 @@ class ClusterRun:
 
         :raises ClusterError: the task was killed meanwhile.
         """
-        try:
-            return self._steps.take(make)
-        except asyncio.CancelledError:
-            raise ClusterError("The task was ended from outside.", cause="killed") from None
+        return self._steps.run(make, ClusterError)
 
     def kill(self) -> None:
         """End what is going on. Called by ``on_kill``: in a signal handler, in the middle of the main thread."""

@@ -6,7 +6,7 @@ import json
 import shlex
 import time
 from collections.abc import Iterable, Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -270,3 +270,26 @@ def limit_of(operator: JobArguments) -> str | None:
     if not timeout:
         return None
     return f"job_timeout_seconds is {timeout:g} s" + (", which is the default" if timeout == DEFAULT_TIMEOUT else "")
+
+
+def timeout_at(limit: timedelta | None, started: datetime | None, now: float) -> float | None:
+    """Give when (seconds since 1970) a task's ``execution_timeout`` is over; ``None``: it has none.
+
+    Airflow does not enforce it while a task is deferred.
+
+    :param limit: the task's ``execution_timeout``.
+    :param started: when the task began; unless known, now.
+    """
+    return None if limit is None else (started.timestamp() if started else now) + limit.total_seconds()
+
+
+def deadline_of(context: Mapping[str, Any], seconds: float, limit: timedelta | None) -> float:
+    """Give when (seconds since 1970) a task's waiting ends.
+
+    :param context: of the task.
+    :param seconds: that it may wait.
+    :param limit: the task's ``execution_timeout``.
+    """
+    now = time.time()
+    until = timeout_at(limit, getattr(context["ti"], "start_date", None), now)
+    return now + seconds if until is None else min(now + seconds, until)

@@ -34,6 +34,7 @@ class AttemptRecord:
     :param submitted: the submit came through.
     :param final: the status that the task has seen; ``None``: it has not seen the job's end.
     :param stopping: the task was killed, and told Ray to stop the job.
+    :param left: the job succeeded, and this is left to do: the ``cluster`` to delete, the ``result`` to return.
     """
 
     submission_id: str
@@ -42,6 +43,14 @@ class AttemptRecord:
     submitted: bool = False
     final: str | None = None
     stopping: bool = False
+    left: Mapping[str, Any] | None = None
+
+    def was_cleared(self, max_tries: int | None) -> bool:
+        """Whether the task was cleared since.
+
+        :param max_tries: Airflow's, now.
+        """
+        return self.max_tries is not None and max_tries is not None and self.max_tries != max_tries
 
     def to_dict(self) -> dict[str, Any]:
         """Give the record as JSON-able data."""
@@ -83,7 +92,7 @@ def decide(record: AttemptRecord | None, job: JobDetails | None, *, max_tries: i
         return Plan("submit", 1)
     again = record.attempt + 1
     name = record.submission_id
-    cleared = record.max_tries is not None and max_tries is not None and record.max_tries != max_tries
+    cleared = record.was_cleared(max_tries)
     if job is None:
         if record.submitted:
             return Plan("submit", again, f"Job {name} of an earlier try is unknown to Ray (its head was restarted?).")

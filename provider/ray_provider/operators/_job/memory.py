@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ray_provider import _compat
 from ray_provider._version import __version__
-from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.handle import ClusterHandle, named_cluster
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.operators._job import attempts
 from ray_provider.triggers.watching import JOB_XCOM_KEY
@@ -40,6 +40,11 @@ class TaskMemory:
         max_tries = getattr(context["ti"], "max_tries", None)
         self.max_tries: int | None = None if max_tries is None else int(max_tries)
 
+    @property
+    def lasts(self) -> bool:
+        """Whether a later try can read what this one keeps."""
+        return self._store is not None
+
     def keep(self, record: attempts.AttemptRecord) -> None:
         """Replace the record."""
         self.record = record
@@ -69,7 +74,7 @@ class TaskMemory:
         """Guess which attempt this try is, before Ray can be asked: for the name of a cluster."""
         if self.earlier is None:
             return 1
-        cleared = self.earlier.max_tries is not None and self.earlier.max_tries != self.max_tries
+        cleared = self.earlier.was_cleared(self.max_tries)
         return self.earlier.attempt + (1 if cleared or self.earlier.final is not None else 0)
 
 
@@ -117,18 +122,30 @@ def tell(context: Context, run: JobRun) -> None:
 
 def recall(context: Context, run: JobRun) -> None:
     """Read back what :func:`tell` left. A resumed operator is a new object that knows nothing."""
-    ti = context["ti"]
-    own = identity(context)
-    told = ti.xcom_pull(task_ids=own["task_id"], key=JOB_XCOM_KEY, map_indexes=own["map_index"])
-    if not isinstance(told, Mapping):
+    told = left_before(context, JOB_XCOM_KEY)
+    if told is None:
         return
     run.job_id = told.get("submission_id")
     run.dashboard_url = told.get("dashboard_url")
     run.cluster = ClusterHandle.from_dict(told["cluster"]) if told.get("cluster") else None
     if told.get("cluster_owner") and run.cluster is not None:
-        # Whose it is says the task, not what lies in XCom.
-        run.cluster_owner = {**own, "airflow": _compat.deployment_name()}
-        run.cluster = replace(run.cluster, owner=run.cluster_owner)
+        take_over(context, run, run.cluster)
+
+
+def left_before(context: Context, key: str) -> Mapping[str, Any] | None:
+    """Read what the task itself left in XCom before it was deferred; ``None``: nothing.
+
+    :param key: under which it left it.
+    """
+    own = identity(context)
+    told = context["ti"].xcom_pull(task_ids=own["task_id"], key=key, map_indexes=own["map_index"])
+    return told if isinstance(told, Mapping) else None
+
+
+def take_over(context: Context, run: JobRun, cluster: ClusterHandle) -> None:
+    """Leave in ``run`` a cluster that the task made. Whose it is says the task, not what was stored."""
+    run.cluster_owner = {**identity(context), "airflow": _compat.deployment_name()}
+    run.cluster = replace(cluster, owner=run.cluster_owner)
 
 
 def locate(context: Context, run: JobRun, cluster: Any, xcom_task_key: str | None) -> None:
@@ -139,16 +156,7 @@ def locate(context: Context, run: JobRun, cluster: Any, xcom_task_key: str | Non
     :raises ConfigurationError: what is named is not there, or is none.
     """
     if cluster:
-        if isinstance(cluster, ClusterHandle):
-            run.cluster = cluster
-        elif isinstance(cluster, Mapping):
-            run.cluster = ClusterHandle.from_dict(cluster)
-        else:
-            raise ConfigurationError(
-                f"cluster is a {type(cluster).__name__}, not the handle that SetupRayCluster returns.",
-                hint="Pass cluster=setup.output.",
-                field="cluster",
-            )
+        run.cluster = named_cluster(cluster)
         return
     if not xcom_task_key:
         return

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ray_provider import _compat
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import JobLostError, JobStoppedError, RayApiError, RayConnectionError, RayProviderError
-from ray_provider.hooks import own_cluster
+from ray_provider.hooks import own_cluster, own_rayjob
 from ray_provider.operators._job import attempts
 from ray_provider.operators.background import Steps
 from ray_provider.triggers import watching
@@ -75,6 +75,8 @@ class JobRun:
         self.ray_version: str | None = None
         #: Seconds that a Ray which does not answer is waited for.
         self.patience = 60.0
+        #: When (seconds since 1970) a job that somebody else submits has to be there; ``None``: it is ours to submit.
+        self.appears_until: float | None = None
         self._retried = retried
         self._failing = False
         self._answered = False
@@ -119,12 +121,7 @@ class JobRun:
         """
 
         async def plan(client: RayJobsClient) -> attempts.Plan:
-            from ray_provider.jobs.ray_versions import token_warning
-
-            version = await client.version()
-            self.session_name, self.ray_version = version.session_name, version.ray_version
-            if client.endpoint.token and (warning := token_warning(self.ray_version)):
-                self.log.warning("%s", warning)
+            await self._meet(client)
             known = record
             if known is None:
                 found = await attempts.last_known(client, id_for, is_ours)
@@ -147,6 +144,23 @@ class JobRun:
             return plan
 
         return self._with_client(plan, patient=True)
+
+    def forget_ray(self) -> None:
+        """Forget the cluster's address and what was sent to it: it is gone, and another one takes its place."""
+        self.endpoint, self.session_name = None, None
+        self._answered = self._ended = self._sending = self._sent = self._unanswered = self._left = False
+
+    def meet(self) -> None:
+        """Learn which Ray it is: its version, and the session of its head."""
+        self._with_client(self._meet, patient=True)
+
+    async def _meet(self, client: RayJobsClient) -> None:
+        from ray_provider.jobs.ray_versions import token_warning
+
+        version = await client.version()
+        self.session_name, self.ray_version = version.session_name, version.ray_version
+        if client.endpoint.token and (warning := token_warning(self.ray_version)):
+            self.log.warning("%s", warning)
 
     def submit(self, spec: JobSpec) -> JobDetails | None:
         """Upload what is local, and submit.
@@ -173,6 +187,7 @@ class JobRun:
                     client, spec.runtime_env, allow=self.allow_in_package, warn=self.log.warning
                 )
                 ready = replace(spec, runtime_env=packed)
+            await own_rayjob.about_to_submit(self.hook, self.cluster, self.session_name)
             self._sending = self._sent = True
             try:
                 # Sent once: before it is sent again, it has to be the same head (above, when this step is repeated).
@@ -200,12 +215,18 @@ class JobRun:
 
     def watch(self, options: WatchOptions) -> JobOutcome:
         """Follow the job to its end."""
-        told = replace(options, session_name=self.session_name)
+        told = replace(options, session_name=self.session_name, appears_until=self.appears_until)
 
         async def watch(client: RayJobsClient) -> JobOutcome:
             async with self.hook.using(self.cluster):
                 outcome = await watching.watch(
-                    client, self._id, told, log=self.log, hide=_compat.redact, ask=self.hook.asks(self.cluster)
+                    client,
+                    self._id,
+                    told,
+                    log=self.log,
+                    hide=_compat.redact,
+                    ask=self.hook.asks(self.cluster),
+                    interrupted=self.hook.interruptions(self.cluster),
                 )
             self._ended = outcome.kind in {"final", "lost"}
             # Nothing can be said of it, and a retry may take it over.
@@ -213,6 +234,10 @@ class JobRun:
             return outcome
 
         return self._with_client(watch)
+
+    def take(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Take a step that needs no Ray: a coroutine, run like the steps here."""
+        return self._do(make)
 
     def run(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
         """Take a step of a subclass: a coroutine that gets a client, run like the steps here, and safe to repeat."""
@@ -246,6 +271,11 @@ class JobRun:
         """Delete the cluster, if the task made it."""
         if self.owns_cluster:
             self._do(self._delete_cluster)
+
+    @property
+    def is_reachable(self) -> bool:
+        """Whether there is a cluster to speak with: that of a RayJob gets its name only when it is made."""
+        return self.cluster is None or bool(self.cluster.name)
 
     @property
     def owns_cluster(self) -> bool:
@@ -282,7 +312,7 @@ class JobRun:
                 within=_GRACE_SECONDS - 15.0,
                 appear=_APPEAR_SECONDS if self._sending else 0.0,
             )
-        if self.cancel_on_kill and self.owns_cluster:
+        if self.owns_cluster and (self.cancel_on_kill or not self._sent):
             await self._delete_cluster()
 
     async def _is_left_to_retry(self) -> bool:

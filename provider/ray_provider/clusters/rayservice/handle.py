@@ -1,0 +1,57 @@
+"""What a deploy of a RayService hands on to the tasks after it: plain data that may lie in XCom, with no secret."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ray_provider.exceptions import ConfigurationError
+
+
+@dataclass(frozen=True, slots=True)
+class RayServiceHandle:
+    """A RayService that was deployed.
+
+    :param name: of the RayService.
+    :param namespace: in which it lies.
+    :param cluster: name of the RayCluster that serves; another one after an update that changes the cluster.
+    :param url: where it answers, as the task that deployed it sees it; ``None``: that is not known.
+    :param applications: by name the path below which each answers.
+    :param owner: whose it is: ``dag_id``, ``task_id``, ``map_index``, ``airflow``. It belongs to no run.
+    :param kubernetes: which Kubernetes it is on (plain data that the hook reads); unless given, the connection's.
+    """
+
+    name: str
+    namespace: str
+    cluster: str = ""
+    url: str | None = None
+    applications: Mapping[str, str | None] = field(default_factory=dict)
+    owner: Mapping[str, Any] = field(default_factory=dict)
+    kubernetes: Mapping[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the handle as JSON-able data."""
+        data = asdict(self)
+        if data["kubernetes"] is None:
+            del data["kubernetes"]
+        return data
+
+    @classmethod
+    def from_dict(cls, data: Any) -> RayServiceHandle:
+        """Read a handle back.
+
+        :param data: what was in XCom.
+        :raises ConfigurationError: this is not a handle.
+        """
+        good = isinstance(data, Mapping) and all(
+            isinstance(data.get(key), str) and data[key] for key in ("name", "namespace")
+        )
+        mappings = ("applications", "owner", "kubernetes")
+        if not good or not all(isinstance(data.get(key), Mapping | None) for key in mappings):
+            raise ConfigurationError(
+                "`service` is not the handle that DeployRayService returns.",
+                hint="Pass its return value (service=deploy.output), or give name=... and namespace=...",
+                field="service",
+            )
+        return cls(**{key: data[key] for key in cls.__dataclass_fields__ if data.get(key) is not None})

@@ -1,0 +1,1 @@
+"""What operators are made of whose job runs in a cluster of its own by a RayJob."""

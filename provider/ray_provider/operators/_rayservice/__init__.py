@@ -1,0 +1,1 @@
+"""What the operators for RayServices are made of."""

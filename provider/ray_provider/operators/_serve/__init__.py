@@ -1,0 +1,1 @@
+"""What the operators for applications of Ray Serve are made of."""

@@ -1,0 +1,377 @@
+"""Deploy RayServices, and delete them: a cluster that serves, updated without a failed request."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from ray_provider._compat import BaseOperator, conf
+from ray_provider.airflow_errors import errors_for_airflow
+from ray_provider.exceptions import ConfigurationError, RayProviderError, ServeError
+from ray_provider.hooks.allowed import allowed_by
+from ray_provider.hooks.ray import RayHook
+from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
+from ray_provider.operators._cluster.common import where_is
+from ray_provider.operators._job.arguments import deadline_of, number
+from ray_provider.operators._job.memory import left_before
+from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, service_owner
+from ray_provider.operators._rayservice.run import RayServiceRun
+from ray_provider.triggers import failure
+from ray_provider.triggers.rayservice import RayServiceTrigger
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from ray_provider.clusters.rayservice.handle import RayServiceHandle
+    from ray_provider.clusters.rayservice.waiting import Deployed
+
+#: XCom: where the service answers.
+URL_XCOM_KEY = "ray_serve_url"
+#: XCom of a deferred deploy: what it wrote, for the case that its trigger fails.
+DEPLOYED_XCOM_KEY = "ray_service_deployed"
+#: How much later than the deploy's own deadline Airflow's timeout of the deferral is: only if the trigger fails to act.
+_BACKSTOP_SECONDS = 180.0
+_FAIL = "__fail__"
+
+
+class DeployRayService(BaseOperator):
+    """Deploys a RayService, and waits until all of its applications run as they were written, and answer.
+
+    KubeRay makes a Ray cluster that serves, and looks after it when the task is over. A RayService belongs to one task
+    of one DAG, over all of its runs: the next run updates it. What KubeRay would do of a change is told before it is
+    done: applications are updated in place; where the cluster changes, it makes a second one and switches when that
+    serves. The version before keeps the traffic until then. An update that fails, or is killed, is taken back within
+    seconds and deletes nothing that serves; only a first deploy is deleted again. Returns a handle (``name``,
+    ``namespace``, ``cluster``, ``url``, ``applications``), and leaves the address in XCom ``ray_serve_url``.
+
+    The cluster's arguments are those of ``SetupRayCluster``; further:
+
+    :param conn_id: connection of type ``ray``.
+    :param applications: what is served, as in Serve's configuration: ``[{"name": "recommender", "import_path":
+        "model:app", "route_prefix": "/", "deployments": [{"name": "Model", "num_replicas": 2}]}]``. Code lies
+        in the image or in object storage: the service starts again without the task.
+    :param ray_service_yaml: manifest of a RayService, instead: a path, a URL, YAML text or a dict.
+    :param ray_cluster_yaml: manifest of a RayCluster, for the cluster.
+    :param name: of the RayService (47 characters at most); else the manifest's, else one made of DAG and task.
+    :param strategy: ``auto``: what KubeRay does of the change. ``in_place``: a change that needs another cluster is
+        refused. ``new_cluster``: a second cluster also where only applications change.
+    :param smoke_test: one request that has to be answered as expected: ``path``, ``method``, ``send`` (JSON), and of
+        the answer ``status``, ``json``, ``text``; ``timeout_seconds``. The new version has its traffic by then; if it
+        fails, the version before is put back.
+    :param serve_url: where the service answers, if that is not its Kubernetes service as seen from here (an Ingress).
+    :param timeout_seconds: until it has to serve.
+    :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.
+    :param keep_on_failure: leave a version that does not serve as it is, for inspection.
+    :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``.
+    """
+
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "applications",
+        "ray_service_yaml",
+        "ray_cluster_yaml",
+        "name",
+        "namespace",
+        "strategy",
+        "smoke_test",
+        "serve_url",
+        "values",
+        "profile",
+        "infrastructure",
+        "infrastructure_values",
+        "chart",
+        "chart_repo",
+        "chart_version",
+        "kuberay_operator",
+        "operator_chart",
+        "operator_chart_repo",
+        "operator_values",
+        "operator_namespace",
+        "gpu_device_plugin_yaml",
+        "access",
+        "timeout_seconds",
+        "scheduling_timeout_seconds",
+    )
+    template_fields_renderers: ClassVar[dict[str, str]] = {
+        "applications": "json",
+        "smoke_test": "json",
+        "ray_service_yaml": "yaml",
+        "ray_cluster_yaml": "yaml",
+        "values": "yaml",
+    }
+    operator_extra_links = (RayDashboardLink(),)
+    ui_color = "#d6f0ff"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str = RayHook.default_conn_name,
+        applications: list[dict[str, Any]] | str | None = None,
+        ray_service_yaml: str | dict[str, Any] | None = None,
+        ray_cluster_yaml: str | dict[str, Any] | None = None,
+        name: str | None = None,
+        namespace: str | None = None,
+        strategy: str = "auto",
+        smoke_test: dict[str, Any] | None = None,
+        serve_url: str | None = None,
+        values: Any = None,
+        profile: str | list[str] | None = None,
+        infrastructure: Any = None,
+        infrastructure_values: Any = None,
+        chart: str = "ray-cluster",
+        chart_repo: str | None = None,
+        chart_version: str | None = None,
+        strict: bool = False,
+        create_namespace: bool | str = False,
+        kuberay_operator: str = "require",
+        kuberay_version: str | None = None,
+        operator_chart: str | None = None,
+        operator_chart_repo: str | None = None,
+        operator_values: Any = None,
+        operator_namespace: str | None = None,
+        gpu_device_plugin_yaml: str | dict[str, Any] = "",
+        helm_path: str | None = None,
+        access: str | None = None,
+        timeout_seconds: float | str | timedelta = 900,
+        scheduling_timeout_seconds: float | str = 300,
+        keep_on_failure: bool = False,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.applications = applications
+        self.ray_service_yaml = ray_service_yaml
+        self.ray_cluster_yaml = ray_cluster_yaml
+        self.name = name
+        self.namespace = namespace
+        self.strategy = strategy
+        self.smoke_test = smoke_test
+        self.serve_url = serve_url
+        self.values = values
+        self.profile = profile
+        self.infrastructure = infrastructure
+        self.infrastructure_values = infrastructure_values
+        self.chart = chart
+        self.chart_repo = chart_repo
+        self.chart_version = chart_version
+        self.strict = strict
+        self.create_namespace = create_namespace
+        self.kuberay_operator = kuberay_operator
+        self.kuberay_version = kuberay_version
+        self.operator_chart = operator_chart
+        self.operator_chart_repo = operator_chart_repo
+        self.operator_values = operator_values
+        self.operator_namespace = operator_namespace
+        self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
+        self.helm_path = helm_path
+        self.access = access
+        self.timeout_seconds = timeout_seconds
+        self.scheduling_timeout_seconds = scheduling_timeout_seconds
+        self.keep_on_failure = keep_on_failure
+        self.deferrable = deferrable
+        self._run: RayServiceRun | None = None
+
+    # -- what Airflow calls --------------------------------------------------------------------------------------------
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Deploy it, and wait in the worker or in the triggerer.
+
+        :param context: of the task.
+        :return: the service's handle, as data.
+        """
+        from ray_provider.clusters.rayservice.waiting import Deployed
+
+        with errors_for_airflow():
+            _refuse_local(self.hook)
+            wanted = deploy_of(self, context)
+            deadline = deadline_of(context, wanted.timeout_seconds, self.execution_timeout)
+            run = self._new_run()
+            found = run.deploy(wanted, deadline, defer=self.deferrable)
+            if isinstance(found, Deployed):
+                self._defer(context, found, wanted, deadline)
+            else:
+                return self._done(context, run, found)
+            raise AssertionError("unreachable: a deferral raises")
+
+    def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
+        """Go on after the trigger fired.
+
+        :param context: of the task.
+        :param event: the trigger's.
+        :return: the service's handle, as data.
+        """
+        from ray_provider.clusters.rayservice.waiting import Deployed
+
+        with errors_for_airflow():
+            if event["status"] == "failed":
+                raise failure.read(event["error"], ServeError)
+            wanted, run = deploy_of(self, context), self._new_run()
+            return self._done(
+                context, run, run.conclude(Deployed(**event["service"]), str(event["cluster"]), wanted.proof)
+            )
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there."""
+        if next_method == _FAIL and not self.keep_on_failure:
+            self._abandon(context, str((next_kwargs or {}).get("error", "")))
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def on_kill(self) -> None:
+        """Put back what was there before; a first deploy is deleted again."""
+        if self._run is not None:
+            self._run.kill()
+
+    # -- steps ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def hook(self) -> RayHook:
+        """The connection's hook."""
+        return RayHook(self.conn_id, allowed=allowed_by(self))
+
+    def _new_run(self) -> RayServiceRun:
+        self._run = RayServiceRun(self.hook, self.log, where_is(self.infrastructure), keep=self.keep_on_failure)
+        return self._run
+
+    def _done(self, context: Context, run: RayServiceRun, handle: RayServiceHandle) -> dict[str, Any]:
+        context["ti"].xcom_push(key=LINK_XCOM_KEY, value=f"{run.dashboard}/#/serve")
+        context["ti"].xcom_push(key=URL_XCOM_KEY, value=handle.url)
+        if handle.url:
+            self.log.info("RayService %s/%s answers at %s", handle.namespace, handle.name, handle.url)
+        else:
+            self.log.info("It is not known from here where the service answers: give serve_url.")
+        return handle.to_dict()
+
+    def _defer(self, context: Context, deployed: Deployed, wanted: Deploy, deadline: float) -> None:
+        from ray_provider.clusters.rayservice.waiting import WaitOptions
+
+        context["ti"].xcom_push(key=DEPLOYED_XCOM_KEY, value=deployed.to_dict())
+        self.log.info("Waiting for RayService %s/%s in the triggerer.", deployed.namespace, deployed.name)
+        now = time.time()
+        self.defer(
+            trigger=RayServiceTrigger(
+                conn_id=self.conn_id,
+                service=deployed.to_dict(),
+                wait=WaitOptions(deadline, wanted.scheduling_seconds).to_dict(),
+                kubernetes=where_is(self.infrastructure),
+                access=self.access,
+                keep=self.keep_on_failure,
+                deferred_at=now,
+            ),
+            method_name="execute_complete",
+            timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+        )
+
+    def _abandon(self, context: Context, reason: str) -> None:
+        """Take back a deploy whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
+        from ray_provider.clusters.rayservice.waiting import Deployed
+
+        told = left_before(context, DEPLOYED_XCOM_KEY)
+        if told is None:
+            return
+        self.log.warning("Nobody watches the RayService any more (%s): the deploy is taken back.", reason)
+        try:
+            self.log.info("%s", self._new_run().take_back(Deployed(**told)))
+        except RayProviderError:
+            self.log.exception("The deploy of the RayService could not be taken back.")
+
+
+class DeleteRayService(BaseOperator):
+    """Deletes a RayService with its clusters, and waits until nothing of it is left.
+
+    Its traffic ends at once: take it away before. No error where there is none. By a handle it deletes only what a task
+    of this DAG made; by name what the name says.
+
+    :param conn_id: connection of type ``ray``.
+    :param service: the handle that ``DeployRayService`` returned.
+    :param name: of the RayService, where there is no handle.
+    :param namespace: with ``name``; else the connection's.
+    :param infrastructure: with ``name``: the handle that ``SetupRayInfrastructure`` returned, of the Kubernetes that it
+        runs on; else the connection's.
+    :param timeout_seconds: until all has to be gone.
+    """
+
+    template_fields: Sequence[str] = ("conn_id", "service", "name", "namespace", "infrastructure", "timeout_seconds")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"service": "json"}
+    ui_color = "#d6f0ff"
+
+    def __init__(
+        self,
+        *,
+        conn_id: str = RayHook.default_conn_name,
+        service: Any = None,
+        name: str | None = None,
+        namespace: str | None = None,
+        infrastructure: Any = None,
+        timeout_seconds: float | str | timedelta = 300,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.conn_id = conn_id
+        self.service = service
+        self.name = name
+        self.namespace = namespace
+        self.infrastructure = infrastructure
+        self.timeout_seconds = timeout_seconds
+        self._run: RayServiceRun | None = None
+
+    def execute(self, context: Context) -> bool:
+        """Delete it.
+
+        :param context: of the task.
+        :return: whether there was one.
+        """
+        with errors_for_airflow():
+            timeout = float(number("timeout_seconds", self.timeout_seconds, above=True) or 300.0)
+            hook = RayHook(self.conn_id, allowed=allowed_by(self))
+            _refuse_local(hook)
+            if not self.service:
+                if not self.name:
+                    raise ConfigurationError(
+                        "No RayService is named (or the task that was to deploy it returned nothing).",
+                        hint="Give service=deploy.output, or name=...",
+                        field="name",
+                    )
+                self._run = RayServiceRun(hook, self.log, where_is(self.infrastructure))
+                return self._run.delete(self.namespace or None, self.name, None, timeout)
+            handle = _owned(self.service, context)
+            self._run = RayServiceRun(hook, self.log, handle.kubernetes)
+            return self._run.delete(handle.namespace, handle.name, handle.owner, timeout)
+
+    def on_kill(self) -> None:
+        """End the waiting. What was asked for stays: the RayService goes."""
+        if self._run is not None:
+            self._run.kill()
+
+
+def _owned(service: Any, context: Context) -> RayServiceHandle:
+    """Read a handle of a service that a task of this DAG made. Kubernetes' labels have to say the same.
+
+    :raises ConfigurationError: by its own words it is another's.
+    """
+    from ray_provider.clusters.rayservice.handle import RayServiceHandle
+
+    handle, mine = RayServiceHandle.from_dict(service), service_owner(context)
+    if any(handle.owner.get(key) != mine.get(key) for key in ("dag_id", "airflow")):
+        raise ConfigurationError(
+            f"The handle of RayService {handle.namespace}/{handle.name} is of DAG {handle.owner.get('dag_id')!r}, and "
+            f"this is {mine['dag_id']!r}: a handle deletes only what its own DAG made.",
+            hint="If it is meant, name it: DeleteRayService(name=..., namespace=...).",
+            cause="not ours",
+        )
+    return handle
+
+
+def _refuse_local(hook: RayHook) -> None:
+    """Refuse a connection to a Ray on this machine: a RayService is KubeRay's.
+
+    :raises ConfigurationError: it is one.
+    """
+    if hook.config.backend == "local":
+        raise ConfigurationError(
+            "The backend is local, and a RayService is made by KubeRay.",
+            hint="On a local Ray, SetupRayCluster and DeployServeApplication serve the same applications.",
+            field="backend",
+        )
