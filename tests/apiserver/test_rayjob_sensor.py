@@ -177,7 +177,7 @@ async def test_no_success_in_the_triggerer(job, context, dashboard, status, kind
 
 
 @pytest.mark.parametrize("mode", ["poke", "reschedule"])
-def test_a_job_is_followed_to_its_success_in_the_worker(job, context, dashboard, mode):
+def test_a_job_is_followed_to_its_success_in_the_worker(job, context, dashboard, namespace, capsys, mode):
     job.says(RUNNING)
     dashboard.api.add(ID).run()
     assert not sensor(mode=mode).poke(context)
@@ -189,9 +189,10 @@ def test_a_job_is_followed_to_its_success_in_the_worker(job, context, dashboard,
     job.says(SUCCEEDED)
     assert sensor(mode=mode).execute(context) == ID
     assert sensor(deferrable=True).execute(context) == ID, "what has ended needs no triggerer"
+    assert capsys.readouterr().out.count(f"RayJob {namespace}/train: its job {ID} has succeeded.") == 2
 
 
-async def test_a_job_is_followed_to_its_success_in_the_triggerer(job, context, dashboard):
+async def test_a_job_is_followed_to_its_success_in_the_triggerer(job, context, dashboard, namespace, capsys):
     waits = Deferred(context)
     for status in ({"jobDeploymentStatus": "Initializing"}, RUNNING):
         await asyncio.to_thread(job.says, status)
@@ -199,6 +200,7 @@ async def test_a_job_is_followed_to_its_success_in_the_triggerer(job, context, d
         assert not waits.task.done()
     await asyncio.to_thread(job.says, SUCCEEDED)
     assert await waits.result() == ID
+    assert f"RayJob {namespace}/train: its job {ID} has succeeded." in capsys.readouterr().out
     assert job.spec["jobId"] == ID, "it changes and deletes nothing"
 
 

@@ -131,6 +131,7 @@ class RayClusterSensor(BaseSensorOperator):
         :raises ClusterError: the cluster can't become ready.
         """
         if event["status"] == "ready":
+            self.log.info("Ray cluster %s/%s is ready.", event["cluster"]["namespace"], event["cluster"]["name"])
             return dict(event["cluster"])
         raise self._told(failure.read(event["error"], ClusterError))
 

@@ -180,8 +180,12 @@ class RayJobSensor(BaseSensorOperator):
             if self.reschedule:
                 rayjob.keep(context, self._end)
             return PokeReturnValue(is_done=False)
-        self.log.info("RayJob %s: its job %s has succeeded.", self._end.where, ended.job_id)
-        return PokeReturnValue(is_done=True, xcom_value=ended.job_id)
+        return PokeReturnValue(is_done=True, xcom_value=self._succeeded(ended.job_id, self._end.where))
+
+    def _succeeded(self, job_id: str, where: str) -> str:
+        """Say how a RayJob ended: the same, whoever saw it."""
+        self.log.info("RayJob %s: its job %s has succeeded.", where, job_id)
+        return job_id
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> str | None:  # noqa: ARG002
         """Go on after the trigger fired.
@@ -195,11 +199,12 @@ class RayJobSensor(BaseSensorOperator):
         if self._by_ray_job:
             if error := rayjob.told_by(event):
                 raise self._told(error)
-            self.log.info("Job %s has succeeded.", event["job_id"])
-            return str(event["job_id"])
+            return self._succeeded(event["job_id"], event["where"])
         if "outcome" in event:
-            if error := JobOutcome.from_dict(event["outcome"]).error():
+            outcome = JobOutcome.from_dict(event["outcome"])
+            if error := outcome.error():
                 raise self._told(error)
+            self.log.info("Job %s: %s", self.submission_id, outcome.status)
             return self.submission_id
         raise self._told(failure.read(event.get("error") or event))
 

@@ -111,6 +111,7 @@ class RayServeSensor(BaseSensorOperator):
         :raises ServeError: the application can't run.
         """
         if event["status"] == "running":
+            self.log.info("Application %r: RUNNING", event["name"])
             return str(event["name"])
         raise self._told(failure.read(event["error"], ServeError))
 

@@ -195,18 +195,18 @@ class RayJobEndTrigger(BaseTrigger):
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Watch the RayJob.
 
-        :yield: one event: ``status`` (``ended`` or ``failed``), and the job's id, or ``error``.
+        :yield: one event: ``status`` (``ended`` or ``failed``), ``job_id`` and ``where`` (the RayJob), or ``error``.
         """
         began = time.time()
         try:
-            event: dict[str, Any] = {"status": "ended", "job_id": await self._watch()}
+            event: dict[str, Any] = {"status": "ended", **await self._watch()}
         except RayProviderError as error:
             event = {"status": "failed", "error": failure.told(error)}
         await coming_back.wait(self.deferred_at, began)
         await LogEnd().taken(TriggerTask.of(self), self.log)
         yield TriggerEvent(event)  # type: ignore[no-untyped-call]
 
-    async def _watch(self) -> str:
+    async def _watch(self) -> dict[str, str]:
         from ray_provider.clusters.handle import ClusterHandle
         from ray_provider.clusters.lifecycle.rayjob_end import wait_ended
         from ray_provider.hooks import own_rayjob
@@ -217,4 +217,4 @@ class RayJobEndTrigger(BaseTrigger):
             self.hook, handle, patience=self.max_unreachable_seconds, say=partial(watching.tell, self.log)
         )
         state = await wait_ended(access, end, deadline=self.deadline, since=self.since)
-        return state.job_id
+        return {"job_id": state.job_id, "where": end.where}

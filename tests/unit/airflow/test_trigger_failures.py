@@ -1,4 +1,4 @@
-"""A failure that a trigger meets reaches its task: in its own words, and retried only where that makes sense."""
+"""What a trigger met reaches its task: a failure in its own words, retried only where that makes sense, and a good end."""
 
 from __future__ import annotations
 
@@ -85,6 +85,30 @@ async def test_a_task_is_retried_only_where_its_trigger_met_what_may_pass(
     raised = RayProviderError if retried else AirflowFailException
     with pytest.raises(raised, match="the cloud says no\nWhat to do: log in again"):
         task.resume_execution(method, {"event": event}, context)
+
+
+ENDED: list[tuple[Any, dict[str, Any], str]] = [
+    (RayClusterSensor(**COMMON, cluster=HANDLE), {"status": "ready", "cluster": HANDLE}, "Ray cluster team/c is ready."),
+    (
+        RayJobSensor(**COMMON, submission_id="job-1"),
+        {"outcome": {"submission_id": "job-1", "kind": "final", "status": "SUCCEEDED"}},
+        "Job job-1: SUCCEEDED",
+    ),
+    (
+        RayJobSensor(**COMMON, ray_job="train"),
+        {"status": "ended", "job_id": "job-1", "where": "team/train"},
+        "RayJob team/train: its job job-1 has succeeded.",
+    ),
+    (RayServeSensor(**COMMON, name="app"), {"status": "running", "name": "app"}, "Application 'app': RUNNING"),
+]
+
+
+@pytest.mark.parametrize(("sensor", "event", "says"), ENDED, ids=["cluster", "job", "RayJob", "serve"])
+def test_a_sensor_that_waited_in_the_triggerer_says_what_it_waited_for(
+    context: Any, connection: Any, capsys: pytest.CaptureFixture[str], sensor: Any, event: dict[str, Any], says: str
+) -> None:
+    sensor.resume_execution("execute_complete", {"event": event}, context)
+    assert says in capsys.readouterr().out
 
 
 async def test_a_secret_in_what_a_trigger_quotes_does_not_reach_the_database(monkeypatch: pytest.MonkeyPatch) -> None:
