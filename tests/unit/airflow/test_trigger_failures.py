@@ -88,7 +88,11 @@ async def test_a_task_is_retried_only_where_its_trigger_met_what_may_pass(
 
 
 ENDED: list[tuple[Any, dict[str, Any], str]] = [
-    (RayClusterSensor(**COMMON, cluster=HANDLE), {"status": "ready", "cluster": HANDLE}, "Ray cluster team/c is ready."),
+    (
+        RayClusterSensor(**COMMON, cluster=HANDLE),
+        {"status": "ready", "cluster": HANDLE},
+        "Ray cluster team/c is ready.",
+    ),
     (
         RayJobSensor(**COMMON, submission_id="job-1"),
         {"outcome": {"submission_id": "job-1", "kind": "final", "status": "SUCCEEDED"}},
