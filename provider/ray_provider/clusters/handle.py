@@ -70,6 +70,7 @@ class ClusterHandle:
     def from_dict(cls, data: Mapping[str, Any]) -> ClusterHandle:
         """Read a handle back.
 
+        :param data: what :meth:`to_dict` gave, as it comes out of XCom. Keys that are not known are passed over.
         :raises ConfigurationError: this is not a handle.
         """
         try:

@@ -24,6 +24,9 @@ NAMED = f"{PREFIX}named"
 def check_name(name: str, what: str = "name") -> str:
     """Make sure that a cluster can have this name.
 
+    :param name: at most 53 lower-case letters, digits and ``-``, as KubeRay takes them.
+    :param what: which argument it came by, for the message.
+    :return: the name.
     :raises ConfigurationError: it can't.
     """
     if not name or len(name) > MAX_NAME:
@@ -53,6 +56,7 @@ def unique_name(owner: Mapping[str, Any]) -> str:
 def was_named(name: str, recorded: Mapping[str, Any]) -> bool:
     """Tell whether somebody chose a cluster's name, by what was recorded when it was made.
 
+    :param name: of the RayCluster.
     :param recorded: the owner, and ``named`` if that was written down. Where it was not (by an older release), the name
         is compared with the one that this owner's cluster would have been given. In doubt somebody chose it.
     """
@@ -64,6 +68,7 @@ def was_named(name: str, recorded: Mapping[str, Any]) -> bool:
 def owner_labels(owner: Mapping[str, Any], *, named: bool | None = None) -> dict[str, str]:
     """Give the labels that say whose a cluster is. Values that no label can have are shortened, with a hash behind.
 
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``; what is missing has no label.
     :param named: whether somebody chose its name; ``None`` says nothing of it.
     """
     labels = {MANAGED: "true"}
@@ -77,12 +82,19 @@ def owner_labels(owner: Mapping[str, Any], *, named: bool | None = None) -> dict
 
 
 def owner_annotations(owner: Mapping[str, Any]) -> dict[str, str]:
-    """Give the same as annotations, unshortened: for people."""
+    """Give the same as annotations, unshortened: for people.
+
+    :param owner: as for :func:`owner_labels`.
+    """
     return {PREFIX + key: str(owner[key]) for key in KEYS if owner.get(key) not in (None, "", -1)}
 
 
 def label_value(text: str) -> str:
-    """Make a text into the value of a label."""
+    """Make a text into the value of a label.
+
+    :param text: of any length. What is a label's value already (at most 63 characters) stays; else it gets a hash
+        behind.
+    """
     if len(text) <= 63 and re.fullmatch(r"[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?", text):
         return text
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -93,6 +105,8 @@ def label_value(text: str) -> str:
 def same_owner(labels: Mapping[str, str] | None, owner: Mapping[str, Any], *, run: bool = True) -> bool:
     """Tell whether labels are those of an owner.
 
+    :param labels: of an object of Kubernetes; ``None``: it has none.
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
     :param run: also of the same run and task, not only of the same DAG of the same Airflow.
     """
     wanted = owner_labels(owner)
@@ -101,7 +115,10 @@ def same_owner(labels: Mapping[str, str] | None, owner: Mapping[str, Any], *, ru
 
 
 def describe_owner(labels: Mapping[str, str] | None) -> str:
-    """Say in words whose a cluster is."""
+    """Say in words whose a cluster is.
+
+    :param labels: of the cluster; ``None``: it has none.
+    """
     labels = labels or {}
     if labels.get(MANAGED) != "true":
         return "not made by this provider"

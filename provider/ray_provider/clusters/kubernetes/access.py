@@ -128,7 +128,12 @@ class KubernetesAccess:
         return select(read_kubeconfigs(default, given=False), self.context)
 
     def namespace_or_default(self, namespace: str | None = None) -> str:
-        """Give the namespace that counts: the task's, the connection's, the kubeconfig's, ``default``."""
+        """Give the namespace that counts: the task's, the connection's, the kubeconfig's, ``default``.
+
+        :param namespace: the task's, if it names one. Blocking without one and without the connection's: it reads a
+            kubeconfig.
+        :raises ConfigurationError: the kubeconfig has to be read for it, and can't be used.
+        """
         return namespace or self.namespace or self.resolve().namespace or "default"
 
 
@@ -225,7 +230,10 @@ class Credential:
 async def ssl_context(server: Server, credential: Credential) -> ssl.SSLContext | None:
     """Make the TLS context for an API server, or ``None`` where it is plain ``http``.
 
+    :param server: its authority, and whether it is checked at all.
+    :param credential: gives our certificate, if we are known by one.
     :raises ConfigurationError: a certificate is not one.
+    :raises KubernetesAccessError: the exec plugin that gives our certificate failed.
     """
     if not server.url.startswith("https"):
         return None
@@ -277,6 +285,7 @@ class Connected:
 async def connect(access: KubernetesAccess) -> Connected:
     """Read and check all that is needed to ask the API server. Sends nothing yet.
 
+    :param access: where the cluster is, and who we are to it. Files and programs that it names are read and run here.
     :raises ConfigurationError: what is given can't work.
     """
     server = await asyncio.to_thread(access.resolve)
@@ -286,7 +295,10 @@ async def connect(access: KubernetesAccess) -> Connected:
 
 @asynccontextmanager
 async def open_session(connected: Connected) -> AsyncIterator[ClientSession]:
-    """Give a session for an API server, and close it afterwards. Who we are goes with each request."""
+    """Give a session for an API server, and close it afterwards. Who we are goes with each request.
+
+    :param connected: gives TLS. The session belongs to the event loop that it was opened in.
+    """
     # Tenths of a second of reading: not on the loop of a triggerer, which others are on, too.
     aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
     connector = aiohttp.TCPConnector(limit=32, ssl=True if connected.tls is None else connected.tls)
@@ -299,6 +311,9 @@ async def kubeconfig_file(access: KubernetesAccess) -> AsyncIterator[Path]:
     """Give a kubeconfig with the one context that is used, as a file for helm; gone afterwards in all cases.
 
     Exec plugins stay in it: the program then fetches its own credentials. Tokens of a provider are written into it.
+
+    :param access: whose cluster and account it names.
+    :raises ConfigurationError: what is given can't be used.
     """
     server = await asyncio.to_thread(access.resolve)
     content = server.to_kubeconfig()
@@ -312,7 +327,10 @@ async def kubeconfig_file(access: KubernetesAccess) -> AsyncIterator[Path]:
 
 @contextmanager
 def private_file(text: str) -> Iterator[Path]:
-    """Give a text as a file that only we and our children can read: in memory where that can be, else on disk."""
+    """Give a text as a file that only we and our children can read: in memory where that can be, else on disk.
+
+    :param text: what it holds; may be secret.
+    """
     # Who may not be traced (PR_SET_DUMPABLE) is not seen by its children there: the folder then is root's.
     own = Path(f"/proc/{os.getpid()}/fd")
     if not hasattr(os, "memfd_create") or not own.is_dir() or own.stat().st_uid != os.geteuid():

@@ -43,7 +43,13 @@ RAY = "/apis/ray.io/v1"
 
 
 def path_of(kind: str, namespace: str, name: str | None = None, *, api: str = "/api/v1") -> str:
-    """Give the path of a collection in a namespace, or of one object in it."""
+    """Give the path of a collection in a namespace, or of one object in it.
+
+    :param kind: the collection, in plural and lower case: ``pods``.
+    :param namespace: in which it is.
+    :param name: of an object; ``None``: the collection.
+    :param api: path of the API group's version. Default: the core's.
+    """
     base = f"{api}/namespaces/{namespace}/{kind}"
     return f"{base}/{name}" if name else base
 
@@ -64,14 +70,21 @@ class WatchEvent:
 
 @asynccontextmanager
 async def open_kube(access: KubernetesAccess) -> AsyncIterator[Kube]:
-    """Connect to a Kubernetes cluster, and close the connection afterwards."""
+    """Connect to a Kubernetes cluster, and close the connection afterwards.
+
+    :param access: to the cluster.
+    :raises ConfigurationError: what is given can't work.
+    """
     async with kube_of(await connect(access)) as kube:
         yield kube
 
 
 @asynccontextmanager
 async def kube_of(connected: Connected) -> AsyncIterator[Kube]:
-    """Give a cluster that was connected to before."""
+    """Give a cluster that was connected to before.
+
+    :param connected: from :func:`~ray_provider.clusters.kubernetes.access.connect`.
+    """
     async with open_session(connected) as session:
         yield Kube(session, connected)
 
@@ -108,6 +121,13 @@ class Kube:
     ) -> Any:
         """Send a request and give the answer, as JSON unless ``text`` is asked for.
 
+        :param method: HTTP's.
+        :param path: below the server's URL.
+        :param query: added to the path.
+        :param body: is sent as JSON; ``None``: nothing is sent.
+        :param content_type: of the body. Default: JSON; a patch has one of its own.
+        :param timeout: seconds for all of it, answer included. Default: 30.
+        :param text: give the answer unparsed, as for logs.
         :raises KubernetesAccessError: 401 or 403.
         :raises KubernetesError: another refusal (``status`` says which), or nothing answers.
         """
@@ -180,12 +200,22 @@ class Kube:
         )
 
     async def get(self, path: str, **query: str) -> Json:
-        """Read an object or a list."""
+        """Read an object or a list.
+
+        :param path: as :func:`path_of` gives it.
+        :param query: of the request: ``labelSelector``, ``limit`` …
+        :raises KubernetesError: it is not there (``status`` 404), or can't be read.
+        """
         found: Json = await self.request("GET", path, query=query)
         return found
 
     async def find(self, path: str, **query: str) -> Json | None:
-        """Read an object; ``None`` where there is none."""
+        """Read an object; ``None`` where there is none.
+
+        :param path: as :func:`path_of` gives it.
+        :param query: of the request.
+        :raises KubernetesError: it can't be read.
+        """
         try:
             return await self.get(path, **query)
         except KubernetesError as error:
@@ -194,12 +224,27 @@ class Kube:
             raise
 
     async def create(self, path: str, body: Json, **query: str) -> Json:
-        """Create an object."""
+        """Create an object.
+
+        :param path: of the collection.
+        :param body: the object.
+        :param query: of the request: ``dryRun`` …
+        :return: the object as it is then.
+        :raises KubernetesError: it is refused; ``status`` 409: there is one already.
+        """
         made: Json = await self.request("POST", path, body=body, query=query)
         return made
 
     async def apply(self, path: str, body: Json, *, force: bool = True, **query: str) -> Json:
-        """Apply an object server-side, in the name of this provider."""
+        """Apply an object server-side, in the name of this provider.
+
+        :param path: of the object itself.
+        :param body: the fields that are to be ours.
+        :param force: take fields over that others own. Default: yes; else that is an error (409).
+        :param query: of the request: ``dryRun`` …
+        :return: the object as it is then.
+        :raises KubernetesError: it is refused.
+        """
         query = {"fieldManager": "airflow-ray", "force": "true" if force else "false", **query}
         done: Json = await self.request(
             "PATCH", path, body=body, query=query, content_type="application/apply-patch+yaml"
@@ -207,13 +252,20 @@ class Kube:
         return done
 
     async def merge(self, path: str, body: Json) -> Json:
-        """Change an object by a merge patch."""
+        """Change an object by a merge patch.
+
+        :param path: of the object.
+        :param body: the patch; ``None`` in it removes a field.
+        :return: the object as it is then.
+        :raises KubernetesError: it is not there (404), or the change is refused.
+        """
         done: Json = await self.request("PATCH", path, body=body, content_type="application/merge-patch+json")
         return done
 
     async def delete(self, path: str, *, unchanged: str | None = None) -> bool:
         """Delete an object, after what depends on it. Tells whether there was one.
 
+        :param path: of the object.
         :param unchanged: only if this is still its ``resourceVersion``.
         :raises KubernetesError: it has changed (409).
         """
@@ -231,6 +283,8 @@ class Kube:
     async def collection(self, document: Mapping[str, Any], namespace: str) -> str:
         """Give the path that objects of a document's kind are created at.
 
+        :param document: an object; of it count ``apiVersion``, ``kind`` and its own namespace.
+        :param namespace: for an object that names none.
         :raises ConfigurationError: the cluster does not have this kind.
         """
         version, kind = str(document.get("apiVersion") or ""), str(document.get("kind") or "")
@@ -261,7 +315,9 @@ class Kube:
         Goes on from where it was when the connection ends; reads all anew when the history is gone (410); outlives a
         restart of the API server.
 
+        :param path: of the collection.
         :param patience: give up when the API server is away for so many seconds.
+        :param query: of the requests: ``labelSelector``, ``fieldSelector``.
         :raises KubernetesAccessError: we may not.
         :raises KubernetesError: the API server stayed away.
         """
@@ -341,6 +397,8 @@ def refusal(status: int, content: str, method: str = "", path: str = "") -> Kube
 
     :param status: HTTP status.
     :param content: of the answer: a Kubernetes ``Status`` if all is well.
+    :param method: of the request, for who reads the error's data.
+    :param path: of the request, the same.
     """
     try:
         answer = json.loads(content)
@@ -364,7 +422,11 @@ def refusal(status: int, content: str, method: str = "", path: str = "") -> Kube
 
 
 def forbidden(message: str, **data: Any) -> KubernetesError:
-    """Say who may not do what where, and what would allow it. Quotas and admission are refusals of another kind."""
+    """Say who may not do what where, and what would allow it. Quotas and admission are refusals of another kind.
+
+    :param message: Kubernetes' own.
+    :param data: for the error: ``status``, ``reason``, ``method``, ``path``.
+    """
     if "exceeded quota" in message:
         return KubernetesError(
             f"The namespace's quota is used up: {message}.",
@@ -392,7 +454,11 @@ def forbidden(message: str, **data: Any) -> KubernetesError:
 
 
 def ending_namespace(namespace: str, **data: Any) -> KubernetesError:
-    """Say that a namespace is on its way out: nothing can be made in it."""
+    """Say that a namespace is on its way out: nothing can be made in it.
+
+    :param namespace: its name.
+    :param data: for the error.
+    """
     return KubernetesError(
         f"The namespace {namespace!r} is being deleted: nothing can be made in it.",
         hint="Try again when it is gone, or name another one. If it does not go, `kubectl get namespace "
@@ -402,7 +468,12 @@ def ending_namespace(namespace: str, **data: Any) -> KubernetesError:
 
 
 async def pod_events(kube: Kube, namespace: str, uid: str) -> list[Json]:
-    """Give the events of a pod: they help to explain it. None if they can't be read: then less is known."""
+    """Give the events of a pod: they help to explain it. None if they can't be read: then less is known.
+
+    :param kube: where.
+    :param namespace: of the pod.
+    :param uid: of the pod: another of the same name is another.
+    """
     try:
         found = await kube.get(path_of("events", namespace), fieldSelector=f"involvedObject.uid={uid}", limit="100")
     except KubernetesError:

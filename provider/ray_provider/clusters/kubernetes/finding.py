@@ -35,11 +35,20 @@ class Finding:
 
 
 def condition(obj: Json, kind: str) -> Json | None:
-    """Give a condition of an object's status."""
+    """Give a condition of an object's status.
+
+    :param obj: any object that has conditions.
+    :param kind: the condition's ``type``.
+    :return: ``None``: it has no such condition.
+    """
     found: Iterable[Json] = (obj.get("status") or {}).get("conditions") or ()
     return next((one for one in found if one.get("type") == kind), None)
 
 
 def is_true(obj: Json, kind: str) -> bool:
-    """Whether a condition is there and true."""
+    """Whether a condition is there and true.
+
+    :param obj: any object that has conditions.
+    :param kind: the condition's ``type``. One that is not there is not true.
+    """
     return (condition(obj, kind) or {}).get("status") == "True"

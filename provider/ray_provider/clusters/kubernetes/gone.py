@@ -13,6 +13,7 @@ async def remaining(
 ) -> dict[str, dict[str, Json]]:
     """Wait until lists of objects are empty; give what is left of each kind, by name, when the time is over.
 
+    :param kube: where.
     :param places: for each the kind, the path of its collection, and the query that selects among it.
     :param timeout: seconds.
     :raises KubernetesError: the API server stayed away, or we may not look.

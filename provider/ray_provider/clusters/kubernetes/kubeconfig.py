@@ -62,6 +62,7 @@ class Server:
 def read_kubeconfigs(paths: str, *, given: bool = True) -> dict[str, Any]:
     """Read one file, or several separated as in ``KUBECONFIG``; the first to name something wins, as with kubectl.
 
+    :param paths: of the files; those that are not there are passed over if one is. ``~`` is the home folder.
     :param given: the connection names the path; false: nothing names a Kubernetes cluster.
     :raises ConfigurationError: none is there, or one is not a kubeconfig.
     """
@@ -106,6 +107,7 @@ def read_kubeconfigs(paths: str, *, given: bool = True) -> dict[str, Any]:
 def check_kubeconfig(config: Any, source: str) -> dict[str, Any]:
     """Make sure that this is a kubeconfig.
 
+    :param config: what was read; may be anything.
     :param source: where it came from, for the message.
     :raises ConfigurationError: it is not.
     """
@@ -143,6 +145,7 @@ def _is_entry(entry: Any, kind: str) -> bool:
 def select(config: Mapping[str, Any], context: str | None) -> Server:
     """Cut a kubeconfig down to one context.
 
+    :param config: that has been checked.
     :param context: its name; ``None`` for the current one.
     :raises ConfigurationError: it has no such context, or the context names what is not there.
     """
@@ -177,6 +180,8 @@ def select(config: Mapping[str, Any], context: str | None) -> Server:
 def decode(data: Any, what: str) -> str:
     """Decode a ``*-data`` field.
 
+    :param data: the field's value.
+    :param what: its name, for the message.
     :raises ConfigurationError: it is not base64.
     """
     try:
@@ -206,6 +211,7 @@ def _exec_environment(server: Server) -> dict[str, str]:
 async def run_exec_plugin(server: Server) -> dict[str, Any]:
     """Run the user's exec plugin and give the ``status`` of what it prints: it holds secrets.
 
+    :param server: its user has an ``exec`` section: command, arguments, environment. The program has 60 s.
     :raises KubernetesAccessError: it isn't there, failed, or printed something else.
     """
     plugin = server.user["exec"]

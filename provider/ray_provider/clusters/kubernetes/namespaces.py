@@ -35,6 +35,11 @@ def security_level(create: bool | str) -> str | None:
 
 
 def new_namespace(name: str, create: bool | str) -> dict[str, Any]:
-    """Give the object of a namespace that we make."""
+    """Give the object of a namespace that we make.
+
+    :param name: of the namespace.
+    :param create: as for :func:`security_level`; not false.
+    :raises ConfigurationError: there is no such level.
+    """
     labels = {MANAGED: "true", _LABEL: str(security_level(create))}
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}

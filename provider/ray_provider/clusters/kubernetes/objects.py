@@ -54,8 +54,10 @@ async def apply_all(kube: Kube, namespace: str, documents: Iterable[Mapping[str,
 
     What somebody else made under the same name stays as it is.
 
+    :param kube: where.
     :param namespace: of objects that name none.
     :param documents: the objects, in the order in which they are made.
+    :param say: is given a line for each that is made, changed or left.
     :return: what is there of ours now, in words.
     :raises ConfigurationError: Kubernetes refuses one; nothing was changed.
     :raises KubernetesAccessError: one of them may not be made by us; nothing was changed.
@@ -91,9 +93,11 @@ async def remove_all(
 ) -> list[str]:
     """Delete what :func:`apply_all` made, the last one first, and wait until it is gone.
 
+    :param kube: where.
     :param namespace: of objects that name none.
     :param documents: the objects, as they were given to be made.
     :param timeout: seconds.
+    :param say: is given a line for each that is deleted or left.
     :return: what was deleted, in words.
     :raises ClusterTimeoutError: some of it is still there.
     """

@@ -24,7 +24,10 @@ WITHOUT_NODE = "waiting for a node"
 
 
 def pod_role(pod: Json) -> str:
-    """Say which pod of a cluster it is: ``head pod x``, ``worker pod y``."""
+    """Say which pod of a cluster it is: ``head pod x``, ``worker pod y``.
+
+    :param pod: as the API server gives it.
+    """
     labels = pod["metadata"].get("labels") or {}
     kind = labels.get("ray.io/node-type")
     name = pod["metadata"]["name"]
@@ -32,19 +35,28 @@ def pod_role(pod: Json) -> str:
 
 
 def submitter_end(pod: Json) -> Json | None:
-    """Give how the submitter in a head's pod has ended (``exitCode`` …); ``None``: there is none, or it has not."""
+    """Give how the submitter in a head's pod has ended (``exitCode`` …); ``None``: there is none, or it has not.
+
+    :param pod: of a head.
+    """
     of_submitter = (one for one in _containers(pod) if one.get("name") == SUBMITTER)
     return next(((one.get("state") or {}).get("terminated") for one in of_submitter), None)
 
 
 def ray_is_ready(pod: Json) -> bool:
-    """Whether the container of Ray in a pod is ready, be the pod so or not."""
+    """Whether the container of Ray in a pod is ready, be the pod so or not.
+
+    :param pod: of a Ray cluster; its first container is Ray's.
+    """
     containers = (pod.get("spec") or {}).get("containers") or [{}]
     return any(one.get("ready") for one in _containers(pod) if one.get("name") == containers[0].get("name"))
 
 
 def requests_of(pod: Json) -> str:
-    """Say what a pod asks for: ``cpu 2, memory 4Gi``."""
+    """Say what a pod asks for: ``cpu 2, memory 4Gi``.
+
+    :param pod: all of its containers count.
+    """
     seen: dict[str, list[str]] = {}
     for container in (pod.get("spec") or {}).get("containers") or []:
         for key, value in ((container.get("resources") or {}).get("requests") or {}).items():
@@ -53,7 +65,11 @@ def requests_of(pod: Json) -> str:
 
 
 def pod_findings(pod: Json) -> list[Finding]:
-    """Find out what is wrong with a pod."""
+    """Find out what is wrong with a pod.
+
+    :param pod: as the API server gives it. One that is being deleted has nothing wrong.
+    :return: none, if its status tells of nothing.
+    """
     if pod["metadata"].get("deletionTimestamp"):
         return []
     found = [*_placement(pod)]
@@ -161,7 +177,12 @@ def _container(pod: Json, container: Json) -> Finding | None:
 
 
 def event_findings(pod: Json, events: Iterable[Json]) -> list[Finding]:
-    """Find out from its events why a pod that has a node does not start: its status doesn't say."""
+    """Find out from its events why a pod that has a node does not start: its status doesn't say.
+
+    :param pod: whose events these are.
+    :param events: of any type; warnings count, but for those that the pod's status tells better.
+    :return: one for each reason, with its last message.
+    """
     texts: dict[str, str] = {}
     for event in events:
         if event.get("type") == "Warning" and event.get("reason") not in {"FailedScheduling", "BackOff", "Unhealthy"}:
@@ -179,7 +200,11 @@ def event_findings(pod: Json, events: Iterable[Json]) -> list[Finding]:
 
 
 def first_unready(pods: Iterable[Json]) -> Json | None:
-    """Give the pod that is waited for: the head, for the workers wait for it; else a worker."""
+    """Give the pod that is waited for: the head, for the workers wait for it; else a worker.
+
+    :param pods: of one cluster.
+    :return: ``None``: all are ready, or end.
+    """
     unready = [pod for pod in pods if not is_true(pod, "Ready") and not pod["metadata"].get("deletionTimestamp")]
     return min(unready, key=lambda pod: (not pod_role(pod).startswith("head"), pod["metadata"]["name"]), default=None)
 
@@ -187,6 +212,7 @@ def first_unready(pods: Iterable[Json]) -> Json | None:
 def slow_finding(pod: Json, events: Iterable[Json], now: datetime) -> Finding:
     """Say how far a pod has come in which nothing is wrong by its status: it has not become ready.
 
+    :param pod: whose status tells of nothing wrong.
     :param events: those of the pod.
     :param now: with a time zone.
     """
@@ -222,7 +248,10 @@ def slow_finding(pod: Json, events: Iterable[Json], now: datetime) -> Finding:
 
 
 def phase(pod: Json) -> str:
-    """Say in a word or two how far a pod is."""
+    """Say in a word or two how far a pod is.
+
+    :param pod: that is not ready.
+    """
     if pod["metadata"].get("deletionTimestamp"):
         return "ending"
     status = pod.get("status") or {}
