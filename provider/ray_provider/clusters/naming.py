@@ -11,6 +11,9 @@ from ray_provider.exceptions import ConfigurationError
 
 #: KubeRay refuses the name of a RayCluster beyond this; Helm's own limit for releases is the same.
 MAX_NAME = 53
+#: The same for a RayJob and a RayService: KubeRay makes the names of cluster, service and
+#: submitter of theirs (KubeRay ≥ 1.2).
+MAX_NAME_OF_OWNER = 47
 _NAME = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 
 PREFIX = "airflow-ray/"
@@ -38,6 +41,22 @@ def check_name(name: str, what: str = "name") -> str:
         raise ConfigurationError(
             f"The {what} {name!r} can't name a RayCluster.",
             hint="Use lower case letters, digits and '-', beginning with a letter and not ending with '-'.",
+        )
+    return name
+
+
+def check_length(name: str, kind: str) -> str:
+    """Make sure that what makes a cluster of its own can have this name. Its form is looked at with the cluster's.
+
+    :param name: of the resource.
+    :param kind: of the resource: ``RayJob`` or ``RayService``.
+    :raises ConfigurationError: it is too long.
+    """
+    if len(name) > MAX_NAME_OF_OWNER:
+        raise ConfigurationError(
+            f"The name {name!r} has {len(name)} characters: KubeRay allows {MAX_NAME_OF_OWNER} for a {kind}.",
+            hint="Shorten it, or leave it out: then one is made.",
+            field="name",
         )
     return name
 

@@ -18,7 +18,8 @@ from ray_provider.clusters.kuberay.rayjob import (
     refuse_unknown_mode,
 )
 from ray_provider.clusters.kuberay.versions import KubeRay
-from ray_provider.clusters.lifecycle.rayjob import check_name, submitted_in
+from ray_provider.clusters.lifecycle.rayjob import submitted_in
+from ray_provider.clusters.naming import check_length
 from ray_provider.exceptions import ConfigurationError
 
 #: What the chart renders for a release `demo`: the fields that matter here, in its form and order.
@@ -263,16 +264,16 @@ def test_a_chart_has_to_make_one_cluster_of_our_name():
 
 
 def test_names_end_where_kuberay_ends_them():
-    assert check_name("x" * 47) == "x" * 47
+    assert check_length("x" * 47, "RayJob") == "x" * 47
     with pytest.raises(ConfigurationError, match="48 characters: KubeRay allows 47") as caught:
-        check_name("x" * 48)
+        check_length("x" * 48, "RayJob")
     assert caught.value.data["field"] == "name"
 
 
 def test_a_later_attempt_has_a_name_that_kuberay_takes():
     assert numbered("train", 2) == "train-2"
     for name in ("x" * 47, "x" * 44 + "-yz"):
-        assert len(check_name(numbered(name, 12))) <= 47
+        assert len(check_length(numbered(name, 12), "RayJob")) <= 47
         assert numbered(name, 12).endswith("x-12")
 
 

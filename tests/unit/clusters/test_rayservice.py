@@ -7,6 +7,7 @@ import copy
 import pytest
 import yaml
 
+from ray_provider.clusters.naming import check_length
 from ray_provider.clusters.rayservice.change import change_of
 from ray_provider.clusters.rayservice.deploy import check_strategy
 from ray_provider.clusters.rayservice.handle import RayServiceHandle
@@ -16,7 +17,6 @@ from ray_provider.clusters.rayservice.resource import (
     LABEL,
     RayServiceOptions,
     application_configs,
-    check_name,
     make,
     revision_of,
     serve_config_of,
@@ -109,8 +109,8 @@ def test_ports_of_ones_own_service_count_too():
 
 
 def test_a_name_has_its_length():
-    assert check_name("a" * 47)
-    assert "48 characters" in refused(check_name, "a" * 48)
+    assert check_length("a" * 47, "RayService")
+    assert "48 characters" in refused(check_length, "a" * 48, "RayService")
 
 
 # -- applications ------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from ray_provider._shared.yaml_text import load_documents
 from ray_provider.clusters.helm.fetch import display_url
 from ray_provider.clusters.helm.values import Values, invalid_yaml, looks_like_path, read_file
 from ray_provider.clusters.kuberay.placeholders import refuse_helm_template, refuse_placeholders
-from ray_provider.clusters.kuberay.raycluster import environment, head_container
+from ray_provider.clusters.kuberay.raycluster import closed_by_environment, head_container, is_exposed
 from ray_provider.clusters.naming import check_name
 from ray_provider.exceptions import ConfigurationError
 
@@ -80,7 +80,7 @@ class RayClusterManifest:
         if self.others:
             values["extraObjects"] = [_as_text(other) for other in self.others]
         notes += self._version(spec)
-        closed = _closed_by_environment(spec)
+        closed = closed_by_environment(spec)
         if "authOptions" not in spec and closed is not None:
             # Said twice, KubeRay and the environment would contradict each other.
             values["authOptions"] = {"mode": "disabled"}
@@ -103,7 +103,7 @@ class RayClusterManifest:
                     "run code in the cluster; the network policy of the release limits who does."
                 )
         is_closed = spec.get("authOptions", {}).get("mode") == "token" or (closed is not None and closed.on)
-        if not is_closed and _is_exposed(spec):
+        if not is_closed and is_exposed(spec):
             # The user's own manifest says so itself; the chart would refuse it.
             values["allowUnauthenticatedExposure"] = True
             notes.append("WARNING: the manifest shows the dashboard outside the cluster, without token authentication.")
@@ -215,6 +215,58 @@ def documents_of(
     return [_check_document(document, source) for document in _flatten(documents)], source
 
 
+def the_one(
+    kind: str, documents: Iterable[Manifest], source: str, *, not_beside: Iterable[str] = (), others: str, aside: str
+) -> tuple[Manifest, list[Manifest]]:
+    """Give the one resource that a manifest is about, and what is beside it.
+
+    :param kind: of the resource.
+    :param source: where the manifest was read from, for messages.
+    :param not_beside: kinds that would make a cluster of their own.
+    :param others: what to do where there is none of it, or several.
+    :param aside: what to do with one that may not be beside it.
+    :raises ConfigurationError: there is none, or more than one, or one that may not be beside it.
+    """
+    documents = list(documents)
+    found = [one for one in documents if one["kind"] == kind]
+    field = source.partition(" ")[0]
+    if len(found) != 1:
+        kinds = ", ".join(one["kind"] for one in documents) or "nothing"
+        raise ConfigurationError(f"`{source}` has to hold one {kind}, and holds: {kinds}.", hint=others, field=field)
+    beside = [one for one in documents if one is not found[0]]
+    if strangers := [one for one in beside if one["kind"] in tuple(not_beside)]:
+        raise ConfigurationError(
+            f"`{source}` holds a {strangers[0]['kind']} beside its {kind}, whose cluster is another one.",
+            hint=aside,
+            field=field,
+        )
+    return found[0], beside
+
+
+def cluster_within(
+    resource: Manifest, key: str, beside: Iterable[Manifest], source: str, *, unnamed: str | None = None
+) -> RayClusterManifest:
+    """Read the cluster in the spec of a resource as if it were a manifest of its own.
+
+    :param resource: a RayJob or a RayService.
+    :param key: of its spec, which holds the cluster's.
+    :param beside: what came with it in the manifest.
+    :param source: where the manifest was read from, for messages.
+    :param unnamed: the cluster's name where the resource has none yet.
+    :raises ConfigurationError: see :func:`read_manifest`.
+    """
+    taken = ("name", "namespace", "labels", "annotations")
+    metadata = {name: value for name, value in resource["metadata"].items() if name in taken}
+    cluster = {
+        "apiVersion": resource["apiVersion"],
+        "kind": "RayCluster",
+        "metadata": {"name": unnamed, **metadata} if unnamed else metadata,
+        "spec": dict(resource["spec"][key]),
+    }
+    documents = {"apiVersion": "v1", "kind": "List", "items": [cluster, *beside]}
+    return read_manifest(documents, what=f"{source}, spec.{key}")
+
+
 def parse_version(text: Any) -> tuple[int, int, int] | None:
     """Read a version's numbers; ``None`` where there are none."""
     found = _VERSION.match(str(text or ""))
@@ -307,25 +359,6 @@ def _inner(value: Any, key: str) -> Any:
     return value.get(key) if isinstance(value, Mapping) else None
 
 
-@dataclass(frozen=True, slots=True)
-class _ByEnvironment:
-    """Authentication as the head's environment says it."""
-
-    variable: str
-    on: bool
-
-
-def _closed_by_environment(spec: Mapping[str, Any]) -> _ByEnvironment | None:
-    said = environment(head_container(spec))
-    if "RAY_AUTH_MODE" in said:
-        mode = str(said["RAY_AUTH_MODE"].get("value", "")).lower()
-        return _ByEnvironment("RAY_AUTH_MODE", mode in ("token", "k8s"))
-    if "RAY_ENABLE_K8S_TOKEN_AUTH" in said:
-        value = str(said["RAY_ENABLE_K8S_TOKEN_AUTH"].get("value", "")).lower()
-        return _ByEnvironment("RAY_ENABLE_K8S_TOKEN_AUTH", value in ("true", "1"))
-    return None
-
-
 def version_of_image(image: str) -> str | None:
     """Tell Ray's version by an image's tag, by the chart's rule: images of one's own count where it is a 2.x."""
     name = image.partition("@")[0]
@@ -344,11 +377,3 @@ def _as_text(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {_as_text(key): _as_text(one) for key, one in value.items()}
     return [_as_text(one) for one in value] if isinstance(value, (list, tuple)) else value
-
-
-def _is_exposed(spec: Mapping[str, Any]) -> bool:
-    head = spec.get("headGroupSpec") or {}
-    service = ((head.get("headService") or {}).get("spec") or {}).get("type")
-    return any(kind in ("LoadBalancer", "NodePort") for kind in (head.get("serviceType"), service)) or bool(
-        head.get("enableIngress")
-    )

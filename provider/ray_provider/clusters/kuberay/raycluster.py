@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ray_provider.clusters.handle import AuthReference
@@ -115,3 +116,42 @@ def helm_release_of(cluster: Json | None) -> str | None:
     annotations = ((cluster or {}).get("metadata") or {}).get("annotations") or {}
     name = annotations.get("meta.helm.sh/release-name")
     return str(name) if name else None
+
+
+@dataclass(frozen=True, slots=True)
+class ByEnvironment:
+    """Whether Ray asks for tokens, as the head's environment says it.
+
+    :param variable: which of its variables says so.
+    :param on: it asks for them.
+    """
+
+    variable: str
+    on: bool
+
+
+def closed_by_environment(spec: Mapping[str, Any]) -> ByEnvironment | None:
+    """Tell whether Ray asks for tokens where the head's environment says so; ``None``: it says nothing.
+
+    :param spec: of a RayCluster.
+    """
+    said = environment(head_container(spec))
+    if "RAY_AUTH_MODE" in said:
+        mode = str(said["RAY_AUTH_MODE"].get("value", "")).lower()
+        return ByEnvironment("RAY_AUTH_MODE", mode in ("token", "k8s"))
+    if "RAY_ENABLE_K8S_TOKEN_AUTH" in said:
+        value = str(said["RAY_ENABLE_K8S_TOKEN_AUTH"].get("value", "")).lower()
+        return ByEnvironment("RAY_ENABLE_K8S_TOKEN_AUTH", value in ("true", "1"))
+    return None
+
+
+def is_exposed(spec: Mapping[str, Any]) -> bool:
+    """Tell whether a RayCluster shows its dashboard outside the Kubernetes cluster.
+
+    :param spec: of the RayCluster.
+    """
+    head = spec.get("headGroupSpec") or {}
+    service = ((head.get("headService") or {}).get("spec") or {}).get("type")
+    return any(kind in ("LoadBalancer", "NodePort") for kind in (head.get("serviceType"), service)) or bool(
+        head.get("enableIngress")
+    )

@@ -11,11 +11,9 @@ from typing import Any
 from ray_provider.clusters.kuberay.queueing import ELASTIC, labels_of, queue_of, refuse_autoscaler
 from ray_provider.clusters.kuberay.raycluster import Json, one_cluster
 from ray_provider.clusters.kuberay.versions import KubeRay
-from ray_provider.clusters.naming import PREFIX
+from ray_provider.clusters.naming import MAX_NAME_OF_OWNER, PREFIX
 from ray_provider.exceptions import ConfigurationError
 
-#: KubeRay refuses longer names: it makes those of cluster, service and submitter of them (KubeRay ≥ 1.2).
-MAX_NAME = 47
 INTERACTIVE = "InteractiveMode"
 #: Modes in which KubeRay submits the job itself, and may do so again.
 SUBMITTED_BY_KUBERAY = ("K8sJobMode", "HTTPMode", "SidecarMode")
@@ -89,7 +87,7 @@ def numbered(name: str, attempt: int) -> str:
     :param attempt: from 2.
     """
     number = f"-{attempt}"
-    return f"{name[: MAX_NAME - len(number)].rstrip('-')}{number}"
+    return f"{name[: MAX_NAME_OF_OWNER - len(number)].rstrip('-')}{number}"
 
 
 def make(rendered: Iterable[Json], name: str, options: RayJobOptions) -> tuple[Json, list[Json]]:

@@ -11,7 +11,14 @@ from typing import Any
 
 import yaml
 
-from ray_provider.clusters.kuberay.manifests import Fetch, Manifest, RayClusterManifest, documents_of, read_manifest
+from ray_provider.clusters.kuberay.manifests import (
+    Fetch,
+    Manifest,
+    RayClusterManifest,
+    cluster_within,
+    documents_of,
+    the_one,
+)
 from ray_provider.clusters.kuberay.placeholders import refuse_placeholders
 from ray_provider.clusters.kuberay.queueing import queue_of
 from ray_provider.clusters.kuberay.rayjob import (
@@ -45,6 +52,7 @@ _NUMBERS = (
     "entrypointNumCpus",
     "entrypointNumGpus",
 )
+_CLUSTER_SPEC = "rayClusterSpec"
 #: The name in the cluster's documents where the RayJob leaves its own to Kubernetes: it is replaced.
 _UNNAMED = "rayjob"
 
@@ -103,7 +111,14 @@ def read_ray_job(
     :raises ConfigurationError: it can't be read, or says something that can't be carried through; it names that.
     """
     documents, source = documents_of(given, "ray_job_yaml", folders, render, fetch)
-    job, others = _the_job(documents, source)
+    job, others = the_one(
+        "RayJob",
+        documents,
+        source,
+        not_beside=("RayCluster", "RayService"),
+        others="A RayCluster goes by ray_cluster_yaml; two jobs need two tasks.",
+        aside="Leave it out; a cluster that several jobs share is made by SetupRayCluster(ray_cluster_yaml=...).",
+    )
     spec = job.get("spec")
     if not isinstance(spec, Mapping):
         raise ConfigurationError(f"`{source}`: the RayJob has no spec.", field="spec")
@@ -111,11 +126,10 @@ def read_ray_job(
     if selects := bool(spec.get("clusterSelector")):
         _refuse_with_selector(job, source)
     _refuse(spec, source)
-    _refuse_clusters_beside(others, source)
     found = RayJobManifest(
         name=job["metadata"].get("name") or "",
         namespace=job["metadata"].get("namespace"),
-        cluster=None if selects else _cluster(job, others, source),
+        cluster=None if selects else cluster_within(job, _CLUSTER_SPEC, others, source, unnamed=_UNNAMED),
         selector=_selector(job, others) if selects else None,
         own={key: value for key, value in spec.items() if key not in _OF_THE_JOB},
         entrypoint=str(spec.get("entrypoint") or ""),
@@ -134,29 +148,6 @@ def read_ray_job(
     if spec["submissionMode"] in _BY_SHELL and found.entrypoint:
         kept["entrypoint"] = _for_a_shell(found.entrypoint)
     return replace(found, own={**found.own, **kept})
-
-
-def _the_job(documents: Iterable[Manifest], source: str) -> tuple[Manifest, list[Manifest]]:
-    """Give the one RayJob, and what is beside it."""
-    documents = list(documents)
-    jobs = [one for one in documents if one["kind"] == "RayJob"]
-    if len(jobs) != 1:
-        kinds = ", ".join(one["kind"] for one in documents) or "nothing"
-        raise ConfigurationError(
-            f"`{source}` has to hold one RayJob, and holds: {kinds}.",
-            hint="A RayCluster goes by ray_cluster_yaml; two jobs need two tasks.",
-            field="ray_job_yaml",
-        )
-    return jobs[0], [one for one in documents if one is not jobs[0]]
-
-
-def _refuse_clusters_beside(others: Iterable[Manifest], source: str) -> None:
-    if clusters := [one for one in others if one["kind"] in ("RayCluster", "RayService")]:
-        raise ConfigurationError(
-            f"`{source}` holds a {clusters[0]['kind']} beside its RayJob, whose cluster is another one.",
-            hint="Leave it out; a cluster that several jobs share is made by SetupRayCluster(ray_cluster_yaml=...).",
-            field="ray_job_yaml",
-        )
 
 
 def _for_a_shell(entrypoint: str) -> str:
@@ -275,25 +266,6 @@ def _selector(job: Manifest, others: Iterable[Manifest]) -> Selector:
         annotations=dict(metadata.get("annotations") or {}),
         others=tuple(others),
     )
-
-
-def _cluster(job: Manifest, others: Iterable[Manifest], source: str) -> RayClusterManifest:
-    metadata = {
-        "name": _UNNAMED,
-        **{
-            key: value
-            for key, value in job["metadata"].items()
-            if key in ("name", "namespace", "labels", "annotations")
-        },
-    }
-    cluster = {
-        "apiVersion": job["apiVersion"],
-        "kind": "RayCluster",
-        "metadata": metadata,
-        "spec": dict(job["spec"]["rayClusterSpec"]),
-    }
-    documents = {"apiVersion": "v1", "kind": "List", "items": [cluster, *others]}
-    return read_manifest(documents, what=f"{source}, spec.rayClusterSpec")
 
 
 def _metadata(given: Any, source: str) -> dict[str, str]:

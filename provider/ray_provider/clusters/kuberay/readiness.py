@@ -199,7 +199,6 @@ class ReadinessWatch:
             self.view.events[event.object["metadata"]["uid"]] = event.object
 
     def _on_operator(self, event: WatchEvent) -> None:
-        self.view.operator_known = True
         if event.type == "SYNC":
             self.view.operator = Operator.of(event.items[0]) if event.items else None
         else:

@@ -23,7 +23,6 @@ class ClusterView:
     events: dict[str, Json] = field(default_factory=dict)
     stale_events: dict[str, str] = field(default_factory=dict)
     operator: Operator | None = None
-    operator_known: bool = False
     settled: bool = False
 
     @property

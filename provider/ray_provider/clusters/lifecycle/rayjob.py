@@ -15,7 +15,6 @@ from ray_provider.clusters.kuberay.queue_watch import warn_without_kueue
 from ray_provider.clusters.kuberay.queueing import queue_of
 from ray_provider.clusters.kuberay.rayjob import (
     LABEL,
-    MAX_NAME,
     ORIGIN_NAME,
     SUBMITTED,
     RayJobOptions,
@@ -34,7 +33,7 @@ from ray_provider.clusters.lifecycle.preparation import install_shared, prepare,
 from ray_provider.clusters.lifecycle.removal import DELETE_SECONDS
 from ray_provider.clusters.lifecycle.renewal import RayJobUse, begin_use, end_use
 from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
-from ray_provider.clusters.naming import describe_owner, owner_labels, same_owner
+from ray_provider.clusters.naming import check_length, describe_owner, owner_labels, same_owner
 from ray_provider.exceptions import (
     ClusterError,
     ClusterFailedError,
@@ -64,20 +63,6 @@ class RayJobSpec:
     options: RayJobOptions
 
 
-def check_name(name: str) -> str:
-    """Make sure that a RayJob can have this name.
-
-    :raises ConfigurationError: it is too long. Its form is looked at with that of a cluster.
-    """
-    if len(name) > MAX_NAME:
-        raise ConfigurationError(
-            f"The name {name!r} has {len(name)} characters: KubeRay allows {MAX_NAME} for a RayJob.",
-            hint="Shorten it, or leave it out: then a name is made that is unique for the run.",
-            field="name",
-        )
-    return name
-
-
 async def find_jobs(access: KubernetesAccess, namespace: str | None, owner: Mapping[str, Any]) -> list[RayJobState]:
     """Find the RayJobs that a task instance has made, the latest attempt first.
 
@@ -103,7 +88,7 @@ async def create_job(access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it was not made.
     """
-    name, wanted = check_name(spec.cluster.name), spec.cluster
+    name, wanted = check_length(spec.cluster.name, "RayJob"), spec.cluster
     namespace = await asyncio.to_thread(access.namespace_or_default, wanted.namespace)
     labels = owner_labels(wanted.owner, named=wanted.is_named)
     async with open_kube(access) as kube:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -76,6 +76,17 @@ class KubernetesClusterSpec:
     local_queue: str | None = None
     priority_class: str | None = None
     folders: tuple[Path, ...] = ()
+
+    def renamed(self, name: str) -> KubernetesClusterSpec:
+        """Give the same with another name, also in its manifest.
+
+        :param name: of the release and the RayCluster.
+        """
+        if self.manifest is None:
+            return replace(self, name=name)
+        metadata = {**self.manifest.cluster["metadata"], "name": name}
+        cluster = {**self.manifest.cluster, "metadata": metadata}
+        return replace(self, name=name, manifest=replace(self.manifest, cluster=cluster))
 
 
 def make_spec(

@@ -15,7 +15,7 @@ from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, open_kube, 
 from ray_provider.clusters.lifecycle.dry_run import check_objects, explained, path_beside
 from ray_provider.clusters.lifecycle.preparation import install_shared, prepare, render
 from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
-from ray_provider.clusters.naming import describe_owner, owner_labels, same_owner
+from ray_provider.clusters.naming import check_length, describe_owner, owner_labels, same_owner
 from ray_provider.clusters.rayservice import writing
 from ray_provider.clusters.rayservice.change import Change, change_of
 from ray_provider.clusters.rayservice.going_back import go_back
@@ -24,7 +24,6 @@ from ray_provider.clusters.rayservice.removal import delete_service
 from ray_provider.clusters.rayservice.resource import (
     LABEL,
     RayServiceOptions,
-    check_name,
     make,
     revision_of,
     with_revision,
@@ -80,7 +79,7 @@ async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) ->
     :raises ClusterError: it was not changed.
     """
     wanted = spec.cluster
-    name = check_name(wanted.name)
+    name = check_length(wanted.name, "RayService")
     namespace = await asyncio.to_thread(access.namespace_or_default, wanted.namespace)
     labels = owner_labels(wanted.owner, named=wanted.is_named)
     async with open_kube(access) as kube:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ray_provider.clusters.kuberay.manifests import Fetch, Manifest, RayClusterManifest, documents_of, read_manifest
+from ray_provider.clusters.kuberay.manifests import Fetch, RayClusterManifest, cluster_within, documents_of, the_one
 from ray_provider.clusters.kuberay.placeholders import refuse_placeholders
 from ray_provider.clusters.rayservice.resource import read_serve_config
 from ray_provider.exceptions import ConfigurationError
@@ -57,7 +57,14 @@ def read_ray_service(
     :raises ConfigurationError: it can't be read, or says something that can't be carried through; it names that.
     """
     documents, source = documents_of(given, "ray_service_yaml", folders, render, fetch)
-    service, others = _the_service(documents, source)
+    service, others = the_one(
+        "RayService",
+        documents,
+        source,
+        not_beside=("RayCluster", "RayJob"),
+        others="A RayCluster goes by SetupRayCluster(ray_cluster_yaml=...); two services need two tasks.",
+        aside="Leave it out, and make it by a task of its own.",
+    )
     spec = service.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get(_CLUSTER), Mapping):
         raise ConfigurationError(f"`{source}`: the RayService has no spec.{_CLUSTER}.", field=_CLUSTER)
@@ -67,33 +74,12 @@ def read_ray_service(
     return RayServiceManifest(
         name=service["metadata"]["name"],
         namespace=service["metadata"].get("namespace"),
-        cluster=_cluster(service, others, source),
+        cluster=cluster_within(service, _CLUSTER, others, source),
         serve_config=str(spec["serveConfigV2"]),
         own={key: value for key, value in spec.items() if key not in (_CLUSTER, "serveConfigV2")},
         warnings=tuple(lines),
         source=source,
     )
-
-
-def _the_service(documents: Iterable[Manifest], source: str) -> tuple[Manifest, list[Manifest]]:
-    """Give the one RayService, and what is beside it."""
-    documents = list(documents)
-    services = [one for one in documents if one["kind"] == "RayService"]
-    if len(services) != 1:
-        kinds = ", ".join(one["kind"] for one in documents) or "nothing"
-        raise ConfigurationError(
-            f"`{source}` has to hold one RayService, and holds: {kinds}.",
-            hint="A RayCluster goes by SetupRayCluster(ray_cluster_yaml=...); two services need two tasks.",
-            field="ray_service_yaml",
-        )
-    others = [one for one in documents if one is not services[0]]
-    if clusters := [one for one in others if one["kind"] in ("RayCluster", "RayJob")]:
-        raise ConfigurationError(
-            f"`{source}` holds a {clusters[0]['kind']} beside its RayService, whose cluster is another one.",
-            hint="Leave it out, and make it by a task of its own.",
-            field="ray_service_yaml",
-        )
-    return services[0], others
 
 
 def _refuse(spec: Mapping[str, Any], source: str) -> None:
@@ -121,19 +107,3 @@ def _refuse(spec: Mapping[str, Any], source: str) -> None:
             hint="Leave it out.",
             field="managedBy",
         )
-
-
-def _cluster(service: Manifest, others: Iterable[Manifest], source: str) -> RayClusterManifest:
-    metadata = {
-        key: value
-        for key, value in service["metadata"].items()
-        if key in ("name", "namespace", "labels", "annotations")
-    }
-    cluster = {
-        "apiVersion": service["apiVersion"],
-        "kind": "RayCluster",
-        "metadata": metadata,
-        "spec": dict(service["spec"][_CLUSTER]),
-    }
-    documents = {"apiVersion": "v1", "kind": "List", "items": [cluster, *others]}
-    return read_manifest(documents, what=f"{source}, spec.{_CLUSTER}")

@@ -16,8 +16,6 @@ from ray_provider.clusters.naming import PREFIX
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.serve.applications import ServeApplication, unknown_keys
 
-#: KubeRay refuses longer names: it makes those of clusters and services of them.
-MAX_NAME = 47
 #: Label of all that is made with a RayService, and of its pods: its clusters have names that only KubeRay knows.
 LABEL = f"{PREFIX}rayservice"
 #: Annotation of the head's pods: it changes where a new cluster is wanted, and nothing else of the cluster changes.
@@ -45,20 +43,6 @@ class RayServiceOptions:
 
     serve_config: str = field(repr=False)
     own: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-
-def check_name(name: str) -> str:
-    """Make sure that a RayService can have this name.
-
-    :raises ConfigurationError: it is too long. Its form is looked at with that of a cluster.
-    """
-    if len(name) > MAX_NAME:
-        raise ConfigurationError(
-            f"The name {name!r} has {len(name)} characters: KubeRay allows {MAX_NAME} for a RayService.",
-            hint="Shorten it, or leave it out: then one is made of the DAG and the task.",
-            field="name",
-        )
-    return name
 
 
 # -- applications ------------------------------------------------------------------------------------------------------

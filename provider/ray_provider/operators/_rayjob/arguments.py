@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ray_provider.clusters.naming import unique_name
+from ray_provider.clusters.naming import check_length, unique_name
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.operators._cluster.common import cluster_spec, folders_of, owner_of, where_is
 from ray_provider.operators._job.arguments import number
@@ -160,7 +160,7 @@ class RayJobArguments:
         :raises ConfigurationError: an argument that can't work; the message names it.
         """
         from ray_provider.clusters.kuberay.rayjob import RayJobOptions, numbered
-        from ray_provider.clusters.lifecycle.rayjob import RayJobSpec, check_name
+        from ray_provider.clusters.lifecycle.rayjob import RayJobSpec
 
         owner = owner_of(context)
         manifest = self.manifest(operator, context)
@@ -176,14 +176,12 @@ class RayJobArguments:
             render=lambda text: str(operator.render_template(text, context)),
         )
         base = self.base_name(owner, manifest)
-        name = check_name(base if attempt == 1 else numbered(check_name(base), attempt))
-        if cluster.manifest is not None:
-            renamed = {**cluster.manifest.cluster, "metadata": {**cluster.manifest.cluster["metadata"], "name": name}}
-            cluster = replace(cluster, manifest=replace(cluster.manifest, cluster=renamed))
+        check_length(base, "RayJob")
+        name = base if attempt == 1 else numbered(base, attempt)
         is_named = bool(self.name or (manifest and manifest.name))
         ttl = number("ttl_seconds", self.ttl_seconds, least=_LEAST_TTL)
         return RayJobSpec(
-            cluster=replace(cluster, name=name, is_named=is_named),
+            cluster=replace(cluster.renamed(name), is_named=is_named),
             options=RayJobOptions(
                 job_id=operator.id_of_attempt(context, attempt),
                 attempt=attempt,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
-from ray_provider.clusters.naming import unique_name
+from ray_provider.clusters.naming import check_length, unique_name
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.operators._cluster.common import cluster_spec, folders_of, owner_of, where_is
 from ray_provider.operators._job.arguments import mapping, number
@@ -54,7 +54,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
     from ray_provider.clusters.rayservice.deploy import RayServiceSpec, check_strategy
     from ray_provider.clusters.rayservice.proof import Proof
     from ray_provider.clusters.rayservice.record import deploy_id
-    from ray_provider.clusters.rayservice.resource import RayServiceOptions, check_name
+    from ray_provider.clusters.rayservice.resource import RayServiceOptions
     from ray_provider.serve.smoke import SmokeTest
 
     how = cast("How", operator.access or operator.hook.config.access)
@@ -70,10 +70,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
         render=lambda text: str(operator.render_template(text, context)),
     )
     chosen = operator.name or (manifest.name if manifest else None)
-    name = check_name(chosen or unique_name(owner))
-    if cluster.manifest is not None:
-        renamed = {**cluster.manifest.cluster, "metadata": {**cluster.manifest.cluster["metadata"], "name": name}}
-        cluster = replace(cluster, manifest=replace(cluster.manifest, cluster=renamed))
+    name = check_length(chosen or unique_name(owner), "RayService")
     whole = owner_of(context)
     smoke_test = mapping("smoke_test", operator.smoke_test)
     timeout = number("timeout_seconds", operator.timeout_seconds, above=True)
@@ -81,7 +78,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
     where = where_is(operator.infrastructure)
     return Deploy(
         spec=RayServiceSpec(
-            cluster=replace(cluster, name=name, owner=owner, is_named=bool(chosen)),
+            cluster=replace(cluster.renamed(name), owner=owner, is_named=bool(chosen)),
             options=RayServiceOptions(serve_config, manifest.own if manifest else {}),
             id=deploy_id(whole),
             run=str(whole.get("run_id") or ""),
