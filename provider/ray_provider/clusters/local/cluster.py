@@ -69,6 +69,7 @@ async def start_local(
     What is left of an earlier one that died, or whose set-up was killed half-way, is ended first. If this fails or is
     cancelled, what it made is ended and removed before the error goes on.
 
+    :param spec: checked here, before anything is started.
     :param update_if_exists: replace one that runs with other settings than wanted (its jobs end).
     :param on_progress: called with a line when something changes.
     :raises ConfigurationError: it can't work like that; nothing was started.
@@ -102,7 +103,9 @@ async def delete_local(
 ) -> bool:
     """End the local Ray of this name, with everything that it started, and remove its folder.
 
+    :param name: of the cluster.
     :param owner: if given, whose it has to be (``dag_id`` and ``run_id``).
+    :param on_progress: called with a line when something changes.
     :returns: whether there was something to end or remove.
     :raises ClusterError: it belongs to somebody else, runs on another machine, or does not end.
     """
@@ -136,6 +139,7 @@ def local_endpoint(handle: ClusterHandle) -> RayEndpoint:
 
     The handle only names the cluster: it has been in XCom, which others may write.
 
+    :param handle: of a local cluster; only its name counts.
     :raises ClusterError: nothing is recorded here: the cluster was deleted, or runs on another machine.
     """
     paths = LocalPaths.of(handle.name)
@@ -162,7 +166,9 @@ def list_local() -> list[ClusterHandle]:
 def end_all_local(home: Path) -> list[str]:
     """End and remove all local clusters below a folder, without regard for locks: for the end of a test or a demo.
 
+    :param home: the folder, see :func:`~ray_provider.clusters.local.state.local_home`.
     :returns: their names.
+    :raises ClusterError: processes of one don't end.
     """
     names = []
     for paths in LocalPaths.below(home):

@@ -71,6 +71,9 @@ def free_ports(count: int) -> list[int]:
 
     They lie outside the range that the kernel gives ports from to whoever asks for any: so no connection and no worker
     of another Ray takes them meanwhile, nor while a head that keeps its ports is started again.
+
+    :param count: how many; all are different.
+    :raises OSError: no port is free at all.
     """
     given = _given_by_the_kernel()
     asked_for = [port for port in _PORTS if port not in given]
@@ -105,6 +108,7 @@ def spawn(
 
     It outlives us. The lock must be held, and the record must lie in the folder already.
 
+    :param paths: of the cluster: its token, its log, Ray's folder.
     :param options: more of ``ray start``'s: ``{"num-cpus": 2}``.
     :param dashboard_port: unless given, a free one.
     :param env: additions to its environment, which its jobs inherit.
@@ -172,14 +176,22 @@ def _inherited() -> dict[str, str]:
 
 
 def find_head(record: LocalRecord | None) -> psutil.Process | None:
-    """Give the head's process if it is the one of the record and runs."""
+    """Give the head's process if it is the one of the record and runs.
+
+    :param record: what is known of the cluster; ``None``: nothing.
+    :return: ``None``: it has ended, or another process has its pid now.
+    """
     if record is None or record.pid is None or record.started is None:
         return None
     return ProcessIdentity(record.pid, record.started).find()
 
 
 def find_all(paths: LocalPaths, record: LocalRecord | None) -> list[psutil.Process]:
-    """Give all processes of the cluster, also where the head has died or a record of it was never finished."""
+    """Give all processes of the cluster, also where the head has died or a record of it was never finished.
+
+    :param paths: its folder stands in the environment of all that the head started.
+    :param record: tells the head's session; ``None``: nothing is known of it.
+    """
     leaders = []
     if record is not None and record.pid is not None and record.started is not None:
         leaders.append(ProcessIdentity(record.pid, record.started))
@@ -191,6 +203,8 @@ def end_all(paths: LocalPaths, record: LocalRecord | None, *, grace: float) -> l
 
     Only what is proven to be of this cluster: see :func:`find_all`. Blocks; is safe to repeat.
 
+    :param paths: of the cluster.
+    :param record: what is known of it; ``None``: nothing.
     :param grace: how many seconds the head has to end the others by itself.
     :raises ClusterError: some are still there.
     """
@@ -224,6 +238,9 @@ def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
     """Whether Ray's last lines tell of what another start can do without: a port taken meanwhile, a busy machine.
 
     Ray gives its own processes 30 s, and no setting changes that.
+
+    :param text: of the error; what :func:`why_it_failed` gave is in it.
+    :param port_is_fixed: somebody asked for the dashboard's port: then one that is taken stays so.
     """
     text = text.lower()
     port_taken = "address already in use" in text or "already occupied" in text
@@ -231,7 +248,10 @@ def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
 
 
 def why_it_failed(paths: LocalPaths) -> str:
-    """Give the last things that Ray wrote: the head, and the parts of it that end a start when they fail."""
+    """Give the last things that Ray wrote: the head, and the parts of it that end a start when they fail.
+
+    :param paths: of the cluster; what is not there is passed over.
+    """
     parts = [("ray start", last_lines(paths.log, 20))]
     logs = paths.ray_folder / "session_latest" / "logs"
     for name in ("gcs_server.err", "raylet.err", "dashboard.err", "dashboard.log"):

@@ -35,6 +35,7 @@ class ProcessIdentity:
     def of(cls, pid: int) -> ProcessIdentity:
         """Remember a process that is there now.
 
+        :param pid: of the process. With the time of its start it is never taken for a later one of the same pid.
         :raises psutil.NoSuchProcess: it isn't.
         """
         return cls(pid=pid, started=psutil.Process(pid).create_time())
@@ -50,7 +51,10 @@ class ProcessIdentity:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs. A zombie, which only waits for its parent to look at it, does not."""
+    """Whether a process runs. A zombie, which only waits for its parent to look at it, does not.
+
+    :param process: may have ended meanwhile.
+    """
     try:
         return process.is_running() and process.status() not in {psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD}
     except psutil.NoSuchProcess:
@@ -62,6 +66,9 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
 
     Only those of our own user can be looked at, which are the only ones that we can have started. A process that only
     now was forked and has not called ``exec`` yet carries its parent's environment, so this finds it too.
+
+    :param variable: name of an environment variable that only we set.
+    :param value: which of ours it is.
     """
     found = []
     for process in psutil.process_iter():
@@ -74,7 +81,10 @@ def marked(variable: str, value: str) -> list[psutil.Process]:
 
 
 def descendants(root: psutil.Process) -> list[psutil.Process]:
-    """Give a process and all that it started, as far as the kernel still knows whose child they are."""
+    """Give a process and all that it started, as far as the kernel still knows whose child they are.
+
+    :param root: it is the first of the list; none, if it has ended.
+    """
     try:
         return [root, *root.children(recursive=True)]
     except psutil.NoSuchProcess:
@@ -105,6 +115,7 @@ def family(variable: str, value: str, leaders: Iterable[ProcessIdentity] = ()) -
     """Give all running processes that stem from ours, by any of the three signs.
 
     :param variable: of the mark. Whoever sets it has to open a session with it: then all of that session is ours.
+    :param value: of the mark.
     :param leaders: processes of ours that opened a session.
     """
     found = {process.pid: process for process in [*marked(variable, value), *in_sessions(leaders)]}
@@ -128,7 +139,11 @@ def family(variable: str, value: str, leaders: Iterable[ProcessIdentity] = ()) -
 
 
 def signal_all(processes: Iterable[psutil.Process], number: signal.Signals) -> None:
-    """Send a signal to each process that is still the one we found."""
+    """Send a signal to each process that is still the one we found.
+
+    :param processes: those that have ended are passed over.
+    :param number: of the signal.
+    """
     for process in processes:
         try:
             process.send_signal(number)
@@ -140,13 +155,19 @@ def wait_gone(processes: Iterable[psutil.Process], seconds: float) -> list[psuti
     """Wait until processes have ended, and give those that have not.
 
     A child of our own is waited for, so that it leaves no zombie.
+
+    :param processes: that were told to end.
+    :param seconds: for all of them together.
     """
     _, remaining = psutil.wait_procs(list(processes), timeout=seconds)
     return [process for process in remaining if is_alive(process)]
 
 
 def describe(process: psutil.Process) -> str:
-    """Say in a few words which process this is, without its arguments (they may be long)."""
+    """Say in a few words which process this is, without its arguments (they may be long).
+
+    :param process: may have ended: then that is said.
+    """
     try:
         return f"{process.pid} ({process.name()})"
     except psutil.NoSuchProcess:
@@ -154,7 +175,12 @@ def describe(process: psutil.Process) -> str:
 
 
 def last_lines(path: Path, count: int = 20, *, most_bytes: int = 64 * 1024) -> str:
-    """Give the last lines of a log file; an empty text if there is none."""
+    """Give the last lines of a log file; an empty text if there is none.
+
+    :param path: the file.
+    :param count: how many lines at most.
+    :param most_bytes: only so much of the file's end is read: its lines may be long.
+    """
     try:
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)

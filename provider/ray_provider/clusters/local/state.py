@@ -48,6 +48,7 @@ def local_home() -> Path:
 def check_name(name: str) -> str:
     """Give the name back if a cluster can be called that.
 
+    :param name: at most 63 lower-case letters, digits and hyphens.
     :raises ConfigurationError: it can't.
     """
     if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
@@ -74,13 +75,18 @@ class LocalPaths:
     def of(cls, name: str, home: Path | None = None) -> LocalPaths:
         """Give the paths of a cluster.
 
+        :param name: of the cluster.
+        :param home: unless given, as :func:`local_home` says.
         :raises ConfigurationError: it can't be called that.
         """
         return cls(check_name(name), home or local_home())
 
     @classmethod
     def below(cls, home: Path) -> list[LocalPaths]:
-        """Give the paths of all clusters below a folder, by name; what else lies there is passed over."""
+        """Give the paths of all clusters below a folder, by name; what else lies there is passed over.
+
+        :param home: the folder; where there is none, there are no clusters.
+        """
         if not home.is_dir():
             return []
         found = []
@@ -174,7 +180,10 @@ class LocalRecord:
 
     @classmethod
     def read(cls, paths: LocalPaths) -> LocalRecord | None:
-        """Read a record; ``None`` if there is none, or none that was written to its end."""
+        """Read a record; ``None`` if there is none, or none that was written to its end.
+
+        :param paths: of the cluster.
+        """
         try:
             data = json.loads(paths.record.read_text(encoding="utf-8"))
             return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
@@ -184,7 +193,10 @@ class LocalRecord:
             return None
 
     def write(self, paths: LocalPaths) -> None:
-        """Write the record in one step: a reader sees the old one or the new one."""
+        """Write the record in one step: a reader sees the old one or the new one.
+
+        :param paths: of the cluster. Its folder has to be there.
+        """
         temporary = paths.record.with_suffix(".new")
         with temporary.open("w", encoding="utf-8") as file:
             json.dump(asdict(self), file, indent=1)
@@ -209,6 +221,8 @@ async def locked(paths: LocalPaths, *, timeout: float) -> AsyncIterator[None]:
     that its file is not the one that lies there now, and takes that one (why not by filelock:
     docs/decisions/file-locks.md).
 
+    :param paths: of the cluster. The folder above is made if it is missing.
+    :param timeout: how long (seconds) to wait for the lock.
     :raises ClusterTimeoutError: somebody else holds it for longer than ``timeout`` seconds.
     """
     paths.home.mkdir(mode=0o700, parents=True, exist_ok=True)
