@@ -136,6 +136,8 @@ _connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tu
 async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> ClusterAccount:
     """Give the account for a cluster, the same object to all who ask in this event loop while one of them keeps it.
 
+    :param access: where the cluster is, and who we are to it: only who has the same shares.
+    :param handle: of the cluster.
     :raises ConfigurationError: what is given can't work.
     """
     loop = asyncio.get_running_loop()
@@ -154,7 +156,10 @@ async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> Clu
 async def find_cluster(connected: Connected, handle: ClusterHandle) -> ClusterHandle:
     """Give the handle with the head's service and the token's place as the RayCluster says them.
 
+    :param connected: asks Kubernetes.
+    :param handle: says which cluster; its service and its token's place are not believed.
     :raises KubernetesError: there is no such RayCluster, or it can't be read.
+    :raises ClusterError: the RayCluster has another form than KubeRay gives it.
     """
     cluster = await get(connected, f"/apis/ray.io/v1/namespaces/{handle.namespace}/rayclusters/{handle.name}")
     try:
@@ -169,7 +174,13 @@ async def find_cluster(connected: Connected, handle: ClusterHandle) -> ClusterHa
 
 
 async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
-    """Read Ray's token from the cluster's Secret; ``None`` where the cluster asks for none."""
+    """Read Ray's token from the cluster's Secret; ``None`` where the cluster asks for none.
+
+    :param connected: asks Kubernetes.
+    :param handle: as :func:`find_cluster` gave it: it names the Secret.
+    :raises KubernetesError: there is no such Secret, or it can't be read.
+    :raises ClusterError: the Secret has no usable token.
+    """
     if handle.auth.kind != "secret" or not handle.auth.secret_name:
         return None
     secret = await get(connected, f"/api/v1/namespaces/{handle.namespace}/secrets/{handle.auth.secret_name}")
@@ -190,6 +201,8 @@ async def read_token(connected: Connected, handle: ClusterHandle) -> str | None:
 async def get(connected: Connected, path: str, *, change: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Read an object of Kubernetes', or change it first.
 
+    :param connected: asks Kubernetes; what may pass is tried again.
+    :param path: of the object.
     :param change: a merge patch.
     :raises KubernetesError: it is not there, or can't be read.
     """

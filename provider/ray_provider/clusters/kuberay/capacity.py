@@ -50,7 +50,10 @@ class Group:
     most: int | None
 
     def holds(self, wants: Mapping[str, float]) -> bool:
-        """Tell whether one pod is large enough. In doubt it is."""
+        """Tell whether one pod is large enough. In doubt it is.
+
+        :param wants: how much of what, by Ray's names; memory in bytes.
+        """
         if self.most == 0:
             return False
         # Ray finds more kinds by itself on some machines: of those that the group does not name, nothing is known.
@@ -115,7 +118,10 @@ def judge(cluster: Mapping[str, Any], pods: list[Mapping[str, Any]], wants: Mapp
 
 
 def groups_of(cluster: Mapping[str, Any]) -> list[Group]:
-    """Give the groups of a RayCluster, the head first."""
+    """Give the groups of a RayCluster, the head first.
+
+    :param cluster: the RayCluster.
+    """
     spec = cluster["spec"]
     found = [Group("headgroup", _gives(spec.get("headGroupSpec") or {}), 1)]
     for group in spec.get("workerGroupSpecs") or []:
@@ -156,7 +162,11 @@ def _gives(group: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def quantity(value: Any) -> float | None:
-    """Read one of Kubernetes' quantities (``500m``, ``2Gi``); ``None``: there is none, or it is no quantity."""
+    """Read one of Kubernetes' quantities (``500m``, ``2Gi``); ``None``: there is none, or it is no quantity.
+
+    :param value: as a manifest gives it: a text or a number.
+    :return: in the base unit: CPUs, bytes.
+    """
     match = _QUANTITY.fullmatch(str(value).strip()) if value is not None else None
     if match is None or match[2] not in _UNITS:
         return None

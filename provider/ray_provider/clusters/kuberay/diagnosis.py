@@ -13,6 +13,7 @@ _INVALID_EVENTS = {"InvalidRayClusterSpec", "InvalidRayClusterMetadata", "Invali
 def cluster_findings(cluster: Json, events: Iterable[Json]) -> list[Finding]:
     """Find out what is wrong with a RayCluster itself.
 
+    :param cluster: the RayCluster.
     :param events: those of it that are newer than what was changed.
     """
     found = []
@@ -64,6 +65,8 @@ def _operator_event(event: Json, name: str) -> Finding:
 def no_operator(cluster: str, seconds: float, operator: str | None) -> Finding:
     """Say that nobody looks after RayClusters.
 
+    :param cluster: its namespace and name.
+    :param seconds: since it was made or changed.
     :param operator: what is known of the operator, in words.
     """
     return Finding(
@@ -78,7 +81,11 @@ def no_operator(cluster: str, seconds: float, operator: str | None) -> Finding:
 
 
 def summary(cluster: Json | None, pods: Iterable[Json]) -> str:
-    """Say in one line how far a cluster is."""
+    """Say in one line how far a cluster is.
+
+    :param cluster: the RayCluster; ``None``: there is none.
+    :param pods: of the cluster.
+    """
     if cluster is None:
         return "the RayCluster is not there yet"
     status = cluster.get("status") or {}

@@ -23,7 +23,12 @@ _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
 
 
 def proxy_path(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str:
-    """Give the path of a service behind the API server's proxy."""
+    """Give the path of a service behind the API server's proxy.
+
+    :param namespace: of the service.
+    :param service: its name.
+    :param port: of the service. Default: the dashboard's, 8265.
+    """
     return f"/api/v1/namespaces/{namespace}/services/{service}:{port}/proxy"
 
 
@@ -32,6 +37,10 @@ def service_url(namespace: str, service: str, port: int = DASHBOARD_PORT) -> str
 
     The name is absolute where the resolver's settings tell the cluster's domain: a relative one is tried below the
     search domains first, and whoever may make a namespace called ``svc`` could answer there.
+
+    :param namespace: of the service.
+    :param service: its name.
+    :param port: of the service. Default: the dashboard's, 8265.
     """
     domain = _cluster_domain()
     return f"http://{service}.{namespace}.svc{f'.{domain}.' if domain else ''}:{port}"
@@ -49,7 +58,11 @@ def _cluster_domain() -> str | None:
 
 
 def way(access: KubernetesAccess, how: How) -> Way:
-    """Decide how a cluster is reached: from a pod with its own service account by the service, else by the proxy."""
+    """Decide how a cluster is reached: from a pod with its own service account by the service, else by the proxy.
+
+    :param access: tells whether we are in the cluster: as the connection says, or as a pod's environment does.
+    :param how: ``auto`` decides; anything else is what somebody chose.
+    """
     if how != "auto":
         return how
     explicit = access.kubeconfig is not None or access.kubeconfig_path or access.server
@@ -62,7 +75,11 @@ async def dashboard_url(
 ) -> str:
     """Give the URL by which tasks reach a dashboard.
 
+    :param access: to the Kubernetes cluster.
+    :param namespace: of the Ray cluster.
     :param service: of the head.
+    :param how: the way that was chosen. Default: from a pod of the cluster by the service, else by the API server's
+        proxy.
     :param name: of the cluster.
     :raises ConfigurationError: ``url``, and the connection has no address.
     :raises KubernetesError: ``ingress``, and no Ingress leads to the service.
@@ -155,6 +172,9 @@ def _check_names(**names: str | None) -> None:
 async def find_ingress(connected: Connected, namespace: str, service: str) -> str:
     """Find the URL under which an Ingress leads to a head's service.
 
+    :param connected: asks Kubernetes.
+    :param namespace: of the service.
+    :param service: of the head.
     :raises KubernetesError: none does, or we may not ask.
     """
     found = await get(connected, f"/apis/networking.k8s.io/v1/namespaces/{namespace}/ingresses")

@@ -186,6 +186,10 @@ def read_documents(
 ) -> list[Manifest]:
     """Read any Kubernetes objects.
 
+    :param given: YAML text, a path, a URL, or one object as a dict.
+    :param what: the argument's name, for messages.
+    :param folders: where relative paths are looked for.
+    :param fetch: gets the text behind a URL; ``None``: URLs are not taken.
     :raises ConfigurationError: they can't be read.
     """
     return documents_of(given, what, folders, None, fetch)[0]
@@ -200,7 +204,12 @@ def documents_of(
 ) -> tuple[list[Manifest], str]:
     """Read any Kubernetes objects, and say where from.
 
+    :param given: YAML text, a path, a URL, or one object as a dict.
     :param what: the argument's name, for messages.
+    :param folders: where relative paths are looked for.
+    :param render: renders templates in files; ``None``: they are taken as they are.
+    :param fetch: gets the text behind a URL; ``None``: URLs are not taken.
+    :return: the documents; and the path, the URL or ``what``, for messages.
     :raises ConfigurationError: they can't be read.
     """
     source: str = what
@@ -221,6 +230,7 @@ def the_one(
     """Give the one resource that a manifest is about, and what is beside it.
 
     :param kind: of the resource.
+    :param documents: all that the manifest holds.
     :param source: where the manifest was read from, for messages.
     :param not_beside: kinds that would make a cluster of their own.
     :param others: what to do where there is none of it, or several.
@@ -268,7 +278,10 @@ def cluster_within(
 
 
 def parse_version(text: Any) -> tuple[int, int, int] | None:
-    """Read a version's numbers; ``None`` where there are none."""
+    """Read a version's numbers; ``None`` where there are none.
+
+    :param text: ``v1.2.3``, ``1.2`` or nothing of the kind. Numbers that are missing are 0.
+    """
     found = _VERSION.match(str(text or ""))
     return (int(found[1]), int(found[2]), int(found[3] or 0)) if found else None
 
@@ -360,7 +373,11 @@ def _inner(value: Any, key: str) -> Any:
 
 
 def version_of_image(image: str) -> str | None:
-    """Tell Ray's version by an image's tag, by the chart's rule: images of one's own count where it is a 2.x."""
+    """Tell Ray's version by an image's tag, by the chart's rule: images of one's own count where it is a 2.x.
+
+    :param image: with its registry, tag and digest, as a pod names it.
+    :return: ``None``: the tag does not tell.
+    """
     name = image.partition("@")[0]
     repository, colon, tag = name.rpartition(":")
     found = _TAG.match(tag) if colon and "/" not in tag else None

@@ -44,7 +44,10 @@ _UNKNOWN = re.compile(r'unknown field "(?P<field>[^"]+)"')
 
 
 def install_command(version: str = VERSION) -> str:
-    """Give the commands by which a person installs the operator."""
+    """Give the commands by which a person installs the operator.
+
+    :param version: of the operator's chart. Default: the one that this release is tested with.
+    """
     return (
         f"helm repo add kuberay {REPOSITORY} && "
         f"helm install {RELEASE} kuberay/{RELEASE} --version {version} -n {NAMESPACE} --create-namespace"
@@ -55,9 +58,7 @@ def install_command(version: str = VERSION) -> str:
 class Operator:
     """The operator's Deployment, as far as we may look at it.
 
-    :param replicas: how many are wanted.
-    :param available: how many run.
-    :param image: which it is.
+    :param replicas: how many pods are wanted; ``available`` of them run.
     :param release: the Helm release that holds it; ``None`` where it was installed otherwise.
     """
 
@@ -81,7 +82,10 @@ class Operator:
 
     @classmethod
     def of(cls, deployment: Mapping[str, Any]) -> Operator:
-        """Read a Deployment."""
+        """Read a Deployment.
+
+        :param deployment: of Kubernetes, as it is read from there.
+        """
         spec, status, meta = deployment["spec"], deployment.get("status") or {}, deployment["metadata"]
         containers = spec["template"]["spec"].get("containers") or [{}]
         return cls(
@@ -96,7 +100,10 @@ class Operator:
 
 
 async def definitions_exist(kube: Kube) -> bool:
-    """Whether Kubernetes serves RayClusters. Anyone may ask that."""
+    """Whether Kubernetes serves RayClusters. Anyone may ask that.
+
+    :param kube: where.
+    """
     found = await kube.find(RAY)
     return any(item["name"] == "rayclusters" for item in (found or {}).get("resources", []))
 
@@ -104,8 +111,8 @@ async def definitions_exist(kube: Kube) -> bool:
 async def probe(kube: Kube, namespace: str) -> KubeRay:
     """Find out which fields of a RayCluster Kubernetes knows, by a strict dry run of one that has them.
 
-    Needs no right beyond the one to create RayClusters, and makes nothing.
-
+    :param kube: where.
+    :param namespace: of the dry run. It needs no right beyond the one to create RayClusters, and makes nothing.
     :raises KubernetesAccessError: we may not create RayClusters there.
     """
     spec: Json = {field: value for field, value, _, _ in FIELDS}
@@ -132,9 +139,10 @@ async def probe(kube: Kube, namespace: str) -> KubeRay:
 
 
 async def find_operator(kube: Kube, namespace: str | None = None) -> Operator | None:
-    """Look for the operator's Deployment, in the whole cluster or, where that is forbidden, in one namespace.
+    """Look for the operator's Deployment, in the whole cluster if we may; ``None``: there is none, or we may not look.
 
-    :return: ``None`` where there is none, or we may not look.
+    :param kube: where.
+    :param namespace: looked at where the whole cluster is forbidden; ``None``: then nowhere.
     """
     places = [f"{_DEPLOYMENTS}/deployments"]
     if namespace:
@@ -152,6 +160,8 @@ async def find_operator(kube: Kube, namespace: str | None = None) -> Operator | 
 async def require_operator(kube: Kube, version: str = VERSION) -> None:
     """Make sure that the operator is there.
 
+    :param kube: where.
+    :param version: of the chart that the message says how to install.
     :raises ConfigurationError: Kubernetes knows no RayClusters.
     :raises ClusterFailedError: the operator does not run, and nothing is about to change that.
     """
@@ -175,9 +185,11 @@ async def require_operator(kube: Kube, version: str = VERSION) -> None:
 async def ensure_operator(kube: Kube, helm: Helm, chart: OperatorChart, mode: Mode, say: Say) -> None:
     """Install the operator if it is missing; with ``upgrade`` also when it is older. Never downgrades.
 
-    The CRDs come first, applied server-side: Helm installs them only once and never upgrades them, and an
-    operator with old CRDs loses the new fields without a word.
-
+    :param kube: where.
+    :param helm: installs and upgrades all but CRDs, which it never would: with old ones the operator drops new fields.
+    :param chart: the operator's, its values, and how many seconds it has to become available.
+    :param mode: ``install`` or ``upgrade``.
+    :param say: is given each line of progress.
     :raises ConfigurationError: it can't be upgraded, as it was not installed by Helm; nothing was changed.
     :raises KubernetesAccessError: this needs an administrator's rights.
     :raises ClusterTimeoutError: the operator did not become available.
@@ -309,6 +321,10 @@ async def _apply_definition(kube: Kube, definition: Json, timeout: float) -> Non
 async def wait_operator(kube: Kube, namespace: str, timeout: float, say: Say) -> None:
     """Wait until the operator is available.
 
+    :param kube: where.
+    :param namespace: of the operator.
+    :param timeout: seconds.
+    :param say: is told when it is available.
     :raises ClusterTimeoutError: it did not become so in time; says why, as far as its pods tell.
     """
     seen: Operator | None = None
@@ -346,7 +362,10 @@ async def still_there(
 ) -> ClusterTimeoutError:
     """Give the error for what does not go: what is left of it, what holds that, and whether the operator runs.
 
+    :param kube: where.
     :param kind: of what was deleted, e.g. ``RayJob``.
+    :param namespace: of what was deleted.
+    :param name: of it.
     :param timeout: seconds that were waited.
     :param left: of each kind, by name.
     :param look: a command that shows it.
@@ -369,6 +388,7 @@ async def still_there(
 async def unless_it_runs(kube: Kube, hint: str) -> str:
     """Give a hint about what does not go; if the operator that ends it does not run, with that before it.
 
+    :param kube: where.
     :param hint: what else there is to do.
     """
     try:

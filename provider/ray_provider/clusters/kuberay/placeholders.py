@@ -19,6 +19,7 @@ _FREE = frozenset({"command", "args", "env", "annotations", "exec", "serveConfig
 def refuse_placeholders(document: Mapping[str, Any], source: str) -> None:
     """Refuse an object in which something was to be filled in.
 
+    :param document: the object.
     :param source: where it was read from, for the message.
     :raises ConfigurationError: it names the first place and what stands there.
     """
@@ -37,6 +38,8 @@ def refuse_placeholders(document: Mapping[str, Any], source: str) -> None:
 def refuse_helm_template(text: str, source: str) -> None:
     """Refuse a template of a Helm chart, or of another program in Go, before anything else is read from it.
 
+    :param text: YAML, before it is parsed.
+    :param source: where it was read from, for the message.
     :raises ConfigurationError: it is one; says in which line.
     """
     for number, line in enumerate(text.splitlines(), start=1):

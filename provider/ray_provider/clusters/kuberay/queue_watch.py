@@ -32,6 +32,8 @@ _FRAMEWORKS = {"RayJob": "ray.io/rayjob", "Ray cluster": "ray.io/raycluster"}
 async def workloads_of(kube: Kube, namespace: str, uid: str) -> list[Json]:
     """Give Kueue's Workloads of an object; none where there is no Kueue.
 
+    :param kube: where.
+    :param namespace: of the object.
     :param uid: of the object.
     :raises KubernetesAccessError: they may not be read.
     """
@@ -49,6 +51,8 @@ async def queue_position(
 ) -> QueuePosition | None:
     """Ask what Kueue says of an object that waits; ``None``: nothing.
 
+    :param kube: where.
+    :param namespace: of the object.
     :param uid: of the object.
     :param before: what it said when it was asked last: that counts where it can't be asked now.
     """
@@ -63,7 +67,10 @@ async def queue_position(
 async def taken_away(kube: Kube, what: str, namespace: str, name: str, *, uid: str, queue: str | None) -> str:
     """Say who took the place of something away, and why; without a full stop.
 
+    :param kube: where; what Kueue says is left out where it can't be read.
     :param what: ``RayJob`` or ``Ray cluster``.
+    :param namespace: of it.
+    :param name: of it.
     :param uid: of it.
     :param queue: in which it waits now, if in one.
     """
@@ -77,7 +84,12 @@ async def taken_away(kube: Kube, what: str, namespace: str, name: str, *, uid: s
 
 
 async def warn_without_kueue(kube: Kube, queue: str | None, say: Say) -> None:
-    """Tell where nobody looks at a queue: what is to wait there is not suspended, and takes what it wants."""
+    """Tell where nobody looks at a queue: what is to wait there is not suspended, and takes what it wants.
+
+    :param kube: where.
+    :param queue: name of a LocalQueue; ``None``: there is nothing to wait in.
+    :param say: is given the warning.
+    """
     if queue and await kube.find(GROUP) is None:
         say(f"WARNING: There is no Kueue here (nothing knows kueue.x-k8s.io): the queue {queue!r} has no effect.")
 
@@ -106,13 +118,18 @@ class QueueWatch:
         return f"{self._namespace}/{self._name}"
 
     async def ask(self, uid: str, queue: str | None) -> QueuePosition | None:
-        """Ask what Kueue says of the object; ``None``: nothing."""
+        """Ask what Kueue says of the object; ``None``: nothing.
+
+        :param uid: of the object.
+        :param queue: in which it waits; ``None``: Kueue has nothing to say, and is not asked.
+        """
         self.position = await queue_position(self._kube, self._namespace, uid, self.position) if queue else None
         return self.position
 
     def judge(self, queue: str | None, *, held: float, waited: float) -> None:
         """Tell what it waits for.
 
+        :param queue: in which it waits; ``None``: somebody suspended it otherwise.
         :param held: for so many seconds we know it as suspended.
         :param waited: for so many seconds it has waited.
         :raises ConfigurationError: no waiting helps.
@@ -143,7 +160,10 @@ class QueueWatch:
         self._line, self.position = "", None
 
     def tell(self, line: str) -> None:
-        """Tell a line, unless it is the last one."""
+        """Tell a line, unless it is the last one.
+
+        :param line: without the object's name and without a full stop.
+        """
         if line != self._line:
             self._line = line
             self._say(clean(f"{self._what} {self._where}: {line}."))
@@ -190,6 +210,7 @@ class ClusterHold:
     async def look(self, cluster: Mapping[str, Any], now: float) -> Finding | None:
         """Tell what holds the cluster; ``None``: nothing does.
 
+        :param cluster: the RayCluster as it is now.
         :param now: seconds since 1970.
         :raises ConfigurationError: it is held for ever.
         :raises ClusterTimeoutError: its time in the queue is over.
@@ -214,7 +235,10 @@ class ClusterHold:
         )
 
     def let_go(self, cluster: Mapping[str, Any]) -> float | None:
-        """Tell since when (seconds since 1970) a cluster that is not held may start; ``None``: it never was held."""
+        """Tell since when (seconds since 1970) a cluster that is not held may start; ``None``: it never was held.
+
+        :param cluster: the RayCluster as it is now, which is not suspended.
+        """
         self._was_free = True
         if self._since is not None:
             self._since = None

@@ -42,13 +42,18 @@ def labels_of(queue: str | None, priority_class: str | None) -> dict[str, str]:
 
 
 def queue_of(document: Mapping[str, Any]) -> str | None:
-    """Tell in which queue an object is to wait, if in one."""
+    """Tell in which queue an object is to wait, if in one.
+
+    :param document: an object of Kubernetes.
+    :return: name of a LocalQueue; ``None``: it waits in none.
+    """
     return (document["metadata"].get("labels") or {}).get(QUEUE) or None
 
 
 def check_cluster(cluster: Mapping[str, Any], queue: str | None) -> None:
     """Refuse a RayCluster, as a chart makes it, that can't wait in its queue.
 
+    :param cluster: as the chart made it.
     :param queue: the one that the task names.
     :raises ConfigurationError: the chart dropped the label, or the cluster has an autoscaler.
     """
@@ -70,6 +75,7 @@ def refuse_autoscaler(kind: str, spec: Mapping[str, Any], queue: str | None, *, 
 
     :param kind: of what waits in the queue.
     :param spec: of the RayCluster.
+    :param queue: name of the LocalQueue; ``None``: in none, and all is allowed.
     :param elastic: Kueue is told that it may change the number itself.
     :raises ConfigurationError: it has an autoscaler.
     """
@@ -84,7 +90,10 @@ def refuse_autoscaler(kind: str, spec: Mapping[str, Any], queue: str | None, *, 
 
 
 def position(workloads: Iterable[Mapping[str, Any]]) -> QueuePosition | None:
-    """Read what Kueue says by the Workloads of a job; ``None``: it has not looked at it yet."""
+    """Read what Kueue says by the Workloads of a job; ``None``: it has not looked at it yet.
+
+    :param workloads: Kueue's, of one object: the latest counts.
+    """
     found = sorted(workloads, key=lambda one: str(one["metadata"].get("creationTimestamp") or ""))
     if not found:
         return None
@@ -97,7 +106,10 @@ def position(workloads: Iterable[Mapping[str, Any]]) -> QueuePosition | None:
 
 
 def eviction(workloads: Iterable[Mapping[str, Any]]) -> str:
-    """Say why Kueue took the place away again, in its own words; empty where it does not say."""
+    """Say why Kueue took the place away again, in its own words; empty where it does not say.
+
+    :param workloads: Kueue's, of one object.
+    """
     for workload in workloads:
         found = condition(dict(workload), "Evicted")
         if found and found.get("status") == "True":

@@ -16,26 +16,39 @@ Json = dict[str, Any]
 
 
 def head_service(cluster: Mapping[str, Any]) -> str:
-    """Give the name of a cluster's head service."""
+    """Give the name of a cluster's head service.
+
+    :param cluster: the RayCluster: its status says it, else its spec, else KubeRay's rule.
+    """
     told = ((cluster.get("status") or {}).get("head") or {}).get("serviceName")
     given = (((cluster["spec"].get("headGroupSpec") or {}).get("headService") or {}).get("metadata") or {}).get("name")
     return str(told or given or f"{cluster['metadata']['name']}-head-svc")
 
 
 def head_container(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Give the container of Ray's head: the first one, as KubeRay takes it."""
+    """Give the container of Ray's head: the first one, as KubeRay takes it.
+
+    :param spec: of a RayCluster.
+    :return: empty, where there is none.
+    """
     pod = ((spec.get("headGroupSpec") or {}).get("template") or {}).get("spec") or {}
     containers = pod.get("containers") or []
     return containers[0] if containers and isinstance(containers[0], Mapping) else {}
 
 
 def environment(container: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Give the entries of a container's environment, by name."""
+    """Give the entries of a container's environment, by name.
+
+    :param container: of a pod.
+    """
     return {str(one.get("name")): one for one in container.get("env") or () if isinstance(one, Mapping)}
 
 
 def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
-    """Say where a cluster's token lies: as ``authOptions`` say, else as the environment of its head does."""
+    """Say where a cluster's token lies: as ``authOptions`` say, else as the environment of its head does.
+
+    :param cluster: the RayCluster.
+    """
     options = cluster["spec"].get("authOptions") or {}
     said = environment(head_container(cluster["spec"]))
     by_kubernetes = str((said.get("RAY_ENABLE_K8S_TOKEN_AUTH") or {}).get("value", "")).lower() in ("true", "1")
@@ -59,6 +72,9 @@ def auth_of(cluster: Mapping[str, Any]) -> AuthReference:
 def one_cluster(rendered: list[Json], name: str) -> str:
     """Find the one RayCluster that a chart makes.
 
+    :param rendered: what the chart makes.
+    :param name: that the RayCluster has to have: the release's.
+    :return: its name.
     :raises ConfigurationError: it makes none, several, or one of another name.
     """
     clusters = [one for one in rendered if one.get("kind") == "RayCluster"]
@@ -77,7 +93,10 @@ def one_cluster(rendered: list[Json], name: str) -> str:
 
 
 def pod_spec(cluster: Mapping[str, Any]) -> Json:
-    """Give what of a spec makes the operator replace pods when it changes (its own rule)."""
+    """Give what of a spec makes the operator replace pods when it changes (its own rule).
+
+    :param cluster: the RayCluster; it stays as it is.
+    """
     spec: Json = copy.deepcopy(dict(cluster["spec"]))
     spec.pop("upgradeStrategy", None)
     groups = [spec.get("headGroupSpec") or {}, *(spec.get("workerGroupSpecs") or [])]
@@ -91,7 +110,10 @@ def pod_spec(cluster: Mapping[str, Any]) -> Json:
 
 
 def desired_workers(cluster: Mapping[str, Any]) -> int:
-    """Give how many worker pods a spec asks for (the operator's own rule)."""
+    """Give how many worker pods a spec asks for (the operator's own rule).
+
+    :param cluster: the RayCluster.
+    """
     wanted = 0
     for group in cluster["spec"].get("workerGroupSpecs") or []:
         if group.get("suspend"):
@@ -106,13 +128,22 @@ def desired_workers(cluster: Mapping[str, Any]) -> int:
 
 
 def digest(chart: str, values: Mapping[str, Any]) -> str:
-    """Give what changes when a chart or its values do."""
+    """Give what changes when a chart or its values do.
+
+    :param chart: its own digest.
+    :param values: that the chart is given.
+    :return: 32 hexadecimal digits.
+    """
     text = json.dumps([chart, values], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def helm_release_of(cluster: Json | None) -> str | None:
-    """Tell which Helm release a RayCluster says that it belongs to."""
+    """Tell which Helm release a RayCluster says that it belongs to.
+
+    :param cluster: the RayCluster; ``None``: there is none.
+    :return: ``None``: it belongs to none.
+    """
     annotations = ((cluster or {}).get("metadata") or {}).get("annotations") or {}
     name = annotations.get("meta.helm.sh/release-name")
     return str(name) if name else None

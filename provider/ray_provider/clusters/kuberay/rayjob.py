@@ -84,6 +84,7 @@ class RayJobOptions:
 def numbered(name: str, attempt: int) -> str:
     """Give the name of a later attempt's RayJob: that of the first with a number behind, and not too long for KubeRay.
 
+    :param name: of the first attempt's RayJob.
     :param attempt: from 2.
     """
     number = f"-{attempt}"
@@ -95,6 +96,7 @@ def make(rendered: Iterable[Json], name: str, options: RayJobOptions) -> tuple[J
 
     :param rendered: the chart's objects: one RayCluster among them.
     :param name: of the RayJob.
+    :param options: of the job, as a person gave them.
     :return: the RayJob, and the other objects: they are its dependents.
     :raises ConfigurationError: something in it can't work in a RayJob.
     """
@@ -136,6 +138,7 @@ def label_pods(spec: Json, label: str, name: str) -> None:
     """Have the pods of all groups bear a label of ours.
 
     :param spec: of a RayCluster; it is changed.
+    :param label: its key.
     :param name: the label's value.
     """
     for group in (spec["headGroupSpec"], *(spec.get("workerGroupSpecs") or ())):
@@ -150,6 +153,7 @@ def make_selecting(selector: Selector, name: str, labels: Mapping[str, str], opt
     :param selector: says which.
     :param name: of the RayJob.
     :param labels: that say whose it is.
+    :param options: of the job. What is of its own cluster is left out.
     """
     spec = _job_spec(options)
     # KubeRay refuses the third one there, and has no cluster to shut down.

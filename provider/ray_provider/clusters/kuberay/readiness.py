@@ -63,7 +63,11 @@ class ReadinessOptions:
         return asdict(self)
 
     def patience(self, kind: str) -> float:
-        """Give how long a finding may last."""
+        """Give how long a finding may last.
+
+        :param kind: a finding's: ``now``, ``short``, ``image``, ``scheduling`` or ``operator``.
+        :return: seconds.
+        """
         known = {
             NOW: 0.0,
             SHORT: self.short_seconds,

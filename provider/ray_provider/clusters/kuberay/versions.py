@@ -36,7 +36,10 @@ class KubeRay:
     lacks: tuple[str, ...] = ()
 
     def at_least(self, *version: int) -> bool:
-        """Whether its CRDs are those of a version, or newer."""
+        """Whether its CRDs are those of a version, or newer.
+
+        :param version: its numbers, the major one first.
+        """
         return self.version >= version
 
     @property
@@ -46,7 +49,11 @@ class KubeRay:
 
 
 def since(field: str) -> str | None:
-    """Say from which version on a field of ``spec`` is known."""
+    """Say from which version on a field of ``spec`` is known.
+
+    :param field: its path, with or without ``spec.`` before it.
+    :return: such as ``1.6.0``; ``None``: it has always been known, or is not known to us.
+    """
     top = field.removeprefix("spec.").split(".", 1)[0]
     newer = {"tlsOptions": "1.7.0", "historyServerOptions": "1.7.0", "ingressOptions": "1.7.0"}
     known = {name: ".".join(map(str, version)) for name, _, version, _ in FIELDS}
