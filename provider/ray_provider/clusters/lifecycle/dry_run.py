@@ -19,6 +19,10 @@ async def check_objects(kube: Kube, namespace: str, objects: Iterable[Json], kub
     Without that, fields that an older definition does not know would be dropped without a word, and a right or a
     namespace that is missing would show when half of it is made.
 
+    :param kube: where.
+    :param namespace: of objects that name none.
+    :param objects: all that is to be made. Nothing of it is made here.
+    :param kuberay: what Kubernetes knows of RayClusters, for the message.
     :raises ConfigurationError: an object is not what Kubernetes takes; says which field, and what would know it.
     :raises KubernetesAccessError: one of them may not be made by us.
     """
@@ -41,6 +45,7 @@ def explained(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRa
 
     :param one: the object.
     :param error: the refusal.
+    :param namespace: of the object.
     :param kuberay: the KubeRay that is there.
     """
     what = f"{one.get('kind')} {one['metadata'].get('name')}"
@@ -63,7 +68,12 @@ def explained(one: Json, error: KubernetesError, namespace: str, kuberay: KubeRa
 
 
 def missing_namespace(namespace: str, message: str = "") -> ConfigurationError:
-    """Say that a namespace is not there."""
+    """Say that a namespace is not there.
+
+    :param namespace: its name.
+    :param message: Kubernetes' own: it may say that something else is not there. Default: none, and it is the
+        namespace.
+    """
     if message and "namespaces" not in message:
         return ConfigurationError(f"Kubernetes refuses it: {message}", cause="not found")
     return ConfigurationError(
@@ -76,7 +86,10 @@ def missing_namespace(namespace: str, message: str = "") -> ConfigurationError:
 async def check_namespace(kube: Kube, namespace: str, *, create: bool | str, say: Callable[[str], None]) -> None:
     """Make sure that the namespace is there, where we may look; else it shows in the dry run.
 
+    :param kube: where.
+    :param namespace: its name.
     :param create: make it if it is missing; a text is its Pod Security level.
+    :param say: is told when it was made.
     :raises ConfigurationError: it is not there.
     :raises KubernetesError: it is being deleted.
     """
@@ -97,6 +110,8 @@ async def check_namespace(kube: Kube, namespace: str, *, create: bool | str, say
 async def path_beside(kube: Kube, namespace: str, document: Json, kind: str) -> str:
     """Give the collection of an object that Kubernetes is to delete together with another.
 
+    :param kube: where.
+    :param namespace: of the other one.
     :param document: the object.
     :param kind: of the other one, which lies in the namespace.
     :raises ConfigurationError: it does not lie in that namespace.

@@ -51,13 +51,18 @@ class FoundCluster:
         return self.namespace or "this machine"
 
     def is_of(self, key: str, value: str) -> bool:
-        """Tell whether a part of the owner is this one, be it shortened or not."""
+        """Tell whether a part of the owner is this one, be it shortened or not.
+
+        :param key: of the owner: ``dag_id``, ``run_id`` …
+        :param value: the whole one. Labels hold long values shortened.
+        """
         return self.owner.get(key) in {value, label_value(value)}
 
 
 async def kubernetes_clusters(kube: Kube, namespace: str | None) -> list[FoundCluster]:
     """Find what was made by tasks: RayClusters, RayJobs, and Helm releases whose RayCluster is gone or was never made.
 
+    :param kube: where.
     :param namespace: in this one only; ``None``: in all, which needs the right to.
     :raises KubernetesAccessError: we may not.
     """

@@ -32,9 +32,13 @@ _ENDED = {"Complete", "Failed"}
 async def prepare(kube: Kube, helm: Helm, namespace: str, spec: KubernetesClusterSpec, say: Say) -> KubeRay:
     """Make sure of the operator and the namespace, and tell which KubeRay is there.
 
+    :param kube: where.
+    :param helm: installs the operator.
     :param namespace: in which the cluster is to be.
     :param spec: says whether the operator, and the namespace, may be made.
+    :param say: is given each line of progress.
     :raises ConfigurationError: one of them is not there.
+    :raises ClusterFailedError: the operator is scaled to zero.
     """
     if spec.kuberay_operator != "require" and spec.operator_chart is not None:
         await ensure_operator(kube, helm, spec.operator_chart, spec.kuberay_operator, say)
@@ -51,6 +55,11 @@ async def install_shared(kube: Kube, namespace: str, documents: Iterable[Mapping
     """Install what a task brings so that pods get GPUs, if it is missing. It is shared, and stays.
 
     What one of our own modules hands out is brought up to date: a pool that may grow further, say.
+
+    :param kube: where.
+    :param namespace: of objects that name none.
+    :param documents: the objects.
+    :param say: is told what is there, and what was made.
     """
     for document in documents:
         own = dict(document)
@@ -113,6 +122,9 @@ class AddonsSpec:
 async def set_up_addons(access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
     """Install what is missing, and bring up to date what is ours.
 
+    :param access: to the cluster, with an administrator's rights.
+    :param spec: what is to be there.
+    :param say: is given each line of progress.
     :return: what is there of ours now, in words.
     :raises ConfigurationError: Kubernetes refuses an object, or the operator is missing.
     """
@@ -141,7 +153,10 @@ async def set_up_addons(access: KubernetesAccess, spec: AddonsSpec, say: Say) ->
 async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: float, say: Say) -> list[str]:
     """Remove what :func:`set_up_addons` installed, and wait until it is gone. CRDs and namespaces stay.
 
+    :param access: to the cluster, with an administrator's rights.
+    :param spec: as it was given to :func:`set_up_addons`. What is somebody else's stays.
     :param timeout: seconds.
+    :param say: is given each line of progress.
     :return: what was removed, in words.
     :raises ClusterError: Ray clusters live there: without the operator and the device plugin they could not go on.
     :raises ClusterTimeoutError: some of it is still there.
@@ -241,10 +256,14 @@ async def render(
 ) -> tuple[list[Json], str]:
     """Give what the chart makes of a cluster's values, for a resource that has a cluster in it.
 
+    :param helm: renders the chart.
     :param spec: of the cluster.
     :param kuberay: the KubeRay that is there.
     :param name: of the resource.
+    :param namespace: of the resource.
+    :param say: is told what was added to the values, and why.
     :return: the objects, and by which chart they were made.
+    :raises ConfigurationError: there is no such chart, or it refuses the values.
     """
     source = find_chart(spec.chart, repo=spec.chart_repo, version=spec.chart_version, folders=spec.folders)
     chart = await helm.chart(source)

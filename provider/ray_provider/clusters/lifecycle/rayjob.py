@@ -66,6 +66,7 @@ class RayJobSpec:
 async def find_jobs(access: KubernetesAccess, namespace: str | None, owner: Mapping[str, Any]) -> list[RayJobState]:
     """Find the RayJobs that a task instance has made, the latest attempt first.
 
+    :param access: to the Kubernetes cluster.
     :param namespace: in which it makes them; unless given, the connection's.
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
     :raises KubernetesError: we may not look.
@@ -84,6 +85,9 @@ async def find_jobs(access: KubernetesAccess, namespace: str | None, owner: Mapp
 async def create_job(access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _quiet) -> ClusterHandle:
     """Make a RayJob and what goes beside it. Does not wait for its cluster.
 
+    :param access: to the Kubernetes cluster.
+    :param spec: the RayJob, and the cluster that it makes or selects.
+    :param say: is given each line of progress. Default: nobody is.
     :return: a handle, whose cluster has no name yet.
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it was not made.
@@ -152,6 +156,8 @@ async def _create_all(
 async def check_selected(kube: Kube, namespace: str, name: str, cluster: str) -> Json:
     """Make sure that the cluster is there which a RayJob is to run on: KubeRay would wait for it for ever.
 
+    :param kube: where.
+    :param namespace: of both.
     :param name: of the RayJob.
     :param cluster: name of the RayCluster.
     :return: the RayCluster.
@@ -175,6 +181,8 @@ def handle_of(state: RayJobState, namespace: str, owner: Mapping[str, Any]) -> C
     """Give the handle of a RayJob's cluster, as far as it is known.
 
     :param state: of the RayJob.
+    :param namespace: of the RayJob.
+    :param owner: whose it is.
     """
     return ClusterHandle(
         "kubernetes", state.cluster, "", namespace, service=None, owner=dict(owner), created=True, rayjob=state.name
@@ -245,7 +253,10 @@ async def _take_back(access: KubernetesAccess, namespace: str, name: str, error:
 async def mark_submitted(access: KubernetesAccess, handle: ClusterHandle, session: str | None) -> None:
     """Write down on the RayJob that its job is about to be submitted: a later try has to know.
 
+    :param access: to the Kubernetes cluster.
+    :param handle: of the RayJob's cluster.
     :param session: of the head.
+    :raises KubernetesError: the RayJob is gone, or we may not change it.
     """
     path = path_of("rayjobs", str(handle.namespace), str(handle.rayjob), api=RAY)
     note = {SUBMITTED: submitted_in(handle.name, session)}
@@ -253,7 +264,11 @@ async def mark_submitted(access: KubernetesAccess, handle: ClusterHandle, sessio
 
 
 def submitted_in(cluster: str, session: str | None) -> str:
-    """Say where a job was submitted: in which cluster, to which of its heads."""
+    """Say where a job was submitted: in which cluster, to which of its heads.
+
+    :param cluster: name of the RayCluster.
+    :param session: of its head; ``None``: it is not known.
+    """
     return f"{cluster}/{session or ''}"
 
 
@@ -269,8 +284,13 @@ async def delete_job(
 ) -> bool:
     """Delete a RayJob, and wait until nothing of it is left. KubeRay stops its job first. No error where there is none.
 
+    :param access: to the Kubernetes cluster.
+    :param namespace: of the RayJob.
+    :param name: of the RayJob.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
+    :param timeout: seconds until all has to be gone. Default: 300.
     :param helm: for the cluster that it ran on, where it is the last user of that.
+    :param say: is given each line of progress. Default: nobody is.
     :return: whether there was one.
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains.

@@ -174,6 +174,8 @@ class RayJobEnd:
     async def look_closer(self, kube: Kube, state: RayJobState) -> float:
         """Find out what KubeRay does not say of a RayJob that goes on, and tell what it waits for.
 
+        :param kube: where.
+        :param state: the RayJob as it is now.
         :return: in how many seconds to look again, if nothing changes before.
         :raises JobLostError: its head is gone, and the job with it.
         :raises JobUnreachableError: Ray can't be asked any more.
@@ -311,6 +313,7 @@ def _short(state: RayJobState) -> str:
 async def look(access: KubernetesAccess, end: RayJobEnd) -> RayJobState | None:
     """Look at a RayJob once.
 
+    :param access: to the Kubernetes cluster.
     :param end: judges it; kept from look to look, it knows more.
     :return: how it ended, if its job succeeded; ``None``: it goes on.
     :raises JobError: it did not succeed, or can't any more.
@@ -337,6 +340,7 @@ async def look(access: KubernetesAccess, end: RayJobEnd) -> RayJobState | None:
 async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: float, since: float) -> RayJobState:
     """Watch a RayJob until it has ended.
 
+    :param access: to the Kubernetes cluster.
     :param end: judges it.
     :param deadline: when (seconds since 1970) waiting ends.
     :param since: when it began.

@@ -73,9 +73,12 @@ async def wait_started(
 ) -> ClusterHandle:
     """Wait until the dashboard of a RayJob's cluster answers. Its workers are not waited for: the job does that.
 
+    :param access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster, whose name need not be known.
+    :param options: how long the parts of the start may take.
     :param how: how the dashboard is reached.
     :param since: when (seconds since 1970) waiting began; unless given, now.
+    :param say: is given each line of progress. Default: nobody is.
     :return: the handle, with what is known only then.
     :raises ConfigurationError: the RayJob, or its queue, can't work.
     :raises ClusterFailedError: the cluster can't start.
@@ -114,7 +117,14 @@ async def _reached(
 
 
 class _Start:
-    """Watches one RayJob until the head of its cluster is ready."""
+    """Watches one RayJob until the head of its cluster is ready.
+
+    :param kube: where.
+    :param handle: of the RayJob's cluster, whose name need not be known.
+    :param options: how long the parts of the start may take.
+    :param since: when (seconds since 1970) waiting began.
+    :param say: is given a line when something changes.
+    """
 
     def __init__(self, kube: Kube, handle: ClusterHandle, options: StartOptions, since: float, say: Say) -> None:
         self._kube = kube

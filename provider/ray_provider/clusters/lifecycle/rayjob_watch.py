@@ -22,6 +22,9 @@ _LOG_LINES = 15
 async def states(kube: Kube, namespace: str, name: str) -> AsyncGenerator[RayJobState | None]:
     """Follow a RayJob: what it is now, and then each change; ``None``: it is not there.
 
+    :param kube: where.
+    :param namespace: of the RayJob.
+    :param name: of the RayJob.
     :raises KubernetesError: the API server stayed away, or we may not look.
     """
     path = path_of("rayjobs", namespace, api=RAY)

@@ -34,7 +34,12 @@ def _quiet(_: str) -> None:
 
 
 async def release_labels(kube: Kube, release: str, namespace: str) -> dict[str, str]:
-    """Give the labels of a release: Helm keeps them on its Secret."""
+    """Give the labels of a release: Helm keeps them on its Secret.
+
+    :param kube: where.
+    :param release: of Helm; the labels are those of its last revision.
+    :param namespace: where it is.
+    """
     found = await kube.get(path_of("secrets", namespace), labelSelector=f"owner=helm,name={release}")
     items = sorted(found.get("items") or [], key=lambda one: int(one["metadata"]["labels"].get("version", 0)))
     labels: dict[str, str] = items[-1]["metadata"]["labels"] if items else {}
@@ -46,6 +51,10 @@ async def cluster_labels(
 ) -> dict[str, str]:
     """Give the labels that tell whose a cluster is: its own, else its release's.
 
+    :param kube: where.
+    :param name: of the RayCluster.
+    :param release: of Helm; ``None``: none holds it, and only its own labels count.
+    :param namespace: where both are.
     :param cluster: the RayCluster, if it was read already.
     """
     if cluster is None:
@@ -72,7 +81,10 @@ class Leaving:
     force: bool = False
 
     def entries(self, meta: Mapping[str, Any]) -> list[str]:
-        """Give its own entries among the users of a cluster."""
+        """Give its own entries among the users of a cluster.
+
+        :param meta: metadata of the RayCluster.
+        """
         if self.owner is not None:
             return [user.key for user in users.users_of(meta) if user.key == users.entry_key(self.owner)]
         return [user.key for user in users.users_of(meta) if self.run and user.is_of_run(self.run)]
@@ -93,10 +105,14 @@ async def delete_cluster(
 
     As long as others use it, only the entry of the one who asks is taken away: the last one deletes it.
 
+    :param access: to the Kubernetes cluster.
     :param name: of the RayCluster.
+    :param namespace: where both are.
     :param release: of Helm; ``None`` for a RayCluster that was not made by Helm.
     :param who: asks.
     :param timeout: seconds until all has to be gone; unless given, 300, and 360 more where KubeRay clears Redis.
+    :param helm: how Helm is run.
+    :param say: is given each line of progress. Default: nobody is.
     :return: whether there was one, and it was deleted.
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains; the message names it.
@@ -122,7 +138,12 @@ async def take_back(
 ) -> None:
     """Remove what a task made that failed, unless others use it. Goes on when it is cancelled.
 
-    A cluster that the task found there is left, unless the task is the last of its users.
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster. One that the task found there is left, unless the task is the last of its users.
+    :param error: why it failed; it gets a note where the removal fails, too.
+    :param keep: leave what the task made for inspection; only its entry among the users goes.
+    :param helm: how Helm is run.
+    :param say: is given each line of progress. Default: nobody is.
     """
     where = f"{handle.namespace}/{handle.name}"
     if keep:
@@ -167,7 +188,16 @@ async def _stop_using(access: KubernetesAccess, handle: ClusterHandle, error: Ba
 
 
 class _Removal:
-    """The steps of one deletion."""
+    """The steps of one deletion.
+
+    :param kube: where.
+    :param helm: ends the release.
+    :param name: of the RayCluster.
+    :param namespace: of it and its release.
+    :param release: of Helm; ``None``: none holds it.
+    :param timeout: seconds; ``None``: as :func:`delete_cluster` says.
+    :param say: is given each line of progress.
+    """
 
     def __init__(
         self, kube: Kube, helm: Helm, name: str, namespace: str, release: str | None, timeout: float | None, say: Say
@@ -186,7 +216,10 @@ class _Removal:
         return f"{self._namespace}/{self._name}"
 
     async def run(self, who: Leaving) -> bool | None:
-        """Delete it. Gives ``None`` where there was none, and false where it is left to others."""
+        """Delete it. Gives ``None`` where there was none, and false where it is left to others.
+
+        :param who: asks.
+        """
         began = time.monotonic()
         found = await self._helm.release(self._release, self._namespace) if self._release else None
         cluster = await self._kube.find(self._path)
@@ -310,6 +343,11 @@ async def wait_gone(
 ) -> None:
     """Wait until a cluster's RayCluster, pods, services and Secrets are gone.
 
+    :param kube: where.
+    :param namespace: of the cluster.
+    :param name: of the RayCluster.
+    :param release: its Secrets have to go, too; ``None``: none holds it.
+    :param timeout: seconds.
     :param only_cluster: for the RayCluster alone.
     :param of: how long the whole deletion may take, for the message; unless given, ``timeout``.
     :raises ClusterTimeoutError: it names what remains.

@@ -27,6 +27,8 @@ PAUSE_SECONDS = 1800.0
 async def renew_use(access: KubernetesAccess, handle: ClusterHandle) -> bool:
     """Move the end of the entry on that was made for the owner of a handle, if a quarter of its time is over.
 
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster; its owner is who uses it.
     :return: whether it was due.
     :raises KubernetesError: the cluster is gone, or we may not.
     """
@@ -39,7 +41,11 @@ async def renew_use(access: KubernetesAccess, handle: ClusterHandle) -> bool:
 
 
 async def keep_using(access: KubernetesAccess, handle: ClusterHandle) -> None:
-    """Renew a use again and again, until this is cancelled. What goes wrong is told, and tried again."""
+    """Renew a use again and again, until this is cancelled. What goes wrong is told, and tried again.
+
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster. It is looked at every 30 minutes.
+    """
     while True:
         try:
             await renew_use(access, handle)
@@ -75,7 +81,10 @@ class RayJobUse:
         return path_of("rayclusters", self.namespace, self.cluster, api=RAY)
 
     def entries(self, meta: Mapping[str, Any]) -> list[str]:
-        """Give its entries among the users of the cluster."""
+        """Give its entries among the users of the cluster.
+
+        :param meta: metadata of the RayCluster.
+        """
         own = None if self.owner is None else users.entry_key(self.owner)
         found = (user for user in users.users_of(meta) if user.owner.get(users.RAYJOB) == self.rayjob)
         return [user.key for user in found if own is None or user.key == own]
@@ -84,8 +93,10 @@ class RayJobUse:
 async def begin_use(kube: Kube, cluster: Json, use: RayJobUse, say: Callable[[str], None]) -> None:
     """Write down that a RayJob uses the cluster that it selects, if users are recorded there: its delete waits for it.
 
+    :param kube: where.
     :param cluster: the RayCluster.
     :param use: with its owner.
+    :param say: is warned where we may not write.
     """
     if not users.is_recorded(cluster["metadata"]):
         return  # somebody made it by other means: who uses it is not our business
@@ -109,7 +120,11 @@ async def end_use(
 
     A set-up's entry that is there says that its cluster was never to be deleted, also where it has ended.
 
+    :param access: to the Kubernetes cluster.
+    :param kube: the same, connected.
     :param use: of a RayJob that is gone.
+    :param say: is given each line of progress.
+    :param helm: how Helm is run, where the cluster is deleted.
     :raises ClusterError: the cluster could not be deleted.
     """
     cluster = await kube.find(use.path)

@@ -76,7 +76,11 @@ async def set_up_cluster(
 ) -> ClusterHandle:
     """Make a cluster and wait until it is ready.
 
+    :param access: to the Kubernetes cluster.
+    :param spec: the cluster as somebody wants it.
+    :param readiness: how long its parts may take; unless given, the defaults, with time in a queue counted apart.
     :param keep_on_failure: leave what was made for inspection when it does not become ready.
+    :param say: is given each line of progress. Default: nobody is.
     :return: its handle.
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it can't become ready, and what was made is gone again.
@@ -95,6 +99,10 @@ async def apply_cluster(
 ) -> Applied:
     """Install or upgrade the release of a cluster, or find it as it should be. Does not wait for it.
 
+    :param access: to the Kubernetes cluster.
+    :param spec: the cluster as somebody wants it.
+    :param keep_on_failure: leave what was made for inspection when it fails. Default: it is removed.
+    :param say: is given each line of progress. Default: nobody is.
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it was not made.
     """
@@ -105,7 +113,15 @@ async def apply_cluster(
 
 
 class _Setup:
-    """The steps of one set-up."""
+    """The steps of one set-up.
+
+    :param access: to the Kubernetes cluster.
+    :param spec: the cluster as somebody wants it.
+    :param kube: where.
+    :param helm: makes the release.
+    :param namespace: where it is to be.
+    :param say: is given each line of progress.
+    """
 
     def __init__(
         self,

@@ -124,15 +124,30 @@ def make_spec(
 
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task.
     :param name: of the release and the RayCluster; else the manifest's, else one that is unique for the run.
+    :param namespace: where; else the manifest's, else the connection's.
     :param values: for the chart: a dict, YAML text, a path, or a list of those.
     :param profile: one or several of the provider's profiles, below ``values``.
     :param infrastructure_values: Terraform's ``ray_helm_values``, between the two.
     :param ray_cluster_yaml: a RayCluster manifest: a path, URL, YAML text, dict, or one that was read already.
+    :param chart: a path, a name or an OCI URL. Default: the provider's own.
+    :param chart_repo: URL of the repository in which it has that name.
+    :param chart_version: which version of it; unless given, the newest.
+    :param strict: refuse values that the chart does not know. Default: of the provider's own, they are warned of.
+    :param update_if_exists: change a cluster of that name that is there. Default: use it as it is.
     :param lease_seconds: how long this task counts as a user of the cluster unless that is renewed; ``None``: for ever.
+    :param create_namespace: make the namespace if it is missing; a text is its Pod Security level. It stays.
+    :param kuberay_operator: ``require``, ``install`` (if it is missing) or ``upgrade`` (if it is older).
     :param kuberay_version: of the operator's chart, if it is to be installed.
     :param operator_chart: a path or OCI URL of the operator's chart, instead of KubeRay's repository.
+    :param operator_chart_repo: URL of another repository for it.
+    :param operator_values: for the operator's chart, in any form of ``values``.
+    :param operator_namespace: where the operator is installed. Default: ``kuberay-system``.
+    :param helm: how Helm is run. Default: as :class:`~ray_provider.clusters.helm.releases.HelmOptions` says.
+    :param how: the way to the dashboard: ``auto``, ``proxy``, ``service``, ``ingress`` or ``url``.
+    :param gpu_device_plugin_yaml: installed if it is missing: a path, URL, YAML text or dict. It stays.
     :param local_queue: name of a Kueue LocalQueue in which the RayCluster waits (a RayJob waits itself).
     :param priority_class: name of a Kueue WorkloadPriorityClass.
+    :param folders: where relative paths begin.
     :param render: renders templates in files.
     :param fetch: gets the text behind a URL.
     :raises ConfigurationError: something can't work; the message names it.
@@ -202,6 +217,7 @@ def make_spec(
 def check_mode(kuberay_operator: str) -> Mode:
     """Give what is to become of the operator, if there is such a mode.
 
+    :param kuberay_operator: what somebody wrote.
     :raises ConfigurationError: there is not.
     """
     if kuberay_operator not in MODES:
@@ -243,10 +259,12 @@ def chart_values(
 ) -> tuple[Values, list[str]]:
     """Make what Helm is told.
 
+    :param spec: the cluster as somebody wants it.
     :param kuberay: what Kubernetes knows.
     :param defaults: the chart's own values: what it has no key for is not said to it.
     :param labels: whose the cluster is, where that is known already; else the spec's owner.
     :return: the values, and what was added and why, in sentences.
+    :raises ConfigurationError: with ``strict``: the chart does not know one of the values.
     """
     notes: list[str] = []
     own: Values = {}
@@ -291,6 +309,12 @@ def read_operator_chart(
 ) -> OperatorChart:
     """Find out which chart brings the operator, and read its values.
 
+    :param chart: a path or OCI URL; ``None``: KubeRay's own.
+    :param repo: URL of a repository; ``None``: KubeRay's, if no chart is given.
+    :param version: of the chart; ``None``: from a repository the one that this release is tested with.
+    :param values: for the chart: a dict, YAML text, a path, or a list of those.
+    :param namespace: where it is installed; ``None``: ``kuberay-system``.
+    :param folders: where relative paths begin.
     :raises ConfigurationError: there is no such chart, or its values can't be read.
     """
     if chart is None or repo:

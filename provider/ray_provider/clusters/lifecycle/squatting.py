@@ -17,8 +17,11 @@ async def refuse_squatted(
 ) -> None:
     """Look whether the names are free that KubeRay gives to what it makes for a RayCluster that is not there yet.
 
+    :param kube: where.
+    :param namespace: of the cluster.
     :param cluster: the RayCluster that is about to be made.
     :param named: somebody chose its name: a Secret of that name may then be the token that he wants, which is said.
+    :param say: is warned of a Secret of that name.
     :raises ConfigurationError: an object is there that no cluster of that name has left.
     """
     name = str(cluster["metadata"]["name"])

@@ -45,15 +45,25 @@ class User:
     lease_seconds: float | None = None
 
     def counts(self, now: datetime | None = None) -> bool:
-        """Whether the entry has not ended."""
+        """Whether the entry has not ended.
+
+        :param now: with a time zone; unless given, the present.
+        """
         return self.until is None or self.until > (now or datetime.now(tz=UTC))
 
     def is_of_run(self, owner: Mapping[str, Any]) -> bool:
-        """Whether it is of the same run."""
+        """Whether it is of the same run.
+
+        :param owner: of it count ``airflow``, ``dag_id`` and ``run_id``.
+        """
         return all(self.owner.get(key, "") == _text(owner.get(key)) for key in _RUN)
 
     def is_of(self, key: str, value: str) -> bool:
-        """Tell whether a part of the user is this one, be it shortened or not."""
+        """Tell whether a part of the user is this one, be it shortened or not.
+
+        :param key: of the owner: ``dag_id``, ``run_id`` …
+        :param value: the whole one. Labels hold long values shortened.
+        """
         return self.owner.get(key) in {value, label_value(value)}
 
     @property
@@ -65,7 +75,10 @@ class User:
 
 
 def entry_key(owner: Mapping[str, Any]) -> str:
-    """Give the annotation of a task instance."""
+    """Give the annotation of a task instance.
+
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
+    """
     identity = "\x1f".join(_text(owner.get(key)) for key in KEYS)
     return f"{_ENTRY}{hashlib.sha256(identity.encode()).hexdigest()[:16]}"
 
@@ -73,7 +86,9 @@ def entry_key(owner: Mapping[str, Any]) -> str:
 def entry(owner: Mapping[str, Any], lease_seconds: float | None, now: datetime | None = None) -> dict[str, str]:
     """Give the annotations by which a task says that it uses a cluster.
 
+    :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``; a RayJob's also has its name.
     :param lease_seconds: how long it counts unless it is renewed; ``None``: for ever.
+    :param now: when it begins, with a time zone; unless given, the present.
     """
     until = None
     if lease_seconds is not None:
@@ -86,24 +101,38 @@ def entry(owner: Mapping[str, Any], lease_seconds: float | None, now: datetime |
 
 
 def users_of(meta: Mapping[str, Any]) -> list[User]:
-    """Read who uses a cluster from its metadata. What can't be read is a user without an end: in doubt it is kept."""
+    """Read who uses a cluster from its metadata. What can't be read is a user without an end: in doubt it is kept.
+
+    :param meta: metadata of the RayCluster.
+    """
     annotations: Mapping[str, str] = meta.get("annotations") or {}
     return [_read(key, text) for key, text in sorted(annotations.items()) if key.startswith(_ENTRY)]
 
 
 def is_recorded(meta: Mapping[str, Any]) -> bool:
-    """Whether users are recorded on a cluster."""
+    """Whether users are recorded on a cluster.
+
+    :param meta: metadata of the RayCluster. Not, where somebody made it by other means or an older release made it.
+    """
     return RECORDED in (meta.get("annotations") or {})
 
 
 def others(users: Iterable[User], mine: Iterable[str]) -> list[User]:
-    """Give who uses it, but for one's own entries and those that have ended."""
+    """Give who uses it, but for one's own entries and those that have ended.
+
+    :param users: all that are recorded.
+    :param mine: keys of one's own entries.
+    """
     own = set(mine)
     return [user for user in users if user.key not in own and user.counts()]
 
 
 def renewed(meta: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, str]:
-    """Give the annotations that move the end of a task's entry on; none if that is not due, or there is no entry."""
+    """Give the annotations that move the end of a task's entry on; none if that is not due, or there is no entry.
+
+    :param meta: metadata of the RayCluster.
+    :param owner: of the entry.
+    """
     key = entry_key(owner)
     own = next((user for user in users_of(meta) if user.key == key), None)
     if own is None or own.until is None or own.lease_seconds is None:
@@ -113,7 +142,14 @@ def renewed(meta: Mapping[str, Any], owner: Mapping[str, Any]) -> dict[str, str]
 
 
 async def give_up(kube: Kube, path: str, cluster: Json, keys: Iterable[str]) -> Json | None:
-    """Take entries away, and give the RayCluster as it is then; ``None`` if it is gone."""
+    """Take entries away, and give the RayCluster as it is then; ``None`` if it is gone.
+
+    :param kube: where.
+    :param path: of the RayCluster.
+    :param cluster: the RayCluster as it was read: it is given back where no entry is to go.
+    :param keys: of the entries.
+    :raises KubernetesError: we may not change it.
+    """
     gone = dict.fromkeys(keys)
     if not gone:
         return cluster

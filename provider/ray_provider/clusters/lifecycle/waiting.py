@@ -47,6 +47,13 @@ async def wait_ready(
 ) -> ClusterHandle:
     """Wait until a cluster is ready and its dashboard answers.
 
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster, as it was made.
+    :param readiness: how long its parts may take.
+    :param stale_pods: uids of pods that have to be gone, after an update.
+    :param how: the way to the dashboard.
+    :param deadline: when (seconds since 1970) waiting ends; unless given, as ``readiness`` says.
+    :param say: is given a line when something changes. Default: nobody is.
     :return: the handle, with what is known only then.
     :raises ClusterFailedError: it can't become ready.
     :raises ClusterTimeoutError: it did not in time.
@@ -80,6 +87,8 @@ async def _is_suspended(access: KubernetesAccess, handle: ClusterHandle) -> bool
 async def until_suspended(access: KubernetesAccess, handle: ClusterHandle) -> str | None:
     """Wait until a queue takes a cluster away from the jobs on it.
 
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster.
     :return: what happened in a sentence; ``None``, at once, where the cluster is in no queue.
     :raises KubernetesError: the API server stayed away, or we may not look.
     """
@@ -101,8 +110,11 @@ async def until_suspended(access: KubernetesAccess, handle: ClusterHandle) -> st
 async def reached(access: KubernetesAccess, handle: ClusterHandle, cluster: Json, how: Any, say: Say) -> ClusterHandle:
     """Wait until the dashboard of a cluster that is ready answers, and give the handle with all that is known then.
 
+    :param access: to the Kubernetes cluster.
+    :param handle: of the cluster.
     :param cluster: the RayCluster.
     :param how: the way to the dashboard.
+    :param say: is told that it is ready.
     :raises ClusterTimeoutError: it does not answer.
     """
     service = head_service(cluster)
@@ -149,6 +161,7 @@ async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, ho
 async def check_closed(endpoint: RayEndpoint, where: str) -> None:
     """Make sure that a Ray which is to ask for a token does: a tag may claim a version that the image does not have.
 
+    :param endpoint: of the dashboard; its own token is left out.
     :param where: namespace and name of the cluster, for the message.
     :raises ClusterFailedError: it lets anybody in.
     """
