@@ -34,7 +34,10 @@ _GUESSES = (
 
 
 def sounds_secret(name: str) -> bool:
-    """Whether the name of a field says that what lies under it is, or has to do with, a secret."""
+    """Whether the name of a field says that what lies under it is, or has to do with, a secret.
+
+    :param name: of a field, a variable or a header.
+    """
     return _SOUNDS_SECRET.search(name) is not None
 
 
@@ -60,7 +63,10 @@ def secrets_in(values: Any, key: str = "") -> list[str]:
 
 
 def leaves(value: Any) -> Iterable[str]:
-    """Give every string inside a value, at any depth."""
+    """Give every string inside a value, at any depth.
+
+    :param value: a text, or maps and lists with texts in them. What else is in it is passed over.
+    """
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):
@@ -85,7 +91,11 @@ class Redactor:
         self.add(list(secrets))
 
     def add(self, value: Any) -> None:
-        """Remember the strings in a value as secrets."""
+        """Remember the strings in a value as secrets.
+
+        :param value: a text, or maps and lists with texts in them. Texts that are too short (:data:`SHORTEST`) are not
+            hidden.
+        """
         for text in leaves(value):
             if text.lstrip().startswith("{"):
                 # A key as Google gives it: the private part may show without the rest.
@@ -98,7 +108,10 @@ class Redactor:
             self._pattern = None
 
     def add_named(self, values: Mapping[str, Any]) -> None:
-        """Remember the values whose names sound secret, at any depth."""
+        """Remember the values whose names sound secret, at any depth.
+
+        :param values: fields with their names, nested or not.
+        """
         for name, value in values.items():
             if sounds_secret(str(name)):
                 self.add(value)
@@ -106,7 +119,10 @@ class Redactor:
                 self.add_named(value)
 
     def __call__(self, text: str) -> str:
-        """Give the text without the secrets."""
+        """Give the text without the secrets.
+
+        :param text: such as a log's line, or an error.
+        """
         if self._forms:
             if self._pattern is None:
                 longest_first = sorted(self._forms, key=len, reverse=True)

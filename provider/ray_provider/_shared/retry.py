@@ -14,7 +14,10 @@ _NOT_IMPLEMENTED = 501
 
 
 def may_pass(status: int) -> bool:
-    """Whether an HTTP status may be another one at a later try: too many requests, and failures of the server."""
+    """Whether an HTTP status may be another one at a later try: too many requests, and failures of the server.
+
+    :param status: of the answer.
+    """
     return status == TOO_MANY_REQUESTS or (status >= 500 and status != _NOT_IMPLEMENTED)
 
 

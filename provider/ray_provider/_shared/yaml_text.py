@@ -16,7 +16,10 @@ _BRACKETS = re.compile(r"[][{}]")
 
 
 class UnplainError(yaml.YAMLError):
-    """The text is YAML, but not of the plain kind. ``problem`` says why, and shows nothing of it."""
+    """The text is YAML, but not of the plain kind. ``problem`` says why, and shows nothing of it.
+
+    :param problem: what it is, without a full stop and without the data.
+    """
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -36,6 +39,7 @@ _Loader.yaml_implicit_resolvers = {
 def load_documents(text: str) -> list[Any]:
     """Load all documents of a text.
 
+    :param text: of any origin: aliases, tags and depth are bounded.
     :raises yaml.YAMLError: it is no YAML, or no plain data. Its text may show some of it: don't print it.
     """
     _check_depth(text)
@@ -53,6 +57,7 @@ def load_documents(text: str) -> list[Any]:
 def load_document(text: str) -> Any:
     """Load the one document of a text; ``None`` where it is empty.
 
+    :param text: see :func:`load_documents`.
     :raises yaml.YAMLError: see :func:`load_documents`; or there are several.
     """
     documents = load_documents(text)
@@ -72,6 +77,7 @@ def _check_depth(text: str) -> None:
 def check_plain(value: Any) -> None:
     """Make sure that data is made of maps, lists, text, numbers, booleans and nulls, and has an end.
 
+    :param value: what was loaded, or given as Python objects.
     :raises UnplainError: it is not.
     """
     count = 0
