@@ -63,5 +63,8 @@ class ray:  # noqa: N801 - the name that DAGs import
     else:
 
         def task(*args: Any, **kwargs: Any) -> Any:
-            """Make the task: as ``@task.ray``, but what XCom can't carry of its value costs nothing but a warning."""
+            """Make the task: as ``@task.ray``, but what XCom can't carry of its value costs nothing but a warning.
+
+            :param kwargs: as of ``@task.ray``. ``lenient_results`` is on unless it is given.
+            """
             return ray_task(*args, **{"lenient_results": True, **kwargs})

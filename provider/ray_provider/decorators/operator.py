@@ -45,7 +45,6 @@ _OWN: dict[str, Any] = {
     "send": "auto",
     "ray_job": None,
 }
-#: How a function may travel.
 _SENDS = ("auto", "pickle", "source")
 #: What a configuration may hold.
 _ARGUMENTS = (frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}) | set(_OWN)
@@ -77,6 +76,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
     :param ray_job: have KubeRay make the task's own cluster, by a RayJob: ``True``, or a dictionary of those arguments
         of ``RunRayJob`` that say what the cluster is (``{"profile": "gpu-eks", "local_queue": "team"}``). On the local
         backend it has no effect: the function gets a Ray of its own there in any case.
+    :param kwargs: arguments of ``SubmitRayJob`` and of any operator; they win over ``config``.
     """
 
     custom_operator_name = "@task.ray"
@@ -137,17 +137,22 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         """Whether the function gets a cluster of its own by a RayJob."""
         return bool(self.ray_job)
 
-    # -- what Airflow calls --------------------------------------------------------------------------------------------
-
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral. The operator is a new object: what a callable configures is asked for anew."""
+        """Go on after a deferral. The operator is a new object: what a callable configures is asked for anew.
+
+        :param next_method: that Airflow goes on with.
+        :param next_kwargs: of it: the trigger's event, or an error.
+        :param context: of the task.
+        """
         self._configure(context)
         return super().resume_execution(next_method, next_kwargs, context)
 
-    # -- what SubmitRayJob asks ----------------------------------------------------------------------------------------
-
     def prepare(self, context: Context) -> None:
-        """Make the configuration, and pack the function and its arguments."""
+        """Make the configuration, and pack the function and its arguments.
+
+        :param context: of the task.
+        :raises ConfigurationError: ``send`` or ``config`` can't work, or the function can't be sent.
+        """
         from ray_provider.functions.payload import ResultSettings, pack
 
         self._configure(context)
@@ -170,7 +175,12 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         self._packed = self._pack(as_source=self.send == "source")
 
     def specify(self, context: Context, run: JobRun, spec: JobSpec) -> JobSpec:
-        """Upload the function, and have the job run it."""
+        """Upload the function, and have the job run it.
+
+        :param context: of the task.
+        :param run: knows the cluster, which is there.
+        :param spec: of the job, without the function.
+        """
         if self._packed is None:
             return spec
         from ray_provider.functions.results import result_file
@@ -196,7 +206,13 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         return replace(spec, runtime_env={**runtime_env, "env_vars": variables, "py_modules": modules})
 
     def result(self, context: Context, run: JobRun, outcome: JobOutcome) -> Any:
-        """Read what the function returned."""
+        """Read what the function returned.
+
+        :param context: of the task.
+        :param run: knows the job and its cluster.
+        :param outcome: of a job that succeeded.
+        :raises AirflowSkipException: the function wants its task to be skipped.
+        """
         if not self.runs_function:
             return super().result(context, run, outcome)
         found = self._fetch(run, outcome)
@@ -222,7 +238,13 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         return reference
 
     def failure(self, context: Context, run: JobRun, outcome: JobOutcome, error: RayProviderError) -> Exception:
-        """Read what the function raised, if it came that far."""
+        """Read what the function raised, if it came that far.
+
+        :param context: of the task.
+        :param run: knows the job and its cluster.
+        :param outcome: of a job that did not succeed.
+        :param error: what is raised where the function left nothing.
+        """
         if not self.runs_function or outcome.kind != "final" or outcome.status != "FAILED":
             return super().failure(context, run, outcome, error)
         try:
@@ -244,8 +266,6 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         from ray_provider.operators._rayjob.arguments import RayJobArguments
 
         return RayJobArguments.from_given(self.ray_job)
-
-    # -- parts ---------------------------------------------------------------------------------------------------------
 
     def _configure(self, context: Context) -> None:
         """Take what a callable configuration makes; arguments that are given by name win."""
@@ -352,10 +372,7 @@ async def _send(client: RayJobsClient, packed: PackedCall) -> None:
 
 
 async def _other_python(client: RayJobsClient) -> str | None:
-    """Give the minor version of the cluster's Python, where it is not this one's: no pickled function survives that.
-
-    A cluster that does not say (its version of Ray is too old) is asked by the function's own runner, a little later.
-    """
+    """Give the minor version of the cluster's Python where it is not this one's; ``None``: it is, or Ray is too old."""
     try:
         answer = await client.transport.json("GET", "/api/v0/cluster_metadata")
     except RayApiError as error:

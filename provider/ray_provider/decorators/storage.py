@@ -32,6 +32,7 @@ class ResultStore:
     def parse(cls, path: Any) -> Self:
         """Read a path as people write it: ``s3://bucket/folder``, ``s3://conn_id@bucket/folder``, an ObjectStoragePath.
 
+        :param path: of the folder.
         :raises ConfigurationError: it is neither a URL nor an absolute path.
         """
         text = str(path).rstrip("/")
@@ -64,7 +65,11 @@ class ResultStore:
         return {**told, **({"conn_id": self.conn_id} if self.conn_id else {})}
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file, and give its URL."""
+        """Write a file, and give its URL.
+
+        :param name: of the file, in the folder.
+        :param content: all of it.
+        """
         url = f"{self.url}/{name}"
         if self.conn_id:
             from airflow.providers.common.compat.sdk import ObjectStoragePath

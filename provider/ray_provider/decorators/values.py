@@ -15,6 +15,7 @@ def materialize(value: Any, _within: frozenset[int] = frozenset()) -> Any:
     a dictionary. All else is given back as it is; of a list, tuple or dictionary with such a value inside, a copy.
 
     :param value: what a function is called with.
+    :param _within: ids of what it lies in, for its own use.
     """
     if isinstance(value, _PLAIN) or id(value) in _within:  # what holds itself stays as it is
         return value
