@@ -17,7 +17,11 @@ _MODULES: dict[str, types.ModuleType] = {}
 
 
 def module_of(name: str, file: str) -> types.ModuleType:
-    """Give the module whose globals all functions share that came from the one of that name."""
+    """Give the module whose globals all functions share that came from the one of that name.
+
+    :param name: of the module where the task ran.
+    :param file: of its source, for tracebacks.
+    """
     if name not in _MODULES:
         _MODULES[name] = types.ModuleType(name)
         _MODULES[name].__file__ = file
@@ -25,7 +29,12 @@ def module_of(name: str, file: str) -> types.ModuleType:
 
 
 def definition(source: str, line: int) -> Any:
-    """Parse one ``def`` or ``class``, however deep it stood, its lines numbered as in its file."""
+    """Parse one ``def`` or ``class``, however deep it stood, its lines numbered as in its file.
+
+    :param source: lines of a file, from the ``def`` or ``class`` on, decorators included; indented as they stand there.
+    :param line: at which they begin in the file.
+    :return: the syntax tree of it.
+    """
     # Not dedented: that would alter texts of more than one line.
     nested = source[:1].isspace()
     tree = ast.parse("if True:\n" + source if nested else source)
@@ -35,7 +44,11 @@ def definition(source: str, line: int) -> Any:
 
 
 def function_code(told: dict[str, Any]) -> types.CodeType:
-    """Compile a function: without its decorators, and without what is evaluated where it is defined."""
+    """Compile a function: without its decorators, and without what is evaluated where it is defined.
+
+    :param told: what the task says of the function: ``source``, ``line``, ``file``, ``flags``, ``free``.
+    :raises SyntaxError: the source is no ``def``, or none of this Python's.
+    """
     made = definition(told["source"], told["line"])
     if not isinstance(made, (ast.FunctionDef, ast.AsyncFunctionDef)):
         raise SyntaxError("this is no def")  # noqa: TRY004 - of a text
@@ -59,14 +72,21 @@ def function_code(told: dict[str, Any]) -> types.CodeType:
 
 
 def make_function(told: dict[str, Any]) -> types.FunctionType:
-    """Make a function; what it uses is given to it by :func:`set_function`, and may use the function itself."""
+    """Make a function; what it uses is given to it by :func:`set_function`, and may use the function itself.
+
+    :param told: what the task says of the function.
+    """
     code = function_code(told)
     cells = tuple(types.CellType() for _ in code.co_freevars)
     return types.FunctionType(code, module_of(told["module"], told["file"]).__dict__, told["name"], None, cells)
 
 
 def set_function(function: types.FunctionType, state: dict[str, Any]) -> None:
-    """Give a function what it uses."""
+    """Give a function what it uses.
+
+    :param function: from :func:`make_function`.
+    :param state: its ``globals``, ``closure`` and ``attributes``, by name.
+    """
     function.__globals__.update(state["globals"])
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or ()):  # noqa: B905 - not in Python 3.9
         if name in state["closure"]:
@@ -76,7 +96,11 @@ def set_function(function: types.FunctionType, state: dict[str, Any]) -> None:
 
 
 def class_code(told: dict[str, Any]) -> types.CodeType:
-    """Compile a class with its decorators."""
+    """Compile a class with its decorators.
+
+    :param told: what the task says of the class: ``source``, ``line``, ``file``, ``flags``.
+    :raises SyntaxError: the source is no ``class``, or none of this Python's.
+    """
     made = definition(told["source"], told["line"])
     if not isinstance(made, ast.ClassDef):
         raise SyntaxError("this is no class")  # noqa: TRY004 - of a text
@@ -86,7 +110,12 @@ def class_code(told: dict[str, Any]) -> types.CodeType:
 
 
 def make_class(told: dict[str, Any], needed: dict[str, Any]) -> type:
-    """Define a class; its methods get what they use by :func:`set_class`."""
+    """Define a class; its methods get what they use by :func:`set_class`.
+
+    :param told: what the task says of the class.
+    :param needed: what its body uses (bases, decorators, defaults), by name.
+    :raises TypeError: what its decorators make of it is no class.
+    """
     module = module_of(told["module"], told["file"])
     module.__dict__.update(needed)
     found: dict[str, Any] = {}
@@ -105,12 +134,19 @@ def make_class(told: dict[str, Any], needed: dict[str, Any]) -> type:
 
 
 def set_class(made: type, state: dict[str, Any]) -> None:
-    """Give a class' methods what they use."""
+    """Give a class' methods what they use.
+
+    :param made: from :func:`make_class`.
+    :param state: what its methods use, by name.
+    """
     module_of(made.__module__, "").__dict__.update(state)
 
 
 def named(told: Any) -> Any:
-    """Give what a call names instead of holding it: a function of this file, or a name of a module."""
+    """Give what a call names instead of holding it: a function of this file, or a name of a module.
+
+    :param told: a function's name, or module and name.
+    """
     if isinstance(told, str):
         return {each.__name__: each for each in (make_function, set_function, make_class, set_class)}[told]
     module, name = told

@@ -81,6 +81,7 @@ def _name(function: Callable[..., Any]) -> str:
 def check_callable(function: Callable[..., Any]) -> None:
     """Refuse what can't be sent.
 
+    :param function: what was decorated.
     :raises ConfigurationError: a method, a class, a generator or a coroutine function.
     """
     name = _name(function)

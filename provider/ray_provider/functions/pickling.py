@@ -16,7 +16,11 @@ _PROTOCOL = 5
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
-    """cloudpickle, but caches of functions travel too, and what belongs to the DAG's file is noted."""
+    """cloudpickle, but caches of functions travel too, and what belongs to the DAG's file is noted.
+
+    :param file: gets the pickle.
+    :param module: name of the DAG's module, whose functions and classes are noted; ``None``: of none.
+    """
 
     def __init__(self, file: io.BytesIO, module: str | None) -> None:
         super().__init__(file, protocol=_PROTOCOL)
@@ -25,7 +29,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.found: dict[str, Any] = {}
 
     def reducer_override(self, obj: Any) -> Any:
-        """Say how an object is pickled, where that is not cloudpickle's own way."""
+        """Say how an object is pickled, where that is not cloudpickle's own way.
+
+        :param obj: any that the call holds.
+        """
         if self.module is not None and getattr(obj, "__module__", None) == self.module:
             cached = isinstance(obj, functools._lru_cache_wrapper)  # noqa: SLF001 - the type of functools.cache's wrappers
             if cached or isinstance(obj, types.FunctionType | type):
@@ -46,11 +53,19 @@ class _SourcePickler(_Pickler):
     """Sends functions and classes as source: another minor version of Python can't read bytecode."""
 
     def persistent_id(self, obj: Any) -> Any:
-        """Say what is found by its name on the cluster."""
+        """Say what is found by its name on the cluster.
+
+        :param obj: any that the call holds.
+        :return: ``None``: it is not found by its name.
+        """
         return source.named(obj)
 
     def reducer_override(self, obj: Any) -> Any:
-        """Say how an object is pickled, where that is not cloudpickle's own way."""
+        """Say how an object is pickled, where that is not cloudpickle's own way.
+
+        :param obj: any that the call holds.
+        :raises NoSourceError: a function or class has no source.
+        """
         how = super().reducer_override(obj)  # notes what belongs to the DAG's file
         return source.reduce(obj) or how
 

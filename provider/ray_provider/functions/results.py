@@ -25,7 +25,10 @@ class RemoteFunctionError(JobFailedError):
 
 
 class RemoteTraceback(Exception):  # noqa: N818 - stands in for the remote exception as the cause
-    """Shows the remote traceback as the cause of the local exception."""
+    """Shows the remote traceback as the cause of the local exception.
+
+    :param text: of the traceback on the cluster.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
@@ -111,7 +114,10 @@ def _advice(error: Mapping[str, Any]) -> str | None:
 
 
 def result_file(submission_id: str) -> str:
-    """Give the name of the result's file in Ray's session log folder."""
+    """Give the name of the result's file in Ray's session log folder.
+
+    :param submission_id: of the job.
+    """
     return f"airflow-result-{submission_id}.bin"
 
 

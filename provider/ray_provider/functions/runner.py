@@ -64,7 +64,11 @@ def log_folder() -> Path:
 
 
 def write_result(header: dict[str, Any], content: bytes = b"") -> None:
-    """Leave a result: written aside, then renamed, so that a reader sees all of it or nothing."""
+    """Leave a result: written aside, then renamed, so that a reader sees all of it or nothing.
+
+    :param header: what the task is to know of it: its ``kind`` first.
+    :param content: the result's bytes. Default: none.
+    """
     header = {
         "format": FORMAT,
         "size": len(content),
@@ -106,6 +110,7 @@ def pretend_airflow() -> None:
 def read_call(settings: dict[str, Any]) -> bytes:
     """Give the pickled call: from the package, or, too large for one, from object storage.
 
+    :param settings: that the task packed with the call.
     :raises RuntimeError: what lies there is not what the task packed.
     """
     path = os.environ.get("AIRFLOW_RAY_CALL_PATH")
@@ -125,12 +130,19 @@ class Reader(pickle.Unpickler):
     """Reads a call, also one whose functions came as source."""
 
     def persistent_load(self, told: Any) -> Any:
-        """Give what the call names instead of holding it."""
+        """Give what the call names instead of holding it.
+
+        :param told: a function's name, or module and name.
+        """
         return importlib.import_module(f"{__package__}.from_source").named(told)
 
 
 def load_call(settings: dict[str, Any]) -> tuple[Any, tuple[Any, ...], dict[str, Any]]:
-    """Unpickle the function and its arguments."""
+    """Unpickle the function and its arguments.
+
+    :param settings: that the task packed with the call.
+    :return: the function, its arguments by place, and those by name.
+    """
     # The cloudpickle that packed the call reads it: another version, if the cluster has one, may not be able to.
     sys.path.insert(0, str(HERE / "vendor"))
     import cloudpickle  # noqa: F401 - what was packed names it
@@ -148,6 +160,9 @@ def offer(settings: dict[str, Any], found: dict[str, Any]) -> None:
 
     Processes that the function starts (``multiprocessing``, ``ProcessPoolExecutor``) get them by their names. Ray and
     others with a cloudpickle of their own go on to send them by value: their processes do not come from this one.
+
+    :param settings: that the task packed with the call: ``module`` is its name there.
+    :param found: the functions and classes, by name.
     """
     name = settings.get("module")
     if not name or not found or name in sys.modules:
@@ -167,7 +182,10 @@ def offer(settings: dict[str, Any], found: dict[str, Any]) -> None:
 
 
 def package(name: str) -> types.ModuleType:
-    """Give a package, an empty one if the cluster has none of that name."""
+    """Give a package, an empty one if the cluster has none of that name.
+
+    :param name: with dots.
+    """
     with contextlib.suppress(ImportError):
         return importlib.import_module(name)
     made = types.ModuleType(name)
@@ -177,20 +195,33 @@ def package(name: str) -> types.ModuleType:
 
 
 def by_value(module: Any, name: str) -> None:
-    """Have a copy of cloudpickle send a module's functions by value."""
+    """Have a copy of cloudpickle send a module's functions by value.
+
+    :param module: any that is loaded; one that is no cloudpickle stays as it is.
+    :param name: of the module whose functions are sent.
+    """
     registered = module.__dict__.get("_PICKLE_BY_VALUE_MODULES") if isinstance(module, types.ModuleType) else None
     if isinstance(registered, set):
         registered.add(name)
 
 
 class ByValue:
-    """Watches for copies of cloudpickle that are imported later, such as Ray's own."""
+    """Watches for copies of cloudpickle that are imported later, such as Ray's own.
+
+    :param name: of the module whose functions are sent by value.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
-        """Find nothing but copies of cloudpickle: what they are to know, they are told when they are loaded."""
+        """Find nothing but copies of cloudpickle: what they are to know, they are told when they are loaded.
+
+        :param fullname: of the module that is imported.
+        :param path: of its package.
+        :param target: of a reload.
+        :return: ``None``: another finder is to look.
+        """
         if fullname.rpartition(".")[2] not in {"cloudpickle", "cloudpickle_fast"}:
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
@@ -208,13 +239,21 @@ class ByValue:
 
 
 def all_plain(items: Any) -> bool:
-    """Tell of many values at once, at C's speed, that JSON and XCom know each of them."""
+    """Tell of many values at once, at C's speed, that JSON and XCom know each of them.
+
+    :param items: gone through twice: no iterator.
+    """
     kinds = set(map(type, items))
     return kinds <= {str, int, bool, type(None)} or (kinds == {float} and all(map(math.isfinite, items)))
 
 
 def key_text(key: Any, where: str) -> str:
-    """Give a dictionary's key as XCom has it: numbers become text, as with a plain ``@task``."""
+    """Give a dictionary's key as XCom has it: numbers become text, as with a plain ``@task``.
+
+    :param key: of any type.
+    :param where: the dictionary's place, for the message.
+    :raises TypeError: XCom can't have such a key.
+    """
     if isinstance(key, str):
         return key
     if key is None or isinstance(key, (bool, int, float)) or is_numpy_number(key):
@@ -223,7 +262,10 @@ def key_text(key: Any, where: str) -> str:
 
 
 def is_numpy_number(value: Any) -> bool:
-    """Tell whether it is a single number of NumPy's."""
+    """Tell whether it is a single number of NumPy's.
+
+    :param value: of any type.
+    """
     return type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0
 
 
@@ -241,7 +283,11 @@ class Carrier:
         self.notes: list[str] = []
 
     def plain(self, value: Any, where: str = "the return value") -> Any:
-        """Give the value, or raise TypeError naming the place that can't be said."""
+        """Give the value, or raise TypeError naming the place that can't be said.
+
+        :param value: what the function returned, or a part of it.
+        :param where: its place, for messages.
+        """
         if value is None or isinstance(value, (bool, int, str)):
             return value
         if isinstance(value, float):
@@ -266,7 +312,12 @@ class Carrier:
         return None
 
     def dictionary(self, value: dict[Any, Any], where: str) -> dict[str, Any]:
-        """Give a dictionary whose keys are text."""
+        """Give a dictionary whose keys are text.
+
+        :param value: its keys may be of any type.
+        :param where: its place, for messages.
+        :raises TypeError: unless lenient: XCom can't say a key or a value.
+        """
         if all_plain(value.values()) and all(type(key) is str for key in value):
             return value
         given: dict[str, Any] = {}
@@ -285,12 +336,22 @@ class Carrier:
 
 
 def plain(value: Any, where: str = "the return value") -> Any:
-    """Give the value as JSON and XCom know it, or raise TypeError naming the place that can't be said."""
+    """Give the value as JSON and XCom know it, or raise TypeError naming the place that can't be said.
+
+    :param value: what the function returned.
+    :param where: its place, for messages.
+    """
     return Carrier().plain(value, where)
 
 
 def encode(value: Any, settings: dict[str, Any], *, whole: bool = False) -> tuple[str, bytes, list[str]]:
-    """Give the value's kind and bytes: JSON if it can be, a pickle if that was allowed; and what became null in it."""
+    """Give the value's kind and bytes: JSON if it can be, a pickle if that was allowed; and what became null in it.
+
+    :param value: what the function returned.
+    :param settings: that the task packed with the call.
+    :param whole: keep what JSON says and XCom does not (NaN, infinity). Default: it becomes null.
+    :raises UnserializableResult: it can't be sent.
+    """
     carrier = Carrier(lenient=bool(settings.get("lenient")) and not settings["allow_pickle"], whole=whole)
     try:
         text = json.dumps(carrier.plain(value), ensure_ascii=False)
@@ -315,7 +376,10 @@ def encode(value: Any, settings: dict[str, Any], *, whole: bool = False) -> tupl
 
 
 def table(value: Any) -> Any:
-    """Give a pandas or Arrow table as an Arrow table, and anything else as ``None``."""
+    """Give a pandas or Arrow table as an Arrow table, and anything else as ``None``.
+
+    :param value: what the function returned. Neither library is imported for anything else.
+    """
     module = type(value).__module__.partition(".")[0]
     if module == "pandas" and type(value).__name__ == "DataFrame":
         import pyarrow
@@ -327,7 +391,13 @@ def table(value: Any) -> Any:
 
 
 def put(path: str, suffix: str, write: Any) -> dict[str, Any]:
-    """Write to object storage, and say where it is and how large."""
+    """Write to object storage, and say where it is and how large.
+
+    :param path: URL of a folder; it is made if it is missing.
+    :param suffix: of the file; its name is made of the job's id.
+    :param write: is called with the open file.
+    :return: ``path``, and ``bytes``: its size.
+    """
     import fsspec
 
     target = path.rstrip("/") + "/" + os.environ["AIRFLOW_RAY_RESULT_FILE"].rpartition(".")[0] + suffix
@@ -339,7 +409,11 @@ def put(path: str, suffix: str, write: Any) -> dict[str, Any]:
 
 
 def by_reference(value: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
-    """Write a table or a large value to ``result_path``; ``None`` if the value goes inline."""
+    """Write a table or a large value to ``result_path``; ``None`` if the value goes inline.
+
+    :param value: what the function returned.
+    :param settings: that the task packed with the call.
+    """
     path = settings.get("result_path")
     if not path:
         return None
@@ -359,7 +433,12 @@ def by_reference(value: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def deliver(value: Any, settings: dict[str, Any]) -> None:
-    """Send the function's return value back. One that can't travel is kept, and not computed again."""
+    """Send the function's return value back. One that can't travel is kept, and not computed again.
+
+    :param value: what the function returned.
+    :param settings: that the task packed with the call.
+    :raises UnserializableResult: it can't travel; says where it is kept.
+    """
     try:
         send(value, settings)
     except Exception as error:
@@ -368,7 +447,12 @@ def deliver(value: Any, settings: dict[str, Any]) -> None:
 
 
 def send(value: Any, settings: dict[str, Any]) -> None:
-    """Write the return value where the task looks for it."""
+    """Write the return value where the task looks for it.
+
+    :param value: what the function returned.
+    :param settings: that the task packed with the call.
+    :raises UnserializableResult: it is too large, or can't be sent.
+    """
     reference = by_reference(value, settings)
     if reference is not None:
         write_result({"kind": "reference"}, json.dumps(reference).encode())
@@ -387,7 +471,11 @@ def send(value: Any, settings: dict[str, Any]) -> None:
 
 
 def keep(value: Any, settings: dict[str, Any]) -> str:
-    """Keep a value that can't travel: it may have taken hours. Says where it is, or why it is nowhere."""
+    """Keep a value that can't travel: it may have taken hours. Says where it is, or why it is nowhere.
+
+    :param value: what the function returned.
+    :param settings: that the task packed with the call.
+    """
     import cloudpickle
 
     try:
@@ -409,7 +497,10 @@ def keep(value: Any, settings: dict[str, Any]) -> str:
 
 
 def text_of(error: BaseException) -> str:
-    """Give an exception's message, also of one whose own code for that raises."""
+    """Give an exception's message, also of one whose own code for that raises.
+
+    :param error: of the user's code.
+    """
     try:
         return str(error)
     except Exception as inner:  # noqa: BLE001 - the user's code
@@ -417,7 +508,11 @@ def text_of(error: BaseException) -> str:
 
 
 def describe(error: BaseException) -> dict[str, Any]:
-    """Give an exception as plain data, its traceback beginning at the user's function."""
+    """Give an exception as plain data, its traceback beginning at the user's function.
+
+    :param error: what the function raised.
+    :return: type, message, traceback, and what it means for the task: ``error``, ``fail`` or ``skip``.
+    """
     names = {cls.__name__ for cls in type(error).__mro__}
     frames = error.__traceback__
     while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
@@ -436,7 +531,11 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 
 def shortened(text: str, limit: int) -> str:
-    """Give a text that is not too long: its beginning and its end, and how much was left out."""
+    """Give a text that is not too long: its beginning and its end, and how much was left out.
+
+    :param text: of any length.
+    :param limit: in characters; what is said of the rest comes on top.
+    """
     if len(text) <= limit:
         return text
     half = limit // 2
@@ -444,7 +543,12 @@ def shortened(text: str, limit: int) -> str:
 
 
 def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Call the function. One that ends itself as a program that is content does (``sys.exit()``) returns nothing."""
+    """Call the function. One that ends itself as a program that is content does (``sys.exit()``) returns nothing.
+
+    :param function: the user's.
+    :param args: by place.
+    :param kwargs: by name.
+    """
     try:
         return function(*args, **kwargs)
     except SystemExit as error:
@@ -458,13 +562,18 @@ def exit_status(error: BaseException) -> int:
 
     An operating system keeps the last eight bits only: 256, which ``os.system`` gives for a command that ended with 1,
     would be a success.
+
+    :param error: what the function ended with.
     """
     code = error.code if isinstance(error, SystemExit) else None
     return (code & 0xFF if isinstance(code, int) else 1) or 1
 
 
 def reads_bytecode(settings: dict[str, Any]) -> bool:
-    """Tell whether the task's Python reads bytecode of this one."""
+    """Tell whether the task's Python reads bytecode of this one.
+
+    :param settings: that the task packed with the call: ``python`` is its version.
+    """
     return list(sys.version_info[:2]) == list(settings["python"][:2])
 
 

@@ -30,7 +30,11 @@ class NoSourceError(Exception):
 
 
 def named(thing: Any) -> Any:
-    """Say what is found by its name on the cluster, where a pickle would look in a place that it may not have."""
+    """Say what is found by its name on the cluster, where a pickle would look in a place that it may not have.
+
+    :param thing: any that the call holds.
+    :return: what :func:`~ray_provider.functions.from_source.named` reads; ``None``: it travels.
+    """
     if any(thing is each for each in _OURS):
         return thing.__name__
     # Python 3.13 says pathlib._local, which others don't have.
@@ -44,6 +48,7 @@ def named(thing: Any) -> Any:
 def reduce(thing: Any) -> Any:
     """Say how a function or a class is made again from source; ``None`` for what needs no source.
 
+    :param thing: any that the call holds.
     :raises NoSourceError: there is none, or it is not what runs here.
     """
     if isinstance(thing, types.CodeType):
