@@ -66,8 +66,10 @@ def find(hook: RayHook, ray_job: Any, namespace: str | None) -> ClusterHandle:
 def judge(conn_id: str, handle: ClusterHandle, patience: float, log: Log) -> RayJobEnd:
     """Make what judges the RayJob: kept from look to look, it knows more.
 
+    :param conn_id: of the connection.
     :param handle: from :func:`find`, which has checked it.
     :param patience: how long (seconds) a Ray that has answered before may not.
+    :param log: the task's.
     """
     return own_rayjob.judge_end(RayHook(conn_id, allowed=CHECKED), handle, patience=patience, say=partial(tell, log))
 
@@ -75,6 +77,7 @@ def judge(conn_id: str, handle: ClusterHandle, patience: float, log: Log) -> Ray
 def look(conn_id: str, handle: ClusterHandle, end: RayJobEnd) -> RayJobState | None:
     """Look once whether it has ended; ``None``: it goes on.
 
+    :param conn_id: of the connection.
     :param handle: from :func:`find`.
     :param end: judges it.
     :raises RayProviderError: it did not succeed, or can't any more; or nobody could be asked.
@@ -111,6 +114,7 @@ def keep(context: Context, end: RayJobEnd) -> None:
 def trigger(conn_id: str, handle: ClusterHandle, *, timeout: float, patience: float) -> RayJobEndTrigger:
     """Make the trigger that waits in the task's place.
 
+    :param conn_id: of the connection.
     :param handle: from :func:`find`.
     :param timeout: how long (seconds) it waits.
     :param patience: how long (seconds) a Ray that has answered before may not.
