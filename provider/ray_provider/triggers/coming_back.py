@@ -34,6 +34,10 @@ def seconds(deferred_at: float, began: float) -> float:
     Airflow fails a task that comes back before the scheduler has seen its first worker process end. Whoever supervises
     that process may see its end a heartbeat's interval late (Airflow 3.3); then the scheduler has to hear of it. How
     long that takes shows in how long the trigger took to begin: on a machine with too much to do, both take their time.
+
+    :param deferred_at: when (seconds since 1970) the task left.
+    :param began: when the trigger did.
+    :return: from now on.
     """
     heartbeat: float = conf.getfloat("workers", "min_heartbeat_interval", fallback=_HEARTBEAT_SECONDS)
     away = min(heartbeat + max(_SECONDS, _TIMES_LATE * (began - deferred_at)), _SECONDS_AT_MOST)

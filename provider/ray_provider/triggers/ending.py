@@ -40,7 +40,9 @@ def shows_a_kill(task: TriggerTask | None) -> bool:
 async def reach(hook: RayHook, where: Mapping[str, Any] | None, log: Log) -> tuple[Any, Any]:
     """Read the connection, patiently, as whom it is asked from may not be up yet.
 
+    :param hook: of the connection.
     :param where: which Kubernetes, as a handle says it.
+    :param log: is told of each try that failed.
     :return: access to it, and how dashboards are reached.
     :raises ConfigurationError: the connection can't work.
     """
@@ -60,6 +62,7 @@ async def was_ended(task: TriggerTask | None, log: Log) -> bool:
     """Tell a task that was ended from one that is cleared, or watched on by another triggerer: those need its cluster.
 
     :param task: whose trigger it is; ``None``: nobody knows.
+    :param log: is told why the cluster is left.
     """
     if task is None:
         return True

@@ -255,6 +255,8 @@ class _Offset:
 
     Written at most every few seconds: what comes in between is written a little later, also if no more comes; and at an
     orderly end. After a triggerer was killed, the lines of its last few seconds come again: that is the stated loss.
+
+    :param job_id: of the job whose log it is.
     """
 
     #: Seconds between two writes, and what each asyncio task of the process adds: Airflow's API is shared.

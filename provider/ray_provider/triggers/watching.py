@@ -34,20 +34,40 @@ class Log(Protocol):
     """The part of a logger that is used here."""
 
     def info(self, msg: str, /, *args: Any) -> Any:
-        """Log a line."""
+        """Log a line.
+
+        :param msg: with ``%s`` for each argument.
+        :param args: put into it.
+        """
 
     def warning(self, msg: str, /, *args: Any) -> Any:
-        """Log a line that should be noticed."""
+        """Log a line that should be noticed.
+
+        :param msg: with ``%s`` for each argument.
+        :param args: put into it.
+        """
 
     def error(self, msg: str, /, *args: Any) -> Any:
-        """Log what a job calls an error."""
+        """Log what a job calls an error.
+
+        :param msg: with ``%s`` for each argument.
+        :param args: put into it.
+        """
 
     def critical(self, msg: str, /, *args: Any) -> Any:
-        """Log what a job calls critical, or fatal."""
+        """Log what a job calls critical, or fatal.
+
+        :param msg: with ``%s`` for each argument.
+        :param args: put into it.
+        """
 
 
 def tell(log: Log, line: str) -> None:
-    """Log a line of progress; one that begins with ``WARNING:`` as a warning."""
+    """Log a line of progress; one that begins with ``WARNING:`` as a warning.
+
+    :param log: the task's.
+    :param line: one line, for people.
+    """
     if line.startswith("WARNING: "):
         log.warning("%s", line.removeprefix("WARNING: "))
     else:
@@ -180,7 +200,14 @@ async def stop(
 
 
 async def stop_at(endpoint: RayEndpoint, submission_id: str, *, log: Log | None, within: float, appear: float) -> bool:
-    """Stop a job, as :func:`stop` does, with a client of its own."""
+    """Stop a job, as :func:`stop` does, with a client of its own.
+
+    :param endpoint: where the job runs.
+    :param submission_id: of the job.
+    :param log: is told what becomes of it; ``None``: nobody is.
+    :param within: how long (seconds) Ray has to stop it.
+    :param appear: how long (seconds) a job that Ray does not know yet is waited for.
+    """
     from ray_provider.jobs.client import RayJobsClient
 
     async with RayJobsClient(endpoint, timeout=min(30.0, within)) as client:
