@@ -15,7 +15,7 @@ from ray_provider.clusters.kuberay.readiness import ReadinessOptions
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 from ray_provider.clusters.lifecycle.setup import Applied, apply_cluster, set_up_cluster
-from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec, make_spec
+from ray_provider.clusters.lifecycle.spec import ClusterRequest, KubernetesClusterSpec
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.models import JobSpec
 from ray_provider.jobs.submit.once import submit_once
@@ -112,7 +112,7 @@ class Scene:
 
     def spec(self, given: Any = None, *, owner: dict[str, Any] | None = None, **further: Any) -> KubernetesClusterSpec:
         options: dict[str, Any] = {"owner": owner or self.owner(), "helm": self.helm, **further}
-        return make_spec(values=given, **options)
+        return ClusterRequest(values=given, **options).spec()
 
     async def set_up(
         self, spec: KubernetesClusterSpec, *, keep_on_failure: bool = False, **readiness: Any

@@ -55,9 +55,9 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)), on_progress=_say)
     from ray_provider.clusters.helm.fetch import fetch_text
     from ray_provider.clusters.lifecycle.setup import set_up_cluster
-    from ray_provider.clusters.lifecycle.spec import make_spec
+    from ray_provider.clusters.lifecycle.spec import ClusterRequest
 
-    spec = make_spec(
+    spec = ClusterRequest(
         owner=dict(wanted.owner),
         ray_cluster_yaml=wanted.ray_cluster_yaml,
         update_if_exists=wanted.update_if_exists,
@@ -66,7 +66,7 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         folders=wanted.folders,
         render=wanted.render,
         fetch=fetch_text,
-    )
+    ).spec()
     return await set_up_cluster(await hook.akubernetes_access(), spec, say=_say)
 
 

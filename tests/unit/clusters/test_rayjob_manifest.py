@@ -10,7 +10,7 @@ import yaml
 
 from ray_provider.clusters.kuberay.rayjob import LABEL, RayJobOptions, RayJobState, Selector, make_selecting
 from ray_provider.clusters.kuberay.rayjob_manifest import read_ray_job
-from ray_provider.clusters.lifecycle.spec import make_spec
+from ray_provider.clusters.lifecycle.spec import ClusterRequest
 from ray_provider.exceptions import ConfigurationError
 
 HEAD = {"rayStartParams": {}, "template": {"spec": {"containers": [{"name": "ray-head", "image": "team/ray:2.60.0"}]}}}
@@ -75,7 +75,7 @@ def test_the_cluster_is_that_of_a_manifest_of_its_own():
     assert found.cluster.cluster["metadata"]["annotations"] == {"n": "m"}
     assert found.cluster.cluster["spec"] == {**CLUSTER, "enableInTreeAutoscaling": True}
     assert list(found.cluster.others) == [config]
-    spec = make_spec(owner={"dag_id": "d"}, ray_cluster_yaml=found.cluster)
+    spec = ClusterRequest(owner={"dag_id": "d"}, ray_cluster_yaml=found.cluster).spec()
     assert (spec.name, spec.manifest) == ("train", found.cluster)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ray_provider.clusters.kuberay.versions import KubeRay
-from ray_provider.clusters.lifecycle.spec import chart_values, make_spec
+from ray_provider.clusters.lifecycle.spec import ClusterRequest, chart_values
 from ray_provider.exceptions import ConfigurationError
 
 OWNER = {"dag_id": "dag", "run_id": "run", "task_id": "setup", "map_index": -1}
@@ -25,7 +25,7 @@ OURS = {
 
 
 def told(given: Any = None, kuberay: KubeRay = NEW, defaults: Any = None, labels: Any = None, **spec: Any) -> Any:
-    made = make_spec(values=given, **{"owner": OWNER, "name": "mine", **spec})
+    made = ClusterRequest(values=given, **{"owner": OWNER, "name": "mine", **spec}).spec()
     return chart_values(made, kuberay, OURS if defaults is None else defaults, labels)
 
 
@@ -112,23 +112,23 @@ MANIFEST = {
 )
 def test_what_contradicts_itself_is_refused(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
-        make_spec(owner=OWNER, **given)
+        ClusterRequest(owner=OWNER, **given).spec()
 
 
 def test_names_come_from_the_task_the_manifest_the_values_or_the_run() -> None:
-    found = make_spec(owner=OWNER, ray_cluster_yaml=MANIFEST)
+    found = ClusterRequest(owner=OWNER, ray_cluster_yaml=MANIFEST).spec()
     assert (found.name, found.namespace, found.is_named) == ("of-it", "ns", True)
-    assert make_spec(owner=OWNER, ray_cluster_yaml=MANIFEST, name="of-it", namespace="ns").name == "of-it"
-    found = make_spec(owner=OWNER, values={"fullnameOverride": "given"}, namespace="mine")
+    assert ClusterRequest(owner=OWNER, ray_cluster_yaml=MANIFEST, name="of-it", namespace="ns").spec().name == "of-it"
+    found = ClusterRequest(owner=OWNER, values={"fullnameOverride": "given"}, namespace="mine").spec()
     assert (found.name, found.namespace, found.is_named) == ("given", "mine", True)
-    unique = make_spec(owner=OWNER)
-    assert (unique.is_named, unique.name == make_spec(owner=OWNER).name) == (False, True)
-    assert unique.name != make_spec(owner={**OWNER, "run_id": "other"}).name
+    unique = ClusterRequest(owner=OWNER).spec()
+    assert (unique.is_named, unique.name == ClusterRequest(owner=OWNER).spec().name) == (False, True)
+    assert unique.name != ClusterRequest(owner={**OWNER, "run_id": "other"}).spec().name
 
 
 def test_values_count_more_than_infrastructures_and_those_more_than_a_profiles() -> None:
-    found = make_spec(
+    found = ClusterRequest(
         owner=OWNER, profile="cpu", infrastructure_values={"a": 1, "b": {"c": 1, "d": 1}}, values={"b": {"c": 2}}
-    )
+    ).spec()
     assert (found.values["a"], found.values["b"]) == (1, {"c": 2, "d": 1})
     assert set(found.values) > {"a", "b"}, "the profile's"

@@ -10,6 +10,7 @@ from typing import Any
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.helm.charts import ChartSource, find_chart
 from ray_provider.clusters.helm.releases import Helm, open_helm
+from ray_provider.clusters.helm.values import Values
 from ray_provider.clusters.kuberay.endpoints import dashboard_url
 from ray_provider.clusters.kuberay.queue_watch import warn_without_kueue
 from ray_provider.clusters.kuberay.queueing import check_cluster, queue_of
@@ -180,6 +181,41 @@ class _Setup:
 
         :param sure: nobody else is installing it, even if Helm says that the name is taken (it keeps a history).
         """
+        existing, created = standing.release, standing.release is None or standing.ours
+        values, to_be = await self._render(standing, kuberay, chart, defaults)
+        name = to_be["metadata"]["name"]
+        mark = digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
+        before = await self._cluster(name)
+        if existing is not None and existing.status == "deployed" and mark in existing.description and before:
+            self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
+            used = await self._use(before, created=standing.ours)
+            return Applied(await self._handle(used, created=standing.ours), changed=False, queue=queue_of(used))
+        await warn_without_kueue(self._kube, queue_of(to_be), self._say)
+        if before is None:
+            await refuse_squatted(self._kube, self._namespace, to_be, named=self._spec.is_named, say=self._say)
+        pods = await self._pods(name) if before else []
+        await install_shared(self._kube, self._namespace, self._spec.gpu_plugin, self._say)
+        apply = self._helm.install if existing is None and not sure else self._helm.upgrade
+        try:
+            self._say(
+                f"{'Upgrading' if existing else 'Installing'} Helm release {self._namespace}/{self._spec.name} "
+                f"(chart {chart.metadata.name} {chart.metadata.version})."
+            )
+            await apply(self._spec.name, self._namespace, chart, values, description=f"airflow-ray {mark}")
+            after = await self._cluster(name)
+            if after is None:
+                raise ClusterError(f"The RayCluster {self._namespace}/{name} was deleted while it was set up.")
+            after = await self._use(after, created=created)
+        except BaseException as error:
+            await self._not_installed(error, name, keep=keep_on_failure, is_new=not existing)
+            raise
+        stale = self._stale(before, after, pods, kuberay)
+        return Applied(await self._handle(after, created=created), stale_pods=stale, queue=queue_of(after))
+
+    async def _render(
+        self, standing: Standing, kuberay: KubeRay, chart: Any, defaults: Mapping[str, Any]
+    ) -> tuple[Values, Json]:
+        """Give the values for the chart, and the RayCluster that it makes of them: all of it looked at before."""
         spec, existing = self._spec, standing.release
         theirs = (
             {key: value for key, value in standing.labels.items() if key.startswith(PREFIX)}
@@ -191,43 +227,21 @@ class _Setup:
             self._say(note)
         rendered = await self._helm.render(chart, spec.name, self._namespace, values, is_upgrade=existing is not None)
         name = one_cluster(rendered, spec.name)
-        to_be = next(one for one in rendered if one.get("kind") == "RayCluster")
+        to_be = next(one for one in rendered if one.get("kind") == "RayCluster" and one["metadata"]["name"] == name)
         check_cluster(to_be, spec.local_queue)
         await check_objects(self._kube, self._namespace, rendered, kuberay)
-        mark = digest(await asyncio.to_thread(source.digest, str(chart.metadata.version)), values)
-        before = await self._cluster(name)
-        if existing is not None and existing.status == "deployed" and mark in existing.description and before:
-            self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
-            used = await self._use(before, created=standing.ours)
-            return Applied(await self._handle(used, created=standing.ours), changed=False, queue=queue_of(used))
-        await warn_without_kueue(self._kube, queue_of(to_be), self._say)
-        if before is None:
-            await refuse_squatted(self._kube, self._namespace, to_be, named=spec.is_named, say=self._say)
-        pods = await self._pods(name) if before else []
-        await install_shared(self._kube, self._namespace, spec.gpu_plugin, self._say)
-        verb = "Upgrading" if existing else "Installing"
-        self._say(
-            f"{verb} Helm release {self._namespace}/{spec.name} (chart {chart.metadata.name} {chart.metadata.version})."
-        )
-        created = existing is None or standing.ours
-        apply = self._helm.install if existing is None and not sure else self._helm.upgrade
-        try:
-            await apply(spec.name, self._namespace, chart, values, description=f"airflow-ray {mark}")
-            after = await self._cluster(name)
-            if after is None:
-                raise ClusterError(f"The RayCluster {self._namespace}/{name} was deleted while it was set up.")
-            after = await self._use(after, created=created)
-        except BaseException as error:
-            if isinstance(error, HelmError) and error.data.get("cause") == "release exists":
-                # Another run was quicker: nothing of ours was made.
-                raise _QuickerError(f"Another run installs {self._namespace}/{spec.name} at this moment.") from error
-            half = ClusterHandle(
-                "kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=not existing
-            )
-            await take_back(self._access, half, error, keep=keep_on_failure, helm=spec.helm, say=self._say)
-            raise
-        stale = self._stale(before, after, pods, kuberay)
-        return Applied(await self._handle(after, created=created), stale_pods=stale, queue=queue_of(after))
+        return values, to_be
+
+    async def _not_installed(self, error: BaseException, name: str, *, keep: bool, is_new: bool) -> None:
+        """Take back what an installation has made by half.
+
+        :raises _QuickerError: another run was quicker, and nothing of ours was made.
+        """
+        spec = self._spec
+        if isinstance(error, HelmError) and error.data.get("cause") == "release exists":
+            raise _QuickerError(f"Another run installs {self._namespace}/{spec.name} at this moment.") from error
+        half = ClusterHandle("kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=is_new)
+        await take_back(self._access, half, error, keep=keep, helm=spec.helm, say=self._say)
 
     async def _found(self, standing: Standing, *, loser: bool) -> Applied | None:
         """Decide about a cluster that is there and not of this task.

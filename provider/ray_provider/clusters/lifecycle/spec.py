@@ -30,7 +30,7 @@ _OPEN_MAPS = ("spec", "additionalWorkerGroups", "worker", "head")
 
 @dataclass(frozen=True, slots=True)
 class KubernetesClusterSpec:
-    """A Ray cluster as somebody wants it. Files are read, and values merged, when it is made by :func:`make_spec`.
+    """A Ray cluster as somebody wants it, all of it read, merged and checked: see :meth:`ClusterRequest.spec`.
 
     :param name: of the release and the RayCluster.
     :param namespace: where.
@@ -89,38 +89,9 @@ class KubernetesClusterSpec:
         return replace(self, name=name, manifest=replace(self.manifest, cluster=cluster))
 
 
-def make_spec(
-    *,
-    owner: Mapping[str, Any],
-    name: str | None = None,
-    namespace: str | None = None,
-    values: ValuesInput = None,
-    profile: str | Sequence[str] | None = None,
-    infrastructure_values: ValuesInput = None,
-    ray_cluster_yaml: str | Path | Mapping[str, Any] | RayClusterManifest | None = None,
-    chart: str | Path = BUNDLED,
-    chart_repo: str | None = None,
-    chart_version: str | None = None,
-    strict: bool = False,
-    update_if_exists: bool = False,
-    lease_seconds: float | None = LEASE_SECONDS,
-    create_namespace: bool | str = False,
-    kuberay_operator: str = "require",
-    kuberay_version: str | None = None,
-    operator_chart: str | Path | None = None,
-    operator_chart_repo: str | None = None,
-    operator_values: ValuesInput = None,
-    operator_namespace: str | None = None,
-    helm: HelmOptions | None = None,
-    how: How = "auto",
-    gpu_device_plugin_yaml: str | Mapping[str, Any] | None = None,
-    local_queue: str | None = None,
-    priority_class: str | None = None,
-    folders: tuple[Path, ...] = (),
-    render: Callable[[str], str] | None = None,
-    fetch: Callable[[str], str] | None = None,
-) -> KubernetesClusterSpec:
-    """Read and check all that a person says of a cluster, before anything is asked or made.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterRequest:
+    """All that a person says of a Ray cluster on Kubernetes, as they say it. :meth:`spec` reads and checks it.
 
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index`` of the task.
     :param name: of the release and the RayCluster; else the manifest's, else one that is unique for the run.
@@ -150,68 +121,114 @@ def make_spec(
     :param folders: where relative paths begin.
     :param render: renders templates in files.
     :param fetch: gets the text behind a URL.
-    :raises ConfigurationError: something can't work; the message names it.
     """
-    _check_options(kuberay_operator=kuberay_operator, lease_seconds=lease_seconds, how=how)
-    security_level(create_namespace)
-    manifest = None
-    if ray_cluster_yaml:
-        if str(chart) != BUNDLED or chart_repo:
+
+    owner: Mapping[str, Any]
+    name: str | None = None
+    namespace: str | None = None
+    values: ValuesInput = field(default=None, repr=False)
+    profile: str | Sequence[str] | None = None
+    infrastructure_values: ValuesInput = field(default=None, repr=False)
+    ray_cluster_yaml: str | Path | Mapping[str, Any] | RayClusterManifest | None = field(default=None, repr=False)
+    chart: str | Path = BUNDLED
+    chart_repo: str | None = None
+    chart_version: str | None = None
+    strict: bool = False
+    update_if_exists: bool = False
+    lease_seconds: float | None = LEASE_SECONDS
+    create_namespace: bool | str = False
+    kuberay_operator: str = "require"
+    kuberay_version: str | None = None
+    operator_chart: str | Path | None = None
+    operator_chart_repo: str | None = None
+    operator_values: ValuesInput = field(default=None, repr=False)
+    operator_namespace: str | None = None
+    helm: HelmOptions | None = None
+    how: How = "auto"
+    gpu_device_plugin_yaml: str | Mapping[str, Any] | None = field(default=None, repr=False)
+    local_queue: str | None = None
+    priority_class: str | None = None
+    folders: tuple[Path, ...] = ()
+    render: Callable[[str], str] | None = None
+    fetch: Callable[[str], str] | None = None
+
+    def spec(self) -> KubernetesClusterSpec:
+        """Read and check all of it, before anything is asked or made.
+
+        :raises ConfigurationError: something can't work; the message names it.
+        """
+        _check_options(self.lease_seconds, self.how)
+        security_level(self.create_namespace)
+        manifest = self._manifest()
+        values = self._merged()
+        chosen = self.name or (manifest.name if manifest else None) or values.get("fullnameOverride")
+        find_chart(self.chart, repo=self.chart_repo, version=self.chart_version, folders=self.folders)
+        return KubernetesClusterSpec(
+            name=check_name(chosen) if chosen else unique_name(self.owner),
+            namespace=self.namespace or (manifest.namespace if manifest else None),
+            values=values,
+            manifest=manifest,
+            chart=str(self.chart),
+            chart_repo=self.chart_repo,
+            chart_version=self.chart_version,
+            strict=self.strict,
+            owner=dict(self.owner),
+            is_named=bool(chosen),
+            update_if_exists=self.update_if_exists,
+            lease_seconds=self.lease_seconds,
+            create_namespace=self.create_namespace,
+            kuberay_operator=check_mode(self.kuberay_operator),
+            operator_chart=read_operator_chart(
+                self.operator_chart,
+                self.operator_chart_repo,
+                self.kuberay_version,
+                self.operator_values,
+                self.operator_namespace,
+                self.folders,
+            ),
+            helm=self.helm or HelmOptions(),
+            how=self.how,
+            gpu_plugin=_plugin(self.gpu_device_plugin_yaml, self.folders, self.fetch),
+            local_queue=self.local_queue,
+            priority_class=self.priority_class,
+            folders=self.folders,
+        )
+
+    def _manifest(self) -> RayClusterManifest | None:
+        given = self.ray_cluster_yaml
+        if not given:
+            return None
+        if str(self.chart) != BUNDLED or self.chart_repo:
             raise ConfigurationError(
                 "`ray_cluster_yaml` and `chart` are both given.",
                 hint="A manifest is installed by the provider's own chart: leave `chart` out.",
             )
-        if profile:
+        if self.profile:
             raise ConfigurationError(
                 "`ray_cluster_yaml` and `profile` are both given.",
                 hint="A manifest says all of the cluster itself: use one of the two.",
             )
-        manifest = (
-            ray_cluster_yaml
-            if isinstance(ray_cluster_yaml, RayClusterManifest)
-            else read_manifest(ray_cluster_yaml, folders=folders, render=render, fetch=fetch)
+        if not isinstance(given, RayClusterManifest):
+            given = read_manifest(given, folders=self.folders, render=self.render, fetch=self.fetch)
+        _check_names(given, self.name, self.namespace)
+        return given
+
+    def _merged(self) -> Values:
+        """Give the values: a profile's count least, the user's own most."""
+        profiles = [self.profile] if isinstance(self.profile, str) else list(self.profile or ())
+        given = read_values(self.values, folders=self.folders, render=self.render)
+        merged = merge(
+            *(read_values(find_profile(one)) for one in profiles),
+            read_values(self.infrastructure_values, what="infrastructure_values", folders=self.folders),
+            given,
         )
-        _check_names(manifest, name, namespace)
-    profiles = [profile] if isinstance(profile, str) else list(profile or ())
-    given = read_values(values, folders=folders, render=render)
-    merged = merge(
-        *(read_values(find_profile(one)) for one in profiles),
-        read_values(infrastructure_values, what="infrastructure_values", folders=folders),
-        given,
-    )
-    full_name = merged.get("fullnameOverride")
-    if full_name and name and full_name != name:
-        raise ConfigurationError(
-            f"The task names the cluster {name!r}, and `values.fullnameOverride` {full_name!r}.",
-            hint="Leave one of them out.",
-        )
-    chosen = name or (manifest.name if manifest else None) or full_name
-    find_chart(chart, repo=chart_repo, version=chart_version, folders=folders)
-    return KubernetesClusterSpec(
-        name=check_name(chosen) if chosen else unique_name(owner),
-        namespace=namespace or (manifest.namespace if manifest else None),
-        values=merged,
-        manifest=manifest,
-        chart=str(chart),
-        chart_repo=chart_repo,
-        chart_version=chart_version,
-        strict=strict,
-        owner=dict(owner),
-        is_named=bool(chosen),
-        update_if_exists=update_if_exists,
-        lease_seconds=lease_seconds,
-        create_namespace=create_namespace,
-        kuberay_operator=kuberay_operator,  # type: ignore[arg-type]
-        operator_chart=read_operator_chart(
-            operator_chart, operator_chart_repo, kuberay_version, operator_values, operator_namespace, folders
-        ),
-        helm=helm or HelmOptions(),
-        how=how,
-        gpu_plugin=_plugin(gpu_device_plugin_yaml, folders, fetch),
-        local_queue=local_queue,
-        priority_class=priority_class,
-        folders=tuple(folders),
-    )
+        full_name = merged.get("fullnameOverride")
+        if full_name and self.name and full_name != self.name:
+            raise ConfigurationError(
+                f"The task names the cluster {self.name!r}, and `values.fullnameOverride` {full_name!r}.",
+                hint="Leave one of them out.",
+            )
+        return merged
 
 
 def check_mode(kuberay_operator: str) -> Mode:
@@ -228,8 +245,7 @@ def check_mode(kuberay_operator: str) -> Mode:
     return kuberay_operator  # type: ignore[return-value]
 
 
-def _check_options(*, kuberay_operator: str, lease_seconds: float | None, how: str) -> None:
-    check_mode(kuberay_operator)
+def _check_options(lease_seconds: float | None, how: str) -> None:
     if lease_seconds is not None and lease_seconds <= 0:
         raise ConfigurationError(
             f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",

@@ -51,6 +51,19 @@ class Answer:
         return self.body.decode("utf-8", "replace")
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is sent, the same with each try."""
+
+    method: str
+    path: str
+    params: Mapping[str, str] | None
+    json_body: Any
+    body: Callable[[], Any] | None
+    seconds: float
+    limit: int
+
+
 class Transport:
     """Sends requests to one endpoint.
 
@@ -127,42 +140,42 @@ class Transport:
         :raises RayApiError: another answer than the accepted ones.
         :raises AnswerTooLongError: the answer has more bytes.
         """
+        wanted = _Request(method, path, params, json_body, body, timeout or self.timeout, limit)
+        return await self._until_answered(wanted, Attempts(retry or self.retry), accept, final)
+
+    async def _until_answered(
+        self,
+        wanted: _Request,
+        attempts: Attempts,
+        accept: Callable[[int, str], bool],
+        final: Callable[[int, str], bool],
+    ) -> Answer:
         import aiohttp
 
-        attempts = Attempts(retry or self.retry)
         refused: Sent | None = None
         renewed = False
-        seconds = timeout or self.timeout
         while True:
             failure: Exception
             wait_for = 0.0
             try:
                 sent = await make_headers(self.endpoint, self._basic, refused)
                 refused = None
-                answer, retry_after, location = await self._once(
-                    method, path, sent.headers, params=params, json_body=json_body, body=body, seconds=seconds,
-                    limit=limit,
-                )  # fmt: skip
+                answer, retry_after, location = await self._once(wanted, sent.headers)
             except aiohttp.InvalidURL as error:
                 raise ConfigurationError(
                     f"The address is not a URL: {error}.", hint=URL_HINT, field="address"
                 ) from error
             except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
-                tried = f" ({attempts.number} tries)" if attempts.number > 1 else ""
-                failure = connection_error(self.endpoint, error, tried)
-                if is_tls_error(error):
-                    raise failure from error
-                failure.__cause__ = error
-                # Many a server that speaks TLS just hangs up on plain HTTP: no use in asking it again and again.
-                if attempts.number == 1 and has_hung_up(error) and await speaks_tls(self._base):
-                    raise tls_expected_error(self.endpoint) from error
+                failure = await self._unanswered(error, attempts.number)
             else:
                 text = answer.text if answer.status != 200 else ""
                 if accept(answer.status, text):
                     return Answer(answer.status, answer.body, attempts.number)
                 if 300 <= answer.status < 400 and location:
-                    raise redirect_error(self.endpoint, method, self._base + path, answer.status, location)
-                failure = api_error(self.endpoint, method, path, answer.status, text)
+                    raise redirect_error(
+                        self.endpoint, wanted.method, self._base + wanted.path, answer.status, location
+                    )
+                failure = api_error(self.endpoint, wanted.method, wanted.path, answer.status, text)
                 failure.data["attempts"] = attempts.number
                 if answer.status in REFUSED and can_renew(self.endpoint) and not renewed:
                     refused, renewed = sent, True
@@ -173,45 +186,45 @@ class Transport:
             if not await attempts.wait(wait_for):
                 raise failure
 
-    async def _once(
-        self,
-        method: str,
-        path: str,
-        headers: Mapping[str, str],
-        *,
-        params: Mapping[str, str] | None,
-        json_body: Any,
-        body: Callable[[], Any] | None,
-        seconds: float,
-        limit: int,
-    ) -> tuple[Answer, float, str]:
+    async def _unanswered(self, error: Exception, tries: int) -> Exception:
+        """Give the error of a try without an answer; raise it where no other try can help."""
+        failure = connection_error(self.endpoint, error, f" ({tries} tries)" if tries > 1 else "")
+        if is_tls_error(error):
+            raise failure from error
+        # Many a server that speaks TLS just hangs up on plain HTTP: no use in asking it again and again.
+        if tries == 1 and has_hung_up(error) and await speaks_tls(self._base):
+            raise tls_expected_error(self.endpoint) from error
+        failure.__cause__ = error
+        return failure
+
+    async def _once(self, wanted: _Request, headers: Mapping[str, str]) -> tuple[Answer, float, str]:
         import aiohttp
 
         shared = self._joined()
-        data = body() if body else None
+        data = wanted.body() if wanted.body else None
         try:
             async with (
                 shared.requests,
                 shared.session.request(
-                    method,
-                    self._base + path,
-                    params=params,
-                    json=json_body,
+                    wanted.method,
+                    self._base + wanted.path,
+                    params=wanted.params,
+                    json=wanted.json_body,
                     data=data,
                     headers=headers,
                     allow_redirects=False,
-                    timeout=aiohttp.ClientTimeout(total=seconds, sock_connect=min(10.0, seconds)),
+                    timeout=aiohttp.ClientTimeout(total=wanted.seconds, sock_connect=min(10.0, wanted.seconds)),
                 ) as response,
             ):
                 incoming = Incoming(response)
                 if response.status == 200:
-                    content = await incoming.whole(limit, shared.long_answers)
+                    content = await incoming.whole(wanted.limit, shared.long_answers)
                 else:
                     content = await incoming.beginning()
                 answer = Answer(response.status, content)
                 return answer, _retry_after(response.headers), response.headers.get("Location", "")
         except AnswerTooLongError as error:
-            raise too_long_error(self.endpoint, method, path, error) from None
+            raise too_long_error(self.endpoint, wanted.method, wanted.path, error) from None
         finally:
             if data is not None and hasattr(data, "close"):
                 data.close()

@@ -172,14 +172,14 @@ def cluster_spec(
     :param manifest: a ready RayCluster, if there is one.
     :param how: the way to the dashboard.
     :param render: renders templates in files.
-    :param further: what only one of the two says, as ``make_spec`` takes it.
+    :param further: what only one of the two says, as ``ClusterRequest`` takes it.
     :raises ConfigurationError: an argument that can't work; the message names it.
     """
     from ray_provider.clusters.helm.fetch import fetch_text
     from ray_provider.clusters.helm.releases import HelmOptions
-    from ray_provider.clusters.lifecycle.spec import make_spec
+    from ray_provider.clusters.lifecycle.spec import ClusterRequest
 
-    return make_spec(
+    return ClusterRequest(
         owner=owner_of(context),
         namespace=namespace,
         values=given.values,
@@ -204,7 +204,7 @@ def cluster_spec(
         render=render,
         fetch=fetch_text,
         **further,
-    )
+    ).spec()
 
 
 def _infrastructure_values(given: Any, manifest: Any) -> Any:
