@@ -1,14 +1,14 @@
 # What a machine type has is asked of EC2: no table here that grows old, and a type that the region doesn't have is found
 # in the plan.
 data "aws_ec2_instance_type" "this" {
-  for_each = toset([for pool in values(var.pools) : pool.machine_type])
+  for_each = toset(flatten(values(local.types)))
 
   instance_type = each.key
 }
 
 # Not every zone of a region has every machine type.
 data "aws_ec2_instance_type_offerings" "this" {
-  for_each = toset(flatten([for pool in values(var.pools) : concat([pool.machine_type], pool.other_machine_types)]))
+  for_each = toset(flatten(values(local.types)))
 
   location_type = "availability-zone"
 
@@ -19,6 +19,8 @@ data "aws_ec2_instance_type_offerings" "this" {
 }
 
 locals {
+  types = { for name, pool in var.pools : name => concat([pool.machine_type], pool.other_machine_types) }
+
   machines = {
     for type, machine in data.aws_ec2_instance_type.this : type => {
       vcpus = machine.default_vcpus
@@ -34,20 +36,32 @@ locals {
     }
   }
 
-  accelerators = {
-    for name, pool in var.pools : name => one(concat(
-      [for gpu in slice(local.machines[pool.machine_type].gpus, 0, min(1, length(local.machines[pool.machine_type].gpus))) : {
+  accelerator_of = {
+    for type, machine in local.machines : type => one(concat(
+      [for gpu in slice(machine.gpus, 0, min(1, length(machine.gpus))) : {
         resource = "nvidia.com/gpu"
         type     = gpu.name
         count    = gpu.count
       }],
-      [for device in local.machines[pool.machine_type].neuron : {
+      [for device in machine.neuron : {
         resource = "aws.amazon.com/neuroncore"
         type     = device.name
         count    = device.cores
       }],
     ))
   }
+  accelerators = { for name, pool in var.pools : name => local.accelerator_of[pool.machine_type] }
+
+  # A worker asks for what a node of its pool has: all of a pool's machine types have to have it.
+  unlike = {
+    for name, pool in var.pools : name => [
+      for type in pool.other_machine_types : "${type} has ${local.machines[type].arm ? "an Arm CPU" : "an x86 CPU"} and ${try("${local.accelerator_of[type].count} ${local.accelerator_of[type].resource}", "no accelerator")}"
+      if local.machines[type].arm != local.machines[pool.machine_type].arm
+      || try(local.accelerator_of[type].resource, "") != try(local.accelerators[name].resource, "")
+      || try(local.accelerator_of[type].count, 0) != try(local.accelerators[name].count, 0)
+    ]
+  }
+  disk_gib = { for name, types in local.types : name => min([for type in types : local.machines[type].disk_gib]...) }
 
   ami = {
     for name, pool in var.pools : name => coalesce(
@@ -98,7 +112,7 @@ locals {
     for name, pool in var.pools : name => [for subnet in var.subnets : subnet if length(pool.zones) == 0 || contains(pool.zones, subnet.zone)]
   }
   offered = {
-    for name, pool in var.pools : name => distinct(flatten([for type in concat([pool.machine_type], pool.other_machine_types) : coalesce(data.aws_ec2_instance_type_offerings.this[type].locations, [])]))
+    for name, pool in var.pools : name => distinct(flatten([for type in local.types[name] : coalesce(data.aws_ec2_instance_type_offerings.this[type].locations, [])]))
   }
   subnets = {
     for name, subnets in local.wanted_subnets : name => [for subnet in subnets : subnet.id if length(local.offered[name]) == 0 || contains(local.offered[name], subnet.zone)]
@@ -116,12 +130,14 @@ locals {
     ])
   }
 
-  # What the kubelet, the system and the usual daemon sets leave: on the low side, for a pod that asks for too much is
-  # never scheduled.
+  # What the kubelet, the system and the usual daemon sets leave, on the least of the pool's machine types: on the low
+  # side, for a pod that asks for too much is never scheduled.
+  vcpus    = { for name, types in local.types : name => min([for type in types : local.machines[type].vcpus]...) }
+  free_gib = { for name, types in local.types : name => min([for type in types : local.machines[type].gib - local.reserved_gib[type]]...) }
   allocatable = {
     for name, pool in var.pools : name => {
-      cpu        = try(pool.allocatable.cpu, max(1, local.machines[pool.machine_type].vcpus - (local.machines[pool.machine_type].vcpus > 48 ? 2 : 1)))
-      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.machines[pool.machine_type].gib - local.reserved_gib[pool.machine_type] - (local.huge_pages[name] ? 5128 * 2 / 1024 : 0))))
+      cpu        = try(pool.allocatable.cpu, max(1, local.vcpus[name] - (local.vcpus[name] > 48 ? 2 : 1)))
+      memory_gib = try(pool.allocatable.memory_gib, max(1, floor(local.free_gib[name] - (local.huge_pages[name] ? 5128 * 2 / 1024 : 0))))
       gpus       = try(local.accelerators[name].resource, "") == "nvidia.com/gpu" ? local.accelerators[name].count : 0
     }
   }
@@ -171,7 +187,7 @@ locals {
         { for key in distinct(local.taints[name][*].key) : "${local.template}/taint/${key}" => [for taint in local.taints[name] : "${taint.value}:${taint.effect}" if taint.key == key][0] },
         { for resource, count in local.resources[name] : "${local.template}/resources/${resource}" => count },
         { for accelerator in [local.accelerators[name]] : "${local.template}/resources/${accelerator.resource}" => tostring(accelerator.count) if accelerator != null },
-        { "${local.template}/resources/ephemeral-storage" = "${floor((pool.local_disks ? local.machines[pool.machine_type].disk_gib : pool.disk_gib) * 0.85)}Gi" },
+        { "${local.template}/resources/ephemeral-storage" = "${floor((pool.local_disks ? local.disk_gib[name] : pool.disk_gib) * 0.85)}Gi" },
       ) : "${name} ${key}" => { pool = name, key = key, value = value } if length(key) <= 128
     }
   ]...)
@@ -318,16 +334,16 @@ resource "aws_launch_template" "this" {
       error_message = "pools.${each.key}.efa needs vpc_id and cluster_security_group_id."
     }
     precondition {
-      condition     = !each.value.local_disks || local.machines[each.value.machine_type].disk_gib > 0
-      error_message = "pools.${each.key}.local_disks: ${each.value.machine_type} has no disks of its own."
+      condition     = !each.value.local_disks || local.disk_gib[each.key] > 0
+      error_message = "pools.${each.key}.local_disks: ${join(", ", [for type in local.types[each.key] : type if local.machines[type].disk_gib == 0])} has no disks of its own."
     }
     precondition {
       condition     = length(local.wanted_subnets[each.key]) == 0 || length(local.subnets[each.key]) > 0
-      error_message = "pools.${each.key}.machine_type: ${join(", ", concat([each.value.machine_type], each.value.other_machine_types))} is had in ${join(", ", local.offered[each.key])}, and the pool may be in ${join(", ", local.wanted_subnets[each.key][*].zone)} alone. Take another machine type, or other zones."
+      error_message = "pools.${each.key}.machine_type: ${join(", ", local.types[each.key])} is had in ${join(", ", local.offered[each.key])}, and the pool may be in ${join(", ", local.wanted_subnets[each.key][*].zone)} alone. Take another machine type, or other zones."
     }
     precondition {
       condition     = length(each.value.zones) == 0 || length(local.offered[each.key]) == 0 || length(setsubtract(each.value.zones, local.offered[each.key])) == 0
-      error_message = "pools.${each.key}.zones: ${join(", ", concat([each.value.machine_type], each.value.other_machine_types))} is not had in ${join(", ", setsubtract(each.value.zones, local.offered[each.key]))}."
+      error_message = "pools.${each.key}.zones: ${join(", ", local.types[each.key])} is not had in ${join(", ", setsubtract(each.value.zones, local.offered[each.key]))}."
     }
     precondition {
       condition     = length(local.wanted_subnets[each.key]) > 0

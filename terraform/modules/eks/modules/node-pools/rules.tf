@@ -38,6 +38,10 @@ resource "terraform_data" "place" {
       error_message = "pools.${each.key}.accelerator.count: ${each.value.machine_type} has ${try(local.accelerators[each.key].count, 0)}."
     }
     precondition {
+      condition     = length(local.unlike[each.key]) == 0
+      error_message = "pools.${each.key}.other_machine_types: a worker asks for what ${each.value.machine_type} has (${local.machines[each.value.machine_type].arm ? "an Arm CPU" : "an x86 CPU"} and ${try("${local.accelerators[each.key].count} ${local.accelerators[each.key].resource}", "no accelerator")}), and would never start on these: ${join(", ", local.unlike[each.key])}. Make them a pool of their own."
+    }
+    precondition {
       condition     = contains(["on_demand", "spot", "reservation", "capacity_block"], each.value.capacity)
       error_message = "pools.${each.key}.capacity must be on_demand, spot, reservation or capacity_block on AWS (flex_start and queued are Google Cloud's)."
     }

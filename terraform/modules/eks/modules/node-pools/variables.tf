@@ -61,7 +61,8 @@ variable "pools" {
   description = <<-EOT
     Node pools, by name. For each:
     - `machine_type`: an EC2 instance type, such as `m6i.2xlarge` or `g5.12xlarge`. `other_machine_types`: what else may be
-      taken, for spot; they should have the same CPUs, memory and accelerators.
+      taken, for spot: with as many accelerators of that kind, and the same architecture. A worker asks for the CPUs and the
+      memory that the least of them has.
     - `accelerator`: inferred from the machine type. `{type, count}` here is checked against it, and a difference refused.
     - `capacity`: `on_demand`, `spot`, `reservation` (needs `reservation_id` or `reservation_group_arn`) or
       `capacity_block` (needs `reservation_id`; min 0 until the block starts). Exactly one of them. `flex_start` and

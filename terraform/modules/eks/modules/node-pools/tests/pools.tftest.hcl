@@ -73,6 +73,8 @@ run "what_pools_become" {
       efa      = { machine_type = "p5.48xlarge", efa = true, zones = ["us-east-1a"] }
       efabr    = { machine_type = "p5.48xlarge", efa = true, zones = ["us-east-1a"], ami = "BOTTLEROCKET_x86_64_NVIDIA" }
       plain    = { machine_type = "p5.48xlarge" }
+      neuron   = { machine_type = "trn1.2xlarge" }
+      mixed    = { machine_type = "g5.12xlarge", other_machine_types = ["g6.12xlarge"], capacity = "spot" }
     }
   }
 
@@ -100,6 +102,28 @@ run "what_pools_become" {
       total_instance_storage     = 3800
       gpus                       = [{ count = 4, manufacturer = "NVIDIA", memory_size = 24576, name = "A10G" }]
       neuron_devices             = []
+    }
+  }
+  override_data {
+    target = data.aws_ec2_instance_type.this["trn1.2xlarge"]
+    values = {
+      default_vcpus           = 8
+      memory_size             = 32768
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = []
+      neuron_devices          = [{ count = 1, core_count = 2, core_version = 2, memory_size = 32768, name = "Trainium" }]
+    }
+  }
+  override_data {
+    target = data.aws_ec2_instance_type.this["g6.12xlarge"]
+    values = {
+      default_vcpus           = 24
+      memory_size             = 98304
+      supported_architectures = ["x86_64"]
+      efa_supported           = false
+      gpus                    = [{ count = 4, manufacturer = "NVIDIA", memory_size = 22888, name = "L4" }]
+      neuron_devices          = []
     }
   }
   override_data {
@@ -178,6 +202,18 @@ run "what_pools_become" {
       "resources/ephemeral-storage"         = "85Gi"
     })
     error_message = "Of a group without nodes it knows no more than this: ${jsonencode([for tag in values(aws_autoscaling_group_tag.this) : tag.tag])}"
+  }
+  assert {
+    condition     = [for key in ["neuron k8s.io/cluster-autoscaler/node-template/resources/aws.amazon.com/neuroncore", "efa k8s.io/cluster-autoscaler/node-template/resources/vpc.amazonaws.com/efa", "efa k8s.io/cluster-autoscaler/node-template/resources/hugepages-2Mi"] : aws_autoscaling_group_tag.this[key].tag[0].value] == ["2", "32", "5120Mi"]
+    error_message = "It knows NVIDIA's GPUs by the machine type, and neither Neuron nor EFA."
+  }
+  assert {
+    condition     = aws_eks_node_group.this["neuron"].ami_type == "AL2023_x86_64_NEURON" && output.node_pools.neuron.tolerations[0].key == "aws.amazon.com/neuron"
+    error_message = "The AMI must have the driver, and the node its taint."
+  }
+  assert {
+    condition     = output.node_pools.mixed.allocatable.cpu == 23 && output.node_pools.mixed.allocatable.memory_gib < 96
+    error_message = "A worker has to fit on each of the pool's machine types: ${jsonencode(output.node_pools.mixed)}"
   }
   assert {
     condition     = aws_eks_node_group.this["empty"].node_repair_config[0].enabled == true
@@ -273,6 +309,8 @@ run "refuses_pools_with_a_fault" {
       a-zone-without-the-machine-type   = { machine_type = "g5.16xlarge", zones = ["us-east-1a", "us-east-1b"] }
       a-machine-type-that-no-zone-has   = { machine_type = "g5.48xlarge" }
       local-disks-where-there-are-none  = { machine_type = "p4de.24xlarge", local_disks = true }
+      machines-with-other-accelerators  = { machine_type = "g5.12xlarge", other_machine_types = ["p5.48xlarge"], capacity = "spot" }
+      machines-of-another-architecture  = { machine_type = "p4de.24xlarge", other_machine_types = ["m7g.12xlarge"] }
     }
   }
 
@@ -301,6 +339,17 @@ run "refuses_pools_with_a_fault" {
     }
   }
   override_data {
+    target = data.aws_ec2_instance_type.this["m7g.12xlarge"]
+    values = {
+      default_vcpus           = 48
+      memory_size             = 196608
+      supported_architectures = ["arm64"]
+      efa_supported           = false
+      gpus                    = []
+      neuron_devices          = []
+    }
+  }
+  override_data {
     target = data.aws_ec2_instance_type_offerings.this["g5.16xlarge"]
     values = { locations = ["us-east-1b"] }
   }
@@ -322,6 +371,7 @@ run "refuses_pools_with_a_fault" {
     terraform_data.place["a-label-of-kubernetes-itself"], terraform_data.place["a-taint-key-with-a-space"],
     terraform_data.place["two-values-of-one-taint"],
     terraform_data.place["another-accelerator"], terraform_data.place["another-number-of-accelerators"],
+    terraform_data.place["machines-with-other-accelerators"], terraform_data.place["machines-of-another-architecture"],
     aws_launch_template.this["efa-where-there-is-none"], aws_launch_template.this["a-zone-without-subnet"],
     aws_launch_template.this["an-ami-without-driver"], aws_launch_template.this["a-zone-without-the-machine-type"],
     aws_launch_template.this["a-machine-type-that-no-zone-has"], aws_launch_template.this["local-disks-where-there-are-none"],
