@@ -125,6 +125,7 @@ def test_a_pending_gpu_pod_brings_a_machine_of_its_pool_and_no_more_than_max(
     planned: dict[str, dict[str, Any]], plane: ControlPlane, kubernetes: Kubernetes, tmp_path: Path, root: str
 ) -> None:
     outputs = planned[root]
+    assert (outputs["cloud"], outputs["location"]) == ("aws", "us-east-1"), "the tasks after a set-up find it by these"
     limit = {"modules/eks": 1, "examples/eks-karpenter": 4}[root]
     manifests = manifests_of(json.loads(json.dumps(outputs)))
     gpu, cpu = (worker_of(outputs["ray_helm_values"], group, tmp_path) for group in ("a10g", "cpu"))

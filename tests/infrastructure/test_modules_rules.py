@@ -153,3 +153,30 @@ def test_the_gpu_images_that_people_copy_have_the_charts_ray() -> None:
     }
     assert {name for name, tags in found.items() if tags} >= {"terraform/examples/gke-gpu/main.tf"}
     assert [name for name, tags in found.items() if tags - {f"{tag[1]}-gpu"}] == []
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "terraform" / "examples").iterdir()), ids=lambda path: path.name)
+def test_an_example_that_makes_a_cluster_says_where_it_is(folder: Path) -> None:
+    """So that it can be the module of a ``SetupRayInfrastructure``: the tasks after it find the cluster by these."""
+    names = set(blocks(folder / "outputs.tf", "output"))
+    wanted = {"cloud", "cluster_name", "location", *({"project", "dns_endpoint"} if "gke" in folder.name else ())}
+    assert "cluster_name" not in names or wanted <= names
+
+
+def test_cpu_pools_that_people_copy_start_at_none() -> None:
+    found = {
+        str(path.relative_to(ROOT)): pools
+        for place in ("terraform/examples", "terraform/modules", "examples", "docs")
+        for path in (ROOT / place).rglob("*")
+        if path.suffix in (".tf", ".py", ".md")
+        and ".terraform" not in path.parts
+        and (pools := re.findall(r"\bcpu\"?\s*[=:]\s*\{[^}]*machine_type[^}]*\}", path.read_text()))
+    }
+    assert set(found) >= {
+        "docs/infrastructure.md",
+        "terraform/modules/eks/README.md",
+        "terraform/examples/eks-gpu/main.tf",
+    }
+    assert {
+        name for name, pools in found.items() for pool in pools if not re.search(r"min\"?\s*[=:]\s*0\b", pool)
+    } == set()

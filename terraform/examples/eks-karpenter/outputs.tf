@@ -3,6 +3,16 @@ output "cluster_name" {
   value       = module.ray.cluster_name
 }
 
+output "cloud" {
+  description = "`aws`. With `cluster_name` and `location` it tells the tasks after `SetupRayInfrastructure` where to go on."
+  value       = module.ray.cloud
+}
+
+output "location" {
+  description = "The region."
+  value       = module.ray.location
+}
+
 output "bucket_uri" {
   description = "Where Ray keeps its data."
   value       = module.ray.bucket_uri

@@ -3,6 +3,26 @@ output "cluster_name" {
   value       = module.ray.cluster_name
 }
 
+output "cloud" {
+  description = "`gcp`. With `cluster_name`, `location`, `project` and `dns_endpoint` it tells the tasks after `SetupRayInfrastructure` where to go on."
+  value       = module.ray.cloud
+}
+
+output "location" {
+  description = "The region or zone."
+  value       = module.ray.location
+}
+
+output "project" {
+  description = "The Google Cloud project."
+  value       = module.ray.project
+}
+
+output "dns_endpoint" {
+  description = "The Kubernetes API's DNS name, if it is to be reached by it; else null."
+  value       = module.ray.dns_endpoint
+}
+
 output "bucket_uri" {
   description = "Where Ray keeps its data."
   value       = module.ray.bucket_uri
