@@ -1,4 +1,4 @@
-"""The tables of faults in the documentation: each test that a row names is there, so that no row promises too much."""
+"""The tables of faults in the documentation: each test that a row names is there, and the modules say what it quotes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,13 @@ DOCUMENT = (ROOT / "docs" / "infrastructure.md").read_text()
 TABLES = re.findall(r"^\| fault \|[^\n]*\| test \|\n\|[-|]+\|\n((?:\|[^\n]*\n)+)", DOCUMENT, re.MULTILINE)
 ROWS = [row for table in TABLES for row in table.splitlines()]
 OWN = "\n".join(path.read_text() for path in (ROOT / "terraform" / "modules").rglob("*.tftest.hcl"))
+#: What the modules say, with what is filled in left as it is.
+SAID = "\n".join(
+    line
+    for path in (ROOT / "terraform" / "modules").rglob("*.tf")
+    for line in re.findall(r"error_message\s*=\s*\"(.*)\"$|command\s*=\s*\"(.*)\"$", path.read_text(), re.MULTILINE)
+    for line in line
+)
 PYTHON = "\n".join(path.read_text() for path in (ROOT / "tests" / "infrastructure").glob("test_*.py"))
 
 
@@ -37,3 +44,16 @@ def test_a_row_names_tests_that_are_there(row: str) -> None:
         assert re.search(rf"^\s*\"?{re.escape(pool).replace('…', '.*')}\"?\s*=", OWN, re.MULTILINE) or pool.endswith(
             "…"
         ), pool
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.split("|")[1].strip()[:60])
+def test_the_modules_say_what_a_row_quotes(row: str) -> None:
+    """Half of a message's words, in their order: the rest is what the plan fills in."""
+    says = row.split(" | ")[2]
+    for message in re.findall(r"`([^`]+)`", says):
+        words = message.split()
+        if len(words) < 3 or re.match(r"\w+ = ", message):
+            continue  # a variable's name, or its setting
+        runs = (words[start:end] for start in range(len(words)) for end in range(start + 1, len(words) + 1))
+        longest = max((len(run) for run in runs if " ".join(run) in SAID), default=0)
+        assert longest >= min(3, len(words) // 2), message
