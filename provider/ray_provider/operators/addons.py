@@ -60,6 +60,7 @@ class AddonsOperator(ClusterOperator):
     :param operator_namespace: where it goes: ``kuberay-system`` unless given.
     :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
     :param backend: ``kubernetes`` or ``local``, which needs nothing; else as the connection says.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = _FIELDS
@@ -227,6 +228,7 @@ class DeleteRayAddons(AddonsOperator):
     For the other parameters see :class:`AddonsOperator`.
 
     :param timeout_seconds: until all has to be gone: node pools of Auto Mode only go when their machines have ended.
+    :param kwargs: arguments of :class:`AddonsOperator`, and of any operator.
     """
 
     ui_color = "#f5dada"

@@ -77,7 +77,10 @@ class Background(Generic[T]):
                 self._loop.call_soon_threadsafe(self._task.cancel)
 
     def wait(self, seconds: float) -> bool:
-        """Wait until the coroutine has ended. Gives whether it has."""
+        """Wait until the coroutine has ended. Gives whether it has.
+
+        :param seconds: at most.
+        """
         done, _ = concurrent.futures.wait([self._future], timeout=seconds)
         return bool(done)
 

@@ -60,8 +60,6 @@ class SetupRayCluster(ClusterOperator):
         the cluster goes: others may use it. ``infrastructure``: what the module of ``infrastructure`` hands out as
         ``kubernetes_manifests`` (device plugin, cluster autoscaler, node pools of EKS Auto Mode), brought up to date.
     :param update_if_exists: change a cluster of that name that is there. Otherwise it is used as it is.
-    :param lease_seconds: how long this task counts as a user of the cluster, unless that is renewed (tasks that run
-        jobs on its handle do); ``None``: for ever. Deletes of other runs leave the cluster that long.
     :param name: of the release and the cluster; else the manifest's, else one that is unique for the run.
     :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
     :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
@@ -77,6 +75,8 @@ class SetupRayCluster(ClusterOperator):
     :param chart_version: version of the chart; with ``@sha256:`` and the hash of its archive behind, it has to be that
         one. Plain ``http`` is taken only with it.
     :param strict: refuse values that the chart does not know.
+    :param lease_seconds: how long this task counts as a user of the cluster, unless that is renewed (tasks that run
+        jobs on its handle do); ``None``: for ever. Deletes of other runs leave the cluster that long.
     :param create_namespace: make the namespace if it is missing. It stays when the cluster goes. Its pods are limited
         by the Pod Security Standard ``baseline``, or another one that is given here: ``restricted``, ``privileged``.
     :param kuberay_operator: ``require`` (an error if it is missing), ``install`` (then install it), ``upgrade`` (also
@@ -99,6 +99,7 @@ class SetupRayCluster(ClusterOperator):
     :param backend: ``kubernetes`` or ``local``; else as the connection says.
     :param local: arguments for the local backend (``num_cpus``, ``num_gpus``, ``resources``, …).
     :param deferrable: wait in the triggerer.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (
@@ -246,7 +247,12 @@ class SetupRayCluster(ClusterOperator):
         raise for_airflow(error)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the cluster: take it back."""
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the cluster: take it back.
+
+        :param next_method: that Airflow goes on with.
+        :param next_kwargs: of it: the trigger's event, or an error.
+        :param context: of the task.
+        """
         if next_method == _FAIL:
             handle = self._handle_of(context)
             if handle is not None:

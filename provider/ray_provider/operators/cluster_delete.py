@@ -38,6 +38,7 @@ class DeleteRayCluster(ClusterOperator):
     :param force: delete it at once, even if other runs use it.
     :param helm_path: Helm's executable.
     :param backend: ``kubernetes`` or ``local``; else the handle's, or as the connection says.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (

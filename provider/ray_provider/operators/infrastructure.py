@@ -60,11 +60,12 @@ class SetupRayInfrastructure(InfrastructureOperator):
         gateway": 0.045, "m6i.2xlarge": 0.384}``; the plan then says what runs by the hour with nobody using it.
     :param allow_drifted: addresses of guarded resources that are known to be gone, with ``*`` for anything. A plan that
         makes anew what the refresh did not find is refused unless the cloud says that it is gone.
+    :param on_failure: what becomes of what a failed first set-up made: ``keep`` it (the next try goes on from there,
+        and ``DeleteRayInfrastructure(trigger_rule="all_done")`` takes it back), or ``destroy`` it.
     :param ttl: how long the infrastructure is needed after each set-up, e.g. ``12h`` or a ``timedelta``. It is written
         on the cluster (tag ``airflow-ray-expires``); ``ray-provider reap --infrastructure`` deletes what is past it.
         Nothing ends by itself.
-    :param on_failure: what becomes of what a failed first set-up made: ``keep`` it (the next try goes on from there,
-        and ``DeleteRayInfrastructure(trigger_rule="all_done")`` takes it back), or ``destroy`` it.
+    :param kwargs: arguments of ``TerraformTask``, and of any operator.
     """
 
     template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "ttl")
@@ -266,12 +267,13 @@ class DeleteRayInfrastructure(InfrastructureOperator):
 
     For the other parameters see :class:`~ray_provider.hooks.terraform.TerraformTask`.
 
+    :param confirm: the name of the cluster that is to be destroyed (the module's variable ``name``).
     :param infrastructure: the handle that ``SetupRayInfrastructure`` returned. Module, backend, workspace and variables
         come from it unless they are given here; secrets have to be given again.
-    :param confirm: the name of the cluster that is to be destroyed (the module's variable ``name``).
     :param live_clusters: ``refuse`` while Ray clusters live there, or ``ignore`` them.
     :param allow_drifted: addresses of resources that are known to be gone, with ``*`` for anything. A destroy that does
         not find all that the state lists is refused unless the cloud says that the rest is gone.
+    :param kwargs: arguments of ``TerraformTask``, and of any operator.
     """
 
     template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "infrastructure", "confirm")

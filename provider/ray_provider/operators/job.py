@@ -45,8 +45,6 @@ class SubmitRayJob(BaseOperator):
     :param entrypoint: the command that Ray runs; of a list, each item is quoted.
     :param runtime_env: Ray's runtime environment; local ``working_dir`` and ``py_modules`` are uploaded. Relative paths
         begin in the folder of the DAG's file, or in the worker's working directory.
-    :param allow_in_package: names or paths of files in them, with ``*``, that are meant to be uploaded although they
-        look like secrets (``.env``, private keys) or are links that lead out of the folder: no warning names these.
     :param num_cpus: CPUs reserved for the entrypoint itself, not for the tasks it starts.
     :param num_gpus: GPUs reserved for the entrypoint.
     :param memory: bytes reserved for the entrypoint.
@@ -73,8 +71,11 @@ class SubmitRayJob(BaseOperator):
         end (a rollout, a drained node) leaves the job to the next try, if ``durable`` and there is one to come.
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
     :param log_max_lines: pass on at most so many lines of log, and say how many were left out. ``None``: all.
+    :param allow_in_package: names or paths of local files, with ``*``, that are meant to be uploaded although they look
+        like secrets (``.env``, private keys) or are links that lead out of the folder: no warning names these.
     :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``, which is
         off unless set. (astro-provider-ray always deferred.)
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (
@@ -215,7 +216,12 @@ class SubmitRayJob(BaseOperator):
             return self._complete(context, event)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the job any more: stop it."""
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches the job any more: stop it.
+
+        :param next_method: that Airflow goes on with.
+        :param next_kwargs: of it: the trigger's event, or an error.
+        :param context: of the task.
+        """
         if next_method == _FAIL:
             self._abandon(context, str((next_kwargs or {}).get("error", "")))
         return super().resume_execution(next_method, next_kwargs, context)
@@ -267,6 +273,9 @@ class SubmitRayJob(BaseOperator):
     ) -> Exception:
         """Give the exception for a job that did not succeed. The cluster is still there.
 
+        :param context: of the task.
+        :param run: knows the job and its cluster.
+        :param outcome: of the job.
         :param error: what would be raised otherwise.
         """
         return error
@@ -305,7 +314,11 @@ class SubmitRayJob(BaseOperator):
 
     @contextmanager
     def answering_for(self, run: JobRun, memory: TaskMemory) -> Iterator[None]:
-        """Stop the job, and delete a cluster of the task's own, where a step fails or the task is killed in it."""
+        """Stop the job, and delete a cluster of the task's own, where a step fails or the task is killed in it.
+
+        :param run: knows the job and its cluster.
+        :param memory: notes that the task was killed.
+        """
         try:
             yield
         except TaskDeferred:
@@ -323,9 +336,13 @@ class SubmitRayJob(BaseOperator):
     ) -> Any:
         """Submit the job of a logical attempt, or take it over; then wait for it.
 
+        :param context: of the task.
         :param run: knows the cluster.
+        :param memory: keeps the attempt.
         :param spec: the job's, without its id.
+        :param attempt: its number, from 1.
         :param submit: whether it is to be submitted: else an earlier try did.
+        :return: what the task returns.
         """
         endpoint = run.reach()
         run.job_id = self.id_of_attempt(context, attempt)
@@ -371,7 +388,16 @@ class SubmitRayJob(BaseOperator):
         raise type(error)(f"Job {run.job_id} could not be watched: {error.message}", hint=error.hint)
 
     def conclude(self, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
-        """Turn the outcome into a return value or an exception, and take the task's own cluster away."""
+        """Turn the outcome into a return value or an exception, and take the task's own cluster away.
+
+        :param context: of the task.
+        :param run: knows the job and its cluster.
+        :param memory: notes how the job ended.
+        :param outcome: of the watch, in this process or in the triggerer.
+        :return: what the task returns.
+        :raises JobError: the job did not succeed, or nothing can be said of it.
+        :raises ClusterError: it succeeded, and the task's own cluster could not be deleted.
+        """
         # Ray's message of a failed job ends with the last lines of its log.
         outcome = replace(
             outcome,
@@ -451,7 +477,11 @@ class SubmitRayJob(BaseOperator):
         )
 
     def id_of_attempt(self, context: Context, attempt: int) -> str:
-        """Give the id under which a logical attempt's job is submitted."""
+        """Give the id under which a logical attempt's job is submitted.
+
+        :param context: of the task.
+        :param attempt: its number, from 1.
+        """
         from ray_provider.jobs.submit.identity import submission_id_for
 
         if not self.submission_id:

@@ -31,7 +31,7 @@ class RunRayJob(SubmitRayJob):
     job and its cluster, a lost head is noticed, ``STOPPED`` is no success. On the local backend the job runs on a Ray
     of its own on this machine.
 
-    The job's arguments are those of ``SubmitRayJob``, the cluster's are those of ``SetupRayCluster``; further:
+    The job's arguments are those of ``SubmitRayJob``, the cluster's are those of ``SetupRayCluster``, which says more:
 
     :param entrypoint: the command; unless given, the manifest's.
     :param ray_job_yaml: manifest of a RayJob: a path, a URL, YAML text or a dict. Its job counts where the task's
@@ -41,6 +41,29 @@ class RunRayJob(SubmitRayJob):
     :param ray_cluster_yaml: manifest of a RayCluster, for the RayJob's.
     :param name: of the RayJob (47 characters at most); else the manifest's, else one that is unique for the run. Later
         attempts of the task have a number behind.
+    :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
+    :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
+    :param profile: one of the provider's profiles or a list of them, below ``values``.
+    :param infrastructure: the handle that ``SetupRayInfrastructure`` returned: the cluster is made on that Kubernetes.
+    :param infrastructure_values: values above the profile and below ``values``; unless given, those of
+        ``infrastructure``.
+    :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
+    :param chart_repo: URL of a chart repository.
+    :param chart_version: version of the chart; with ``@sha256:`` and the hash of its archive behind, it has to be that
+        one.
+    :param strict: refuse values that the chart does not know.
+    :param create_namespace: make the namespace if it is missing; a text is its Pod Security Standard. It stays.
+    :param kuberay_operator: ``require`` (an error if it is missing), ``install`` it then, or ``upgrade`` it also if it
+        is older.
+    :param kuberay_version: version of the operator's chart, if ``kuberay_operator`` has it installed.
+    :param operator_chart: path or ``oci://`` URL of the operator's chart, or its name in ``operator_chart_repo``.
+    :param operator_chart_repo: URL of its repository; KubeRay's unless given.
+    :param operator_values: for it.
+    :param operator_namespace: where it goes: ``kuberay-system`` unless given.
+    :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays.
+    :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
+    :param access: how the dashboard is reached (``proxy``, ``service``, ``ingress``, ``url``), if not as the connection
+        says.
     :param local_queue: name of a Kueue LocalQueue (``queue`` is Airflow's own, for its workers). The RayJob is
         suspended until Kueue admits it; the task says what Kueue says meanwhile. After a preemption it waits again, and
         submits the job again under its id.
@@ -51,6 +74,7 @@ class RunRayJob(SubmitRayJob):
     :param ttl_seconds: how long (60 at least) KubeRay keeps the cluster after the job's end, for a retry that reads log
         and result. Usually the task deletes it before.
     :param keep_on_failure: leave the RayJob of a job that failed; its cluster goes after ``ttl_seconds``.
+    :param kwargs: arguments of ``SubmitRayJob`` but for the ones about its cluster, and of any operator.
     """
 
     template_fields: Sequence[str] = (

@@ -69,6 +69,7 @@ class DeployServeApplication(BaseOperator):
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
     :param allow_in_package: files in the packages that are meant, although they look like secrets.
     :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (
@@ -169,7 +170,12 @@ class DeployServeApplication(BaseOperator):
             return self._done(context, run, run.conclude(wanted, written))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there."""
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there.
+
+        :param next_method: that Airflow goes on with.
+        :param next_kwargs: of it: the trigger's event, or an error.
+        :param context: of the task.
+        """
         if next_method == _FAIL and not self.keep_on_failure:
             self._abandon(context, str((next_kwargs or {}).get("error", "")))
         return super().resume_execution(next_method, next_kwargs, context)
@@ -262,6 +268,7 @@ class DeleteServeApplication(BaseOperator):
     :param name: of the application, where there is no handle.
     :param cluster: the handle that ``SetupRayCluster`` returned, with ``name``; else the connection's cluster.
     :param timeout_seconds: until it has to be gone. Its replicas end the requests in flight first.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = ("conn_id", "application", "name", "cluster", "timeout_seconds")

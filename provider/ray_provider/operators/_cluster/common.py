@@ -54,7 +54,11 @@ _GONE = {"use_gpu": "give gpu_device_plugin_yaml to have a missing device plugin
 
 
 class ClusterOperator(BaseOperator):
-    """What both have in common."""
+    """What both have in common.
+
+    :param kwargs: arguments of any operator. Those of astro-provider-ray that are gone are refused, with what to give
+        instead.
+    """
 
     conn_id: str
     backend: str | None
@@ -85,7 +89,12 @@ class ClusterOperator(BaseOperator):
         return self._run
 
     def backend_of(self, run: ClusterRun) -> str:
-        """Tell where clusters are: as the task says, else as the connection does."""
+        """Tell where clusters are: as the task says, else as the connection does.
+
+        :param run: knows the connection.
+        :return: ``kubernetes`` or ``local``.
+        :raises ConfigurationError: there is no such backend.
+        """
         backend = self.backend or run.hook.config.backend
         if backend not in BACKENDS:
             raise ConfigurationError(
@@ -110,6 +119,8 @@ class ClusterOperator(BaseOperator):
 def where_is(infrastructure: Any) -> dict[str, str] | None:
     """Tell which Kubernetes ``SetupRayInfrastructure`` made, as handles of Ray clusters say it.
 
+    :param infrastructure: the handle; ``None``: there is none.
+    :return: ``None``: the connection's.
     :raises ConfigurationError: this is not its handle, or its module does not tell.
     """
     if infrastructure is None:
@@ -169,7 +180,9 @@ def cluster_spec(
     """Make of what a task was given for a cluster on Kubernetes what is to be made of it: read and checked.
 
     :param given: has the arguments that set-ups and RayJobs have in common, as attributes.
+    :param context: of the task.
     :param manifest: a ready RayCluster, if there is one.
+    :param namespace: where; ``None``: the manifest's or the connection's.
     :param how: the way to the dashboard.
     :param render: renders templates in files.
     :param further: what only one of the two says, as ``ClusterRequest`` takes it.
@@ -226,13 +239,18 @@ def _infrastructure_values(given: Any, manifest: Any) -> Any:
 
 
 def owner_of(context: Context) -> dict[str, Any]:
-    """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to."""
+    """Give whose a cluster is that this task makes: the task instance, and which Airflow it belongs to.
+
+    :param context: of the task.
+    """
     return {**identity(context), "airflow": _compat.deployment_name()}
 
 
 def owned_here(handle: ClusterHandle, context: Context) -> ClusterHandle:
     """Give a handle whose owner is this run, as which it may be deleted. Kubernetes' labels have to say the same.
 
+    :param handle: as it came by XCom: whoever writes that can write anything into it.
+    :param context: of the task.
     :raises ConfigurationError: by its own words it is another run's, or names another release than its own.
     """
     mine = owner_of(context)
@@ -256,6 +274,10 @@ def owned_here(handle: ClusterHandle, context: Context) -> ClusterHandle:
 
 
 def folders_of(context: Context) -> tuple[Path, ...]:
-    """Give the folder of the DAG's file: relative paths begin there."""
+    """Give the folder of the DAG's file: relative paths begin there.
+
+    :param context: of the task.
+    :return: empty, where nothing tells it.
+    """
     location = getattr(context.get("dag"), "fileloc", None)
     return (Path(location).parent,) if location else ()

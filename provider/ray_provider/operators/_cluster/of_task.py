@@ -36,7 +36,11 @@ class ClusterArguments(JobArguments, Protocol):
     gpu_device_plugin_yaml: Any
 
     def render_template(self, content: Any, context: Context) -> Any:
-        """Fill in a template."""
+        """Fill in a template.
+
+        :param content: a text, or lists and dictionaries with texts in them.
+        :param context: of the task.
+        """
         ...
 
 
@@ -48,6 +52,10 @@ def own_cluster(
     It makes one of a manifest (``ray_cluster_yaml``). A function makes one without a manifest, too, where nothing names
     a cluster and the connection says where clusters are made (``backend``, or a Kubernetes cluster).
 
+    :param operator: its arguments say what the cluster is to be.
+    :param context: of the task.
+    :param memory: tells the attempt, of which the cluster's name is made.
+    :param config: of the connection.
     :raises ConfigurationError: the task would not wait for the job, which would go with the cluster.
     """
     makes = bool(operator.ray_cluster_yaml) or (

@@ -45,7 +45,10 @@ class ClusterRun:
         self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
     def say(self, line: str) -> None:
-        """Log a line of progress."""
+        """Log a line of progress.
+
+        :param line: that begins with ``WARNING:`` if it is one.
+        """
         tell(self.log, line)
 
     # -- Kubernetes ----------------------------------------------------------------------------------------------------
@@ -53,7 +56,14 @@ class ClusterRun:
     def set_up(
         self, spec: KubernetesClusterSpec, readiness: ReadinessOptions, *, keep_on_failure: bool
     ) -> ClusterHandle:
-        """Make a cluster and wait until it is ready."""
+        """Make a cluster and wait until it is ready.
+
+        :param spec: what it is to be.
+        :param readiness: how long its parts may take.
+        :param keep_on_failure: leave what was made for inspection when it does not become ready.
+        :raises ConfigurationError: it can't work; nothing was made.
+        :raises ClusterError: it can't become ready, or the task was killed.
+        """
         from ray_provider.clusters.lifecycle.setup import set_up_cluster
 
         async def step() -> ClusterHandle:
@@ -72,7 +82,13 @@ class ClusterRun:
         return access
 
     def apply(self, spec: KubernetesClusterSpec, *, keep_on_failure: bool) -> Applied:
-        """Make a cluster, and don't wait."""
+        """Make a cluster, and don't wait.
+
+        :param spec: what it is to be.
+        :param keep_on_failure: leave what was made for inspection when it fails.
+        :raises ConfigurationError: it can't work; nothing was made.
+        :raises ClusterError: it was not made, or the task was killed.
+        """
         from ray_provider.clusters.lifecycle.setup import apply_cluster
 
         async def step() -> Applied:
@@ -83,7 +99,13 @@ class ClusterRun:
         return self.run(step)
 
     def take_back(self, handle: ClusterHandle, error: BaseException, *, keep: bool, helm_path: str | None) -> None:
-        """Remove what the task made and that did not become ready."""
+        """Remove what the task made and that did not become ready.
+
+        :param handle: of the cluster.
+        :param error: why it is taken back; it gets a note where that fails, too.
+        :param keep: leave what the task made for inspection.
+        :param helm_path: Helm's executable; ``None``: the one that is found.
+        """
         from ray_provider.clusters.helm.releases import HelmOptions
         from ray_provider.clusters.lifecycle.removal import take_back
 
@@ -103,7 +125,17 @@ class ClusterRun:
         timeout: float | None,
         helm_path: str | None,
     ) -> bool:
-        """Delete a cluster, and wait until nothing of it is left; unless others use it."""
+        """Delete a cluster, and wait until nothing of it is left; unless others use it.
+
+        :param name: of the RayCluster.
+        :param namespace: where it is; ``None``: the connection's.
+        :param release: of Helm; ``None``: none holds it.
+        :param who: asks.
+        :param timeout: seconds; ``None``: 300, and more where KubeRay clears Redis.
+        :param helm_path: Helm's executable; ``None``: the one that is found.
+        :return: whether there was one, and it was deleted.
+        :raises ClusterError: it is another's, or not gone in time.
+        """
         from ray_provider.clusters.helm.releases import HelmOptions
         from ray_provider.clusters.lifecycle.removal import delete_cluster
 
@@ -126,7 +158,12 @@ class ClusterRun:
     # -- this machine --------------------------------------------------------------------------------------------------
 
     def start_local(self, spec: LocalClusterSpec, *, update_if_exists: bool) -> ClusterHandle:
-        """Start a Ray on this machine, or find the one of that name."""
+        """Start a Ray on this machine, or find the one of that name.
+
+        :param spec: what it is to be.
+        :param update_if_exists: replace one that runs with other settings.
+        :raises ClusterError: it did not start, or the task was killed.
+        """
         from ray_provider.clusters.local.cluster import start_local
 
         return self.run(lambda: start_local(spec, update_if_exists=update_if_exists, on_progress=self.say))
@@ -134,7 +171,9 @@ class ClusterRun:
     def delete_local(self, name: str, *, owner: Mapping[str, Any] | None = None) -> bool:
         """End a Ray on this machine.
 
+        :param name: of the cluster.
         :param owner: whose it has to be; unless given, anybody's.
+        :return: whether there was something to end.
         """
         from ray_provider.clusters.local.cluster import delete_local
 
@@ -145,6 +184,7 @@ class ClusterRun:
     def run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Run a coroutine to its end.
 
+        :param make: makes the coroutine.
         :raises ClusterError: the task was killed meanwhile.
         """
         return self._steps.run(make, ClusterError)

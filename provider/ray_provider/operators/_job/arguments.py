@@ -63,6 +63,7 @@ class JobArguments(Protocol):
 def command(value: Any) -> str:
     """Give the entrypoint as one shell command; a list's items are quoted.
 
+    :param value: the argument ``entrypoint``.
     :raises ConfigurationError: it is neither a text nor a list of texts.
     """
     if isinstance(value, list | tuple) and value:
@@ -79,6 +80,8 @@ def command(value: Any) -> str:
 def number(name: str, value: Any, *, least: float = 0.0, above: bool = False) -> float | None:
     """Give a number; ``None`` and an empty text are ``None``.
 
+    :param name: of the argument.
+    :param value: a number, a text that is one, or a ``timedelta``, which counts in seconds.
     :param least: the smallest that is allowed.
     :param above: it has to be larger than that.
     :raises ConfigurationError: it is none, or too small.
@@ -105,6 +108,8 @@ def number(name: str, value: Any, *, least: float = 0.0, above: bool = False) ->
 def mapping(name: str, value: Any) -> dict[str, Any]:
     """Give a mapping; a template's text is read as JSON.
 
+    :param name: of the argument.
+    :param value: what was given. Nothing is an empty mapping.
     :raises ConfigurationError: it is none.
     """
     if value is None or value == "":
@@ -130,6 +135,7 @@ def runtime_environment(value: Any, folders: Iterable[Path] = ()) -> dict[str, A
 
     Relative paths begin in the folder of the DAG's file, or in the working directory of the worker.
 
+    :param value: the argument ``runtime_env``.
     :param folders: of the DAG's file.
     :raises ConfigurationError: it is none, or the file can't be read.
     """
@@ -152,7 +158,11 @@ def runtime_environment(value: Any, folders: Iterable[Path] = ()) -> dict[str, A
 
 
 def located(given: str | Path, folders: Iterable[Path]) -> str:
-    """Give the first place where a relative path leads to something; else the text as it is, for the error to show."""
+    """Give the first place where a relative path leads to something; else the text as it is, for the error to show.
+
+    :param given: the path.
+    :param folders: of the DAG's file.
+    """
     return next((str(path) for path in candidates(given, folders) if path.exists()), str(given))
 
 
@@ -172,7 +182,13 @@ def _is_path(value: Any) -> bool:
 
 
 def numbers(name: str, value: Any) -> dict[str, float] | None:
-    """Give a mapping of names to numbers."""
+    """Give a mapping of names to numbers.
+
+    :param name: of the argument.
+    :param value: as for :func:`mapping`. Names without a number are left out.
+    :return: ``None``: nothing is left.
+    :raises ConfigurationError: it holds something else.
+    """
     found = {key: number(f"{name}[{key!r}]", item) for key, item in mapping(name, value).items()}
     return {key: item for key, item in found.items() if item is not None} or None
 
@@ -180,6 +196,8 @@ def numbers(name: str, value: Any) -> dict[str, float] | None:
 def texts(name: str, value: Any) -> dict[str, str]:
     """Give a mapping of texts to texts.
 
+    :param name: of the argument.
+    :param value: as for :func:`mapping`.
     :raises ConfigurationError: it holds something else.
     """
     found = mapping(name, value)
@@ -196,6 +214,8 @@ def texts(name: str, value: Any) -> dict[str, str]:
 def names(name: str, value: Any) -> list[str]:
     """Give a list of names; one name may stand alone.
 
+    :param name: of the argument.
+    :param value: what was given.
     :raises ConfigurationError: it is none.
     """
     found = [value] if isinstance(value, str) else value
@@ -209,7 +229,9 @@ def names(name: str, value: Any) -> list[str]:
 def job_spec(operator: JobArguments, folders: Iterable[Path] = ()) -> JobSpec:
     """Make the job's specification of an operator's arguments: before anything is created.
 
+    :param operator: whose templates are rendered.
     :param folders: of the DAG's file.
+    :return: without an id, unless the operator names one.
     :raises ConfigurationError: an argument that can't work; the message names it.
     """
     from ray_provider.jobs.models import JobSpec
@@ -245,6 +267,7 @@ def job_spec(operator: JobArguments, folders: Iterable[Path] = ()) -> JobSpec:
 def watch_options(operator: JobArguments) -> WatchOptions:
     """Make of an operator's arguments how its job is watched; the deadline counts from now.
 
+    :param operator: whose templates are rendered.
     :raises ConfigurationError: an argument that can't work; the message names it.
     """
     from ray_provider.jobs.watch.watcher import WatchOptions
@@ -262,7 +285,11 @@ def watch_options(operator: JobArguments) -> WatchOptions:
 
 
 def limit_of(operator: JobArguments) -> str | None:
-    """Say in words which limit of time counts for an operator's job."""
+    """Say in words which limit of time counts for an operator's job.
+
+    :param operator: whose job reached it.
+    :return: ``None``: no limit of time was set.
+    """
     timeout = number("job_timeout_seconds", operator.job_timeout_seconds)
     own = operator.execution_timeout.total_seconds() if operator.execution_timeout is not None else None
     if own is not None and (not timeout or own <= timeout):
@@ -279,6 +306,7 @@ def timeout_at(limit: timedelta | None, started: datetime | None, now: float) ->
 
     :param limit: the task's ``execution_timeout``.
     :param started: when the task began; unless known, now.
+    :param now: seconds since 1970.
     """
     return None if limit is None else (started.timestamp() if started else now) + limit.total_seconds()
 

@@ -58,7 +58,10 @@ class AttemptRecord:
 
     @classmethod
     def from_dict(cls, data: Any) -> AttemptRecord | None:
-        """Read a record back; ``None`` if this is none."""
+        """Read a record back; ``None`` if this is none.
+
+        :param data: from Airflow's store; keys of a later release are passed over.
+        """
         if not isinstance(data, Mapping) or "submission_id" not in data or "attempt" not in data:
             return None
         return cls(**{key: data[key] for key in cls.__dataclass_fields__ if key in data})
@@ -133,5 +136,9 @@ async def last_known(
 
 
 def seen(record: AttemptRecord, status: str | None) -> AttemptRecord:
-    """Note that the task has seen how the job ended."""
+    """Note that the task has seen how the job ended.
+
+    :param record: of the attempt.
+    :param status: Ray's last word; ``None``: the job is lost.
+    """
     return replace(record, final=status or "LOST")

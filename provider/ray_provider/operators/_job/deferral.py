@@ -28,8 +28,11 @@ class Deferring(JobArguments, Protocol):
 def of_job(operator: Deferring, run: JobRun, started: datetime | None) -> tuple[RayJobTrigger, timedelta | None]:
     """Make the trigger that watches a job, and say when Airflow is to give it up.
 
+    :param operator: whose templates are rendered.
     :param run: knows the job and its cluster.
     :param started: when the task began: its ``execution_timeout`` counts from there.
+    :return: the trigger; and the time until Airflow gives it up, which is later than the trigger does (``None``:
+        never).
     """
     now = time.time()
     options = arguments.watch_options(operator)

@@ -46,7 +46,10 @@ class TaskMemory:
         return self._store is not None
 
     def keep(self, record: attempts.AttemptRecord) -> None:
-        """Replace the record."""
+        """Replace the record.
+
+        :param record: of the attempt that goes on.
+        """
         self.record = record
         if self._store is not None:
             self._store.set(attempts.STORE_KEY, record.to_dict())
@@ -57,7 +60,10 @@ class TaskMemory:
             self.keep(replace(self.record, submitted=True))
 
     def seen(self, outcome: JobOutcome) -> None:
-        """Note that the task has seen how the job ended: a later try begins a new one."""
+        """Note that the task has seen how the job ended: a later try begins a new one.
+
+        :param outcome: of a job. One of another attempt is not noted.
+        """
         if self.record is not None and self.record.submission_id == outcome.submission_id:
             self.keep(attempts.seen(self.record, outcome.status))
 
@@ -79,7 +85,11 @@ class TaskMemory:
 
 
 def identity(context: Context) -> dict[str, Any]:
-    """Give which task instance this is."""
+    """Give which task instance this is.
+
+    :param context: of the task.
+    :return: ``dag_id``, ``run_id``, ``task_id``, and ``map_index``, which is -1 where the task is not mapped.
+    """
     ti = context["ti"]
     map_index = getattr(ti, "map_index", -1)
     return {
@@ -95,6 +105,9 @@ def owner_of(context: Context, attempt: int) -> JobOwner:
 
     Two Airflows that share a Ray cluster, and a run that was deleted and made again under its old id, are told apart by
     the address of the web interface and the time the run began.
+
+    :param context: of the task.
+    :param attempt: its number, from 1.
     """
     from ray_provider.jobs.submit.identity import JobOwner
 
@@ -110,7 +123,11 @@ def owner_of(context: Context, attempt: int) -> JobOwner:
 
 
 def tell(context: Context, run: JobRun) -> None:
-    """Leave in XCom which job is this task's: for its trigger, and for the task itself when it is resumed."""
+    """Leave in XCom which job is this task's: for its trigger, and for the task itself when it is resumed.
+
+    :param context: of the task.
+    :param run: knows the job and its cluster.
+    """
     value = {
         "submission_id": run.job_id,
         "dashboard_url": run.dashboard_url,
@@ -121,7 +138,12 @@ def tell(context: Context, run: JobRun) -> None:
 
 
 def recall(context: Context, run: JobRun) -> None:
-    """Read back what :func:`tell` left. A resumed operator is a new object that knows nothing."""
+    """Read back what :func:`tell` left. A resumed operator is a new object that knows nothing.
+
+    :param context: of the task.
+    :param run: gets what is read.
+    :raises ConfigurationError: what lies there is no cluster's handle.
+    """
     told = left_before(context, JOB_XCOM_KEY)
     if told is None:
         return
@@ -135,6 +157,7 @@ def recall(context: Context, run: JobRun) -> None:
 def left_before(context: Context, key: str) -> Mapping[str, Any] | None:
     """Read what the task itself left in XCom before it was deferred; ``None``: nothing.
 
+    :param context: of the task.
     :param key: under which it left it.
     """
     own = identity(context)
@@ -143,7 +166,12 @@ def left_before(context: Context, key: str) -> Mapping[str, Any] | None:
 
 
 def take_over(context: Context, run: JobRun, cluster: ClusterHandle) -> None:
-    """Leave in ``run`` a cluster that the task made. Whose it is says the task, not what was stored."""
+    """Leave in ``run`` a cluster that the task made. Whose it is says the task, not what was stored.
+
+    :param context: of the task.
+    :param run: gets the cluster.
+    :param cluster: that the task made, in this try or an earlier one.
+    """
     run.cluster_owner = {**identity(context), "airflow": _compat.deployment_name()}
     run.cluster = replace(cluster, owner=run.cluster_owner)
 
@@ -151,6 +179,8 @@ def take_over(context: Context, run: JobRun, cluster: ClusterHandle) -> None:
 def locate(context: Context, run: JobRun, cluster: Any, xcom_task_key: str | None) -> None:
     """Find which cluster the task names, and leave it in ``run``.
 
+    :param context: of the task.
+    :param run: gets the cluster, or the URL of its dashboard.
     :param cluster: the operator's argument: a handle, its dictionary, or nothing.
     :param xcom_task_key: ``task_id.key``.
     :raises ConfigurationError: what is named is not there, or is none.

@@ -24,6 +24,7 @@ _LONGEST_RESULT = 48_000
 def after_failure(run: JobRun, failure: BaseException) -> None:
     """Delete the cluster of a job that failed. Why the job failed is what the task fails with.
 
+    :param run: knows the cluster, if the task made one.
     :param failure: why. What became of the cluster is added to it.
     """
     try:
@@ -36,6 +37,8 @@ def after_failure(run: JobRun, failure: BaseException) -> None:
 def after_success(run: JobRun, memory: TaskMemory, result: Any) -> None:
     """Delete the cluster of a job that succeeded.
 
+    :param run: knows the cluster, if the task made one.
+    :param memory: keeps the result.
     :param result: what the task is to return. It is kept where the deletion fails: a retry deletes, and returns it.
     :raises ClusterError: the cluster could not be deleted.
     """
@@ -56,6 +59,9 @@ def after_success(run: JobRun, memory: TaskMemory, result: Any) -> None:
 def finish(context: Context, run: JobRun, memory: TaskMemory) -> tuple[bool, Any]:
     """Delete what an earlier try could not, if its job had succeeded and the task was not cleared since.
 
+    :param context: of the task.
+    :param run: gets the job and its cluster.
+    :param memory: says what an earlier try left.
     :return: whether that is all there is to do, and what the task returns.
     :raises ClusterError: the cluster could not be deleted this time either.
     """

@@ -87,10 +87,11 @@ class JobRun:
         self._left = False
         self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
-    # -- steps ---------------------------------------------------------------------------------------------------------
-
     def reach(self, own: own_cluster.OwnCluster | None = None) -> RayEndpoint:
-        """Find out where the job runs; make the cluster first, if the task has one of its own."""
+        """Find out where the job runs; make the cluster first, if the task has one of its own.
+
+        :param own: what the task's own cluster is to be; ``None``: it uses one that is there.
+        """
 
         async def reach() -> RayEndpoint:
             if own is not None:
@@ -163,10 +164,9 @@ class JobRun:
             self.log.warning("%s", warning)
 
     def submit(self, spec: JobSpec) -> JobDetails | None:
-        """Upload what is local, and submit.
+        """Upload what is local, and submit. Gives the job, if Ray was asked for it.
 
         :param spec: with its id, which is this object's ``job_id`` already.
-        :return: the job, if Ray was asked for it.
         """
 
         async def submit(client: RayJobsClient) -> JobDetails | None:
@@ -214,7 +214,10 @@ class JobRun:
         return self._with_client(lambda client: client.get(self._id), patient=True)
 
     def watch(self, options: WatchOptions) -> JobOutcome:
-        """Follow the job to its end."""
+        """Follow the job to its end.
+
+        :param options: how, and until when.
+        """
         told = replace(options, session_name=self.session_name, appears_until=self.appears_until)
 
         async def watch(client: RayJobsClient) -> JobOutcome:
@@ -236,11 +239,17 @@ class JobRun:
         return self._with_client(watch)
 
     def take(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Take a step that needs no Ray: a coroutine, run like the steps here."""
+        """Take a step that needs no Ray: a coroutine, run like the steps here.
+
+        :param make: makes the coroutine.
+        """
         return self._do(make)
 
     def run(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]]) -> T:
-        """Take a step of a subclass: a coroutine that gets a client, run like the steps here, and safe to repeat."""
+        """Take a step of a subclass: a coroutine that gets a client, run like the steps here, and safe to repeat.
+
+        :param make: makes the coroutine of an open client.
+        """
         return self._with_client(make, patient=True)
 
     def stop(self) -> bool:
@@ -316,10 +325,7 @@ class JobRun:
             await self._delete_cluster()
 
     async def _is_left_to_retry(self) -> bool:
-        """Tell the end of a worker (a rollout, a node that is drained) from a user who acts on the task.
-
-        Both come as SIGTERM. A user's act has changed the task's state in Airflow before; a worker's end has not.
-        """
+        """Tell a worker's end from a user who acts on the task, and has changed its state before: both send SIGTERM."""
         if self._retried is None or not self.killed or self._failing or not self.cancel_on_kill:
             return False
         try:
@@ -339,8 +345,6 @@ class JobRun:
         self.log.info("Deleting the task's own cluster %s.", cluster.name)
         await own_cluster.delete(self.hook, cluster)
 
-    # -- machinery -----------------------------------------------------------------------------------------------------
-
     @property
     def _id(self) -> str:
         if self.job_id is None:
@@ -348,11 +352,7 @@ class JobRun:
         return self.job_id
 
     def _with_client(self, make: Callable[[RayJobsClient], Coroutine[Any, Any, T]], *, patient: bool = False) -> T:
-        """Take a step with a client.
-
-        :param make: makes the coroutine. If patient, it is repeated, so that it has to be safe to repeat.
-        :param patient: wait for a Ray that does not answer.
-        """
+        """Take a step with a client. A patient one waits for a Ray that does not answer, and is repeated."""
 
         async def step() -> T:
             from ray_provider.jobs.client import RayJobsClient

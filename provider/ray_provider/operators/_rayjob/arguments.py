@@ -81,13 +81,18 @@ class RayJobArguments:
 
     @classmethod
     def of(cls, operator: Any) -> RayJobArguments:
-        """Read them from the attributes of an operator."""
+        """Read them from the attributes of an operator.
+
+        :param operator: whose templates are rendered.
+        """
         return cls(**{name: getattr(operator, name) for name in cls.names()})
 
     @classmethod
     def from_given(cls, given: Any) -> RayJobArguments | None:
         """Read what ``ray_job`` of ``@task.ray`` is: nothing, true, or a mapping of arguments.
 
+        :param given: what the DAG says.
+        :return: ``None``: the function gets no RayJob.
         :raises ConfigurationError: it is something else, or holds an argument that there is not.
         """
         if not given:
@@ -130,12 +135,18 @@ class RayJobArguments:
         )
 
     def base_name(self, owner: Mapping[str, Any], manifest: RayJobManifest | None) -> str:
-        """Give the RayJob's name; later attempts have a number behind."""
+        """Give the RayJob's name; later attempts have a number behind.
+
+        :param owner: the task instance: of it a name is made where nobody chose one.
+        :param manifest: the ready RayJob; ``None``: there is none.
+        """
         return self.name or (manifest.name if manifest else None) or unique_name(owner)
 
     def manifest(self, operator: RayJobOperator, context: Context) -> RayJobManifest | None:
         """Read the ready RayJob, if there is one.
 
+        :param operator: renders the templates in it.
+        :param context: of the task.
         :raises ConfigurationError: it can't be used; the message says why.
         """
         if not self.ray_job_yaml:
@@ -157,6 +168,10 @@ class RayJobArguments:
     def spec(self, operator: RayJobOperator, context: Context, attempt: int, max_tries: int | None) -> RayJobSpec:
         """Make the RayJob of a logical attempt: read and checked before anything is made.
 
+        :param operator: knows the connection, and renders templates.
+        :param context: of the task.
+        :param attempt: its number, from 1.
+        :param max_tries: Airflow's; ``None``: not known.
         :raises ConfigurationError: an argument that can't work; the message names it.
         """
         from ray_provider.clusters.kuberay.rayjob import RayJobOptions, numbered

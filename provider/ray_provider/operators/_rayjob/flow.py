@@ -49,6 +49,11 @@ def begin(
 ) -> Any:
     """Make the RayJob of this attempt, or take over the one that an earlier try made; then go on with its job.
 
+    :param operator: whose task it is.
+    :param context: of the task.
+    :param run: gets the job and its cluster.
+    :param memory: says what an earlier try left.
+    :param spec: of the job, without its id.
     :param wanted: what its cluster is to be.
     :return: what the task returns.
     """
@@ -88,8 +93,11 @@ def begin(
 def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]) -> Any:
     """Go on when the trigger has seen the cluster's head ready, or that it can't be.
 
+    :param operator: whose task it is.
+    :param context: of the task.
     :param event: the trigger's.
     :return: what the task returns.
+    :raises ClusterError: the cluster's head can't become ready.
     """
     run, memory = operator.new_run(context), TaskMemory(context)
     task_memory.recall(context, run)
@@ -116,6 +124,10 @@ def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]
 def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
     """Wait for a place once more, and submit the job again: a queue took its cluster away (preempted).
 
+    :param operator: whose task it is.
+    :param context: of the task.
+    :param run: knows the RayJob.
+    :param memory: of the attempt, which stays the same.
     :param outcome: of the watch that ended by it.
     :return: what the task returns.
     """
@@ -136,7 +148,11 @@ def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskM
 
 
 def keep(operator: RayJobOperator, run: JobRun) -> None:
-    """Leave the RayJob of a job that failed, and say until when it is there."""
+    """Leave the RayJob of a job that failed, and say until when it is there.
+
+    :param operator: tells it in its log.
+    :param run: knows the RayJob.
+    """
     if run.cluster is None or not run.cluster.rayjob:
         return
     operator.log.warning(
@@ -152,9 +168,6 @@ def keep(operator: RayJobOperator, run: JobRun) -> None:
         run.take(lambda: own_rayjob.end_use(run.hook, kept))
     except RayProviderError as error:
         operator.log.warning("That its job uses a cluster no more could not be written down: %s", error)
-
-
-# -- steps -------------------------------------------------------------------------------------------------------------
 
 
 def _start(
@@ -236,10 +249,7 @@ def _submit_to_this(
 
 
 def _check_not_lost(run: JobRun) -> None:
-    """Refuse to submit a job again that was submitted to an earlier head of the same cluster.
-
-    :raises JobLostError: it went with its head.
-    """
+    """Refuse to submit a job again that was submitted to an earlier head of the same cluster: it went with that."""
     from ray_provider.clusters.lifecycle.rayjob import submitted_in
 
     cluster = run.cluster
