@@ -47,10 +47,10 @@ class RayClusterSensor(BaseSensorOperator):
     :param scheduling_timeout_seconds: how long a pod may wait for a node.
     :param access: how the dashboard is reached; else as the connection says.
     :param deferrable: wait in the triggerer, whatever ``mode`` says.
-    :param kwargs: as of any sensor. ``mode="poke"``: watch in the worker, and notice the end at once; ``"reschedule"``:
-        look every ``poke_interval`` seconds (Airflow's default: 60), and give the worker's slot back between.
-        ``timeout``: seconds for all of it (Airflow's default: a week); a time-out is not retried. ``soft_fail``: a
-        cluster that is not ready in time, or can't become so, skips the task.
+    :param kwargs: arguments of any sensor. ``mode="poke"``: watch in the worker, and notice the end at once;
+        ``"reschedule"``: look every ``poke_interval`` seconds (Airflow's default: 60), and give the worker's slot back
+        between. ``timeout``: seconds for all of it (Airflow's default: a week); a time-out is not retried.
+        ``soft_fail``: a cluster that is not ready in time, or can't become so, skips the task.
     """
 
     template_fields: Sequence[str] = ("conn_id", "cluster", "name", "namespace", "access")

@@ -27,7 +27,7 @@ class InfrastructureDriftSensor(TerraformTask, BaseSensorOperator):
         come from it unless they are given here; secrets have to be given again.
     :param mode: as of any sensor. Default: ``reschedule``: it holds no worker between looks.
     :param poke_interval: seconds between looks. Default: an hour.
-    :param kwargs: as of any sensor.
+    :param kwargs: arguments of any sensor.
     """
 
     template_fields: Sequence[str] = (*TerraformTask.terraform_fields, "infrastructure")

@@ -58,7 +58,7 @@ class RayJobSensor(BaseSensorOperator):
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for (of a job by
         ``submission_id`` only where ``deferrable``).
     :param deferrable: wait in the triggerer.
-    :param kwargs: as of any sensor.
+    :param kwargs: arguments of any sensor.
     """
 
     template_fields: Sequence[str] = ("submission_id", "ray_job", "namespace", "conn_id", "cluster")

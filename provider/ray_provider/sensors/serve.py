@@ -38,7 +38,8 @@ class RayServeSensor(BaseSensorOperator):
     :param cluster: the handle that ``SetupRayCluster`` returned, with ``name``; else the connection's cluster.
     :param max_unreachable_seconds: how long a dashboard that does not answer is waited for (only where ``deferrable``).
     :param deferrable: wait in the triggerer, whatever ``mode`` says.
-    :param kwargs: as of any sensor. ``soft_fail``: an application that can't run, or does not in time, skips the task.
+    :param kwargs: arguments of any sensor. ``soft_fail``: an application that can't run, or does not in time, skips the
+        task.
     """
 
     template_fields: Sequence[str] = ("conn_id", "application", "name", "cluster")
