@@ -84,7 +84,7 @@ system: ## what the tests need of the operating system (installs Debian packages
 	@scripts/system-packages
 
 # Where public functions describe their parameters (.flake8). The rest follows.
-DESCRIBED := _shared clusters/helm clusters/kuberay clusters/kubernetes clusters/lifecycle clusters/local decorators functions hooks infrastructure jobs operators/_cluster operators/_job operators/_rayjob operators/_serve sensors triggers
+DESCRIBED := _shared clusters/helm clusters/kuberay clusters/kubernetes clusters/lifecycle clusters/local decorators functions hooks infrastructure jobs operators/_cluster operators/_job operators/_rayjob operators/_serve sensors testing triggers
 
 .PHONY: lint
 lint: $(VENV)/.installed ## ruff, pydoclint, mypy, import contracts, bandit

@@ -20,6 +20,8 @@ HEALTH = "/api/v2/monitor/health"
 class AirflowApiError(RuntimeError):
     """Airflow's REST API answered with an error.
 
+    :param method: HTTP's, of the request.
+    :param path: of the request.
     :param status: the HTTP status.
     :param body: what it said, as text.
     """
@@ -64,7 +66,11 @@ class AirflowApi:
         a while. What the database had no turn for (Airflow rolls it back) is sent again for as long as a request may
         take.
 
+        :param method: HTTP's.
         :param path: from the root, e.g. ``/api/v2/dags``.
+        :param body: is sent as JSON; ``None``: nothing is sent.
+        :param query: added to the path; a list's items are sent one by one.
+        :param accept: the content type that is wanted.
         :param creates: this ``POST`` makes something that the body names: it may be sent again, and that it is there
             already then means that it was made. The answer is ``None`` in that case.
         :raises AirflowApiError: the answer is an error.
@@ -136,6 +142,9 @@ class AirflowApi:
     def wait_until(self, what: str, look: Callable[[], Any], *, timeout: float = 60.0) -> Any:
         """Look again and again until ``look`` gives something true, and give that.
 
+        :param what: is looked for, for the message.
+        :param look: asks once. What it raises goes on.
+        :param timeout: seconds. Default: 60.
         :raises TimeoutError: it did not, in time.
         :raises Exception: what ``check`` raises.
         """

@@ -24,19 +24,23 @@ class AirflowClient(AirflowApi):
     Every ``wait_…`` has a time-out and says in its error what it saw last.
     """
 
-    # -- the stack -----------------------------------------------------------------------------------------------
-
     def health(self) -> dict[str, Any]:
         """Give the state of the database, scheduler, DAG processor and triggerer, with their last heartbeats."""
         health: dict[str, Any] = self.request("GET", HEALTH)
         return health
 
     def jobs(self, **query: Any) -> list[dict[str, Any]]:
-        """Give Airflow's own processes (``job_type``: SchedulerJob, TriggererJob, DagProcessorJob)."""
+        """Give Airflow's own processes (``job_type``: SchedulerJob, TriggererJob, DagProcessorJob).
+
+        :param query: of the request: ``job_type``, ``is_alive`` …
+        """
         return self.pages("/api/v2/jobs", "jobs", query)
 
     def hook_metadata(self, connection_type: str) -> dict[str, Any] | None:
-        """Give what the connection form shows for a type: ``standard_fields``, ``extra_fields``; or ``None``."""
+        """Give what the connection form shows for a type: ``standard_fields``, ``extra_fields``; or ``None``.
+
+        :param connection_type: such as ``ray``.
+        """
         for entry in self.request("GET", "/ui/connections/hook_meta"):
             if entry["connection_type"] == connection_type:
                 found: dict[str, Any] = entry
@@ -48,6 +52,8 @@ class AirflowClient(AirflowApi):
     def add_connection(self, connection_id: str, connection_type: str, **fields: Any) -> None:
         """Write a connection into the metadata database; one of the same id is replaced.
 
+        :param connection_id: by which tasks name it.
+        :param connection_type: such as ``ray``.
         :param fields: ``host``, ``port``, ``login``, ``password``, ``schema``, ``description`` and ``extra`` (text or
             a dictionary).
         """
@@ -59,11 +65,18 @@ class AirflowClient(AirflowApi):
         self.request("POST", "/api/v2/connections", body, creates=True)
 
     def delete_connection(self, connection_id: str) -> None:
-        """Remove a connection from the metadata database."""
+        """Remove a connection from the metadata database.
+
+        :param connection_id: of one that is there; else there is an ``AirflowApiError`` (``status`` 404).
+        """
         self.request("DELETE", f"/api/v2/connections/{quote(connection_id, safe='')}")
 
     def set_variable(self, key: str, value: str) -> None:
-        """Write an Airflow variable into the metadata database; one of the same key is replaced."""
+        """Write an Airflow variable into the metadata database; one of the same key is replaced.
+
+        :param key: of the variable.
+        :param value: its text.
+        """
         with suppress(AirflowApiError):
             self.request("DELETE", f"/api/v2/variables/{quote(key, safe='')}")
         self.request("POST", "/api/v2/variables", {"key": key, "value": value}, creates=True)
@@ -77,6 +90,9 @@ class AirflowClient(AirflowApi):
     def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> dict[str, Any]:
         """Wait until the DAG processor has read a DAG.
 
+        :param dag_id: of the DAG.
+        :param timeout: seconds. Default: 60.
+        :return: the DAG, as the API gives it.
         :raises TimeoutError: it has not; the message holds the import errors.
         """
 
@@ -97,7 +113,12 @@ class AirflowClient(AirflowApi):
         return dag
 
     def unpause(self, dag_id: str, *, timeout: float = 60.0) -> None:
-        """Let a DAG's runs start; waits until the DAG is known."""
+        """Let a DAG's runs start; waits until the DAG is known.
+
+        :param dag_id: of the DAG.
+        :param timeout: seconds until it is known. Default: 60.
+        :raises TimeoutError: it is not; the message holds the import errors.
+        """
         self.wait_for_dag(dag_id, timeout=timeout)
         self.request("PATCH", f"/api/v2/dags/{quote(dag_id, safe='')}", {"is_paused": False})
 
@@ -112,8 +133,10 @@ class AirflowClient(AirflowApi):
     ) -> str:
         """Start a run, and give its id.
 
+        :param dag_id: of the DAG.
         :param conf: the run's parameters.
         :param run_id: its id; unless given, one is made of the time.
+        :param logical_date: ISO 8601; ``None``: the run has none.
         :param unpause: wait for the DAG and unpause it first.
         """
         if unpause:
@@ -125,16 +148,30 @@ class AirflowClient(AirflowApi):
         return run_id
 
     def run(self, dag_id: str, run_id: str) -> dict[str, Any]:
-        """Give a run."""
+        """Give a run.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :raises AirflowApiError: there is none (``status`` 404).
+        """
         found: dict[str, Any] = self.request("GET", self._run_path(dag_id, run_id))
         return found
 
     def set_run_state(self, dag_id: str, run_id: str, state: str) -> None:
-        """Mark a run ``success`` or ``failed``, as a person does in the web interface."""
+        """Mark a run ``success`` or ``failed``, as a person does in the web interface.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param state: ``success`` or ``failed``.
+        """
         self.request("PATCH", self._run_path(dag_id, run_id), {"state": state})
 
     def events(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Give what Airflow's audit log has of a run: who changed what, and ``state mismatch`` of lost tasks."""
+        """Give what Airflow's audit log has of a run: who changed what, and ``state mismatch`` of lost tasks.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        """
         return self.pages("/api/v2/eventLogs", "event_logs", {"dag_id": dag_id, "run_id": run_id})
 
     def wait_run(
@@ -142,6 +179,10 @@ class AirflowClient(AirflowApi):
     ) -> dict[str, Any]:
         """Wait until a run is in a state (or one of several; unless given: until it has finished), and give the run.
 
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param state: one, or several.
+        :param timeout: seconds. Default: 180.
         :raises TimeoutError: it is not, in time, or has finished in another one.
         """
         wanted = {state} if isinstance(state, str) else set(state)
@@ -164,11 +205,22 @@ class AirflowClient(AirflowApi):
     # -- task instances ------------------------------------------------------------------------------------------
 
     def task_instances(self, dag_id: str, run_id: str) -> list[dict[str, Any]]:
-        """Give all task instances of a run."""
+        """Give all task instances of a run.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        """
         return self.pages(f"{self._run_path(dag_id, run_id)}/taskInstances", "task_instances")
 
     def task_instance(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> dict[str, Any]:
-        """Give one task instance."""
+        """Give one task instance.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param map_index: of a mapped task; -1 for one that is not.
+        :raises AirflowApiError: there is none (``status`` 404).
+        """
         found: dict[str, Any] = self.request("GET", self._task_path(dag_id, run_id, task_id, map_index))
         return found
 
@@ -185,7 +237,13 @@ class AirflowClient(AirflowApi):
     ) -> dict[str, Any]:
         """Wait until a task instance is in a state (unless given: until it has finished), and give it.
 
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param state: one, or several.
+        :param map_index: of a mapped task; -1 for one that is not.
         :param try_number: only this try counts.
+        :param timeout: seconds. Default: 120.
         :raises TimeoutError: it is not, in time.
         """
         wanted = {state} if isinstance(state, str) else set(state)
@@ -210,7 +268,14 @@ class AirflowClient(AirflowApi):
         return instance
 
     def set_state(self, dag_id: str, run_id: str, task_id: str, state: str, *, map_index: int = -1) -> None:
-        """Mark a task instance ``success``, ``failed`` or ``skipped``, as a person does in the web interface."""
+        """Mark a task instance ``success``, ``failed`` or ``skipped``, as a person does in the web interface.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param state: ``success``, ``failed`` or ``skipped``.
+        :param map_index: of a mapped task; -1 for one that is not.
+        """
         self.request("PATCH", self._task_path(dag_id, run_id, task_id, map_index), {"new_state": state})
 
     def clear(
@@ -218,6 +283,8 @@ class AirflowClient(AirflowApi):
     ) -> None:
         """Clear task instances, so that they run again.
 
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
         :param task_ids: task ids, or pairs of a task id and a map index.
         :param downstream: clear what comes after them too.
         """
@@ -233,7 +300,14 @@ class AirflowClient(AirflowApi):
     def log_entries(
         self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1
     ) -> list[dict[str, Any]]:
-        """Give the records of a task's log, as the web interface gets them (``event``, ``timestamp``, ``level`` …)."""
+        """Give the records of a task's log, as the web interface gets them (``event``, ``timestamp``, ``level`` …).
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param try_number: of which try, from 1.
+        :param map_index: of a mapped task; -1 for one that is not.
+        """
         path = f"{self._task_path(dag_id, run_id, task_id)}/logs/{try_number}"
         entries: list[dict[str, Any]] = []
         query: dict[str, Any] = {"map_index": map_index, "full_content": "true"}
@@ -249,7 +323,14 @@ class AirflowClient(AirflowApi):
             query["token"] = token
 
     def log_text(self, dag_id: str, run_id: str, task_id: str, *, try_number: int = 1, map_index: int = -1) -> str:
-        """Give a task's log as text: every record's message, and the text of an exception where one is attached."""
+        """Give a task's log as text: every record's message, and the text of an exception where one is attached.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param try_number: of which try, from 1.
+        :param map_index: of a mapped task; -1 for one that is not.
+        """
         lines = []
         for entry in self.log_entries(dag_id, run_id, task_id, try_number=try_number, map_index=map_index):
             lines.append(str(entry.get("event", "")))
@@ -261,7 +342,14 @@ class AirflowClient(AirflowApi):
         return "\n".join(lines)
 
     def xcom(self, dag_id: str, run_id: str, task_id: str, *, key: str = "return_value", map_index: int = -1) -> Any:
-        """Give an XCom's value; ``None`` if there is none of that key."""
+        """Give an XCom's value; ``None`` if there is none of that key.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param key: of the XCom. Default: that of the task's return value.
+        :param map_index: of a mapped task; -1 for one that is not.
+        """
         path = f"{self._task_path(dag_id, run_id, task_id)}/xcomEntries/{quote(key, safe='')}"
         try:
             answer = self.request("GET", path, query={"map_index": map_index, "stringify": "false"})
@@ -272,12 +360,17 @@ class AirflowClient(AirflowApi):
         return answer["value"]
 
     def extra_links(self, dag_id: str, run_id: str, task_id: str, *, map_index: int = -1) -> dict[str, str | None]:
-        """Give the links that an operator shows, by name."""
+        """Give the links that an operator shows, by name.
+
+        :param dag_id: of the DAG.
+        :param run_id: of the run.
+        :param task_id: of the task.
+        :param map_index: of a mapped task; -1 for one that is not.
+        :return: URLs; ``None``: the link leads nowhere yet.
+        """
         path = f"{self._task_path(dag_id, run_id, task_id)}/links"
         links: dict[str, str | None] = self.request("GET", path, query={"map_index": map_index})["extra_links"]
         return links
-
-    # -- paths ---------------------------------------------------------------------------------------------------
 
     def _run_path(self, dag_id: str, run_id: str) -> str:
         return f"/api/v2/dags/{quote(dag_id, safe='')}/dagRuns/{quote(run_id, safe='')}"

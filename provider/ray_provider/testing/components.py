@@ -33,7 +33,10 @@ _PROCESSES = "processes.jsonl"
 
 
 def kind_of(name: str) -> str:
-    """Give what a component is, by its name: there may be several triggerers."""
+    """Give what a component is, by its name: there may be several triggerers.
+
+    :param name: as the stack calls it: ``triggerer-2`` …
+    """
     return "triggerer" if name.startswith("triggerer") else name
 
 
@@ -71,7 +74,10 @@ def record(home: Path, pid: int) -> None:
 
 
 def running(home: Path) -> list[psutil.Process]:
-    """Give all processes of the stacks of a home that run, those of their tasks included; not those of a local Ray."""
+    """Give all processes of the stacks of a home that run, those of their tasks included; not those of a local Ray.
+
+    :param home: folder of the stacks. Processes are known by it and by what the stack wrote down in it.
+    """
     try:
         lines = (home / _PROCESSES).read_text(encoding="ascii").splitlines()
     except FileNotFoundError:
@@ -97,7 +103,10 @@ def sweep(home: Path, why: str) -> list[str]:
 
 
 def tree_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """Give a process and all that it has started; nothing if it is gone."""
+    """Give a process and all that it has started; nothing if it is gone.
+
+    :param process: that we started.
+    """
     try:
         return descendants(psutil.Process(process.pid))
     except psutil.NoSuchProcess:

@@ -18,7 +18,14 @@ Settings = Mapping[str, Mapping[str, str]]
 
 
 def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str) -> dict[str, dict[str, str]]:
-    """Give what differs from Airflow's defaults: one small machine, quick answers, nothing sent anywhere."""
+    """Give what differs from Airflow's defaults: one small machine, quick answers, nothing sent anywhere.
+
+    :param dags_folder: where DAGs are read from.
+    :param logs: where tasks' logs are written.
+    :param port: of the API server, on loopback.
+    :param sql_alchemy_conn: URL of the metadata database.
+    :return: section, key and value.
+    """
     url = f"http://{HOST}:{port}"
     return {
         "core": {
@@ -56,6 +63,7 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
 def write_config(home: Path, given: Settings, further: Settings) -> None:
     """Write ``airflow.cfg`` (0600). The keys of a home stay what they were: its database is encrypted with them.
 
+    :param home: folder of the stack.
     :param given: section, key and value.
     :param further: wins over ``given``.
     """

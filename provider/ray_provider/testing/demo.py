@@ -54,7 +54,10 @@ class Demo:
         self._shown: set[tuple[Any, ...]] = set()
 
     def say(self, text: str) -> None:
-        """Print a line with the time since the start."""
+        """Print a line with the time since the start.
+
+        :param text: the line, without its end.
+        """
         sys.stdout.write(f"{time.monotonic() - self._began:6.1f} s  {text}\n")
         sys.stdout.flush()
 
@@ -78,7 +81,10 @@ class Demo:
             self.say("everything is stopped")
 
     def run(self, client: AirflowClient) -> bool:
-        """Run the DAG. Gives whether it succeeded."""
+        """Run the DAG. Gives whether it succeeded.
+
+        :param client: of the Airflow that runs it.
+        """
         run_id = client.trigger_run(DAG_ID)
         self.say(f"DAG {DAG_ID}: {' >> '.join(TASKS)}")
         states: dict[str, Any] = {}

@@ -35,7 +35,12 @@ def dying_with_parent(
 
 
 def main(parent: int, as_whom: str, command: list[str]) -> None:
-    """Become the command."""
+    """Become the command.
+
+    :param parent: pid of the process that started this one: when that ends, the command is ended, too (Linux).
+    :param as_whom: ``uid:gid`` to become; ``-``: stay who we are.
+    :param command: program and arguments.
+    """
     if as_whom != "-":
         user, group = map(int, as_whom.split(":"))
         os.setgroups([])

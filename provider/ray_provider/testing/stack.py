@@ -158,8 +158,6 @@ class AirflowStack:
     ) -> None:
         self.stop()
 
-    # -- start ---------------------------------------------------------------------------------------------------
-
     def start(self) -> None:
         """Write the configuration, prepare the database, start all components, and wait until they are healthy.
 
@@ -197,6 +195,9 @@ class AirflowStack:
     def airflow(self, *arguments: str, timeout: float = 60.0, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Run an ``airflow`` command in the stack's home; its output and its errors come together in ``stdout``.
 
+        :param arguments: of the command.
+        :param timeout: seconds, then it is ended (``subprocess.TimeoutExpired``). Default: 60.
+        :param check: whether a failure is an error. Default: yes.
         :raises StackError: it failed, unless ``check`` is off.
         """
         done = subprocess.run(
@@ -223,12 +224,19 @@ class AirflowStack:
         return triggerer_name(number)
 
     def start_component(self, name: str) -> None:
-        """Start a component, e.g. again after :meth:`stop_component` or :meth:`kill_component`, and wait for it."""
+        """Start a component, e.g. again after :meth:`stop_component` or :meth:`kill_component`, and wait for it.
+
+        :param name: as the stack calls it.
+        :raises StackError: it ended, or is not healthy in time.
+        """
         self._spawn(name)
         self._wait_healthy(name, time.monotonic() + self._start_timeout)
 
     def pid(self, name: str) -> int:
-        """Give the id of a component's first process."""
+        """Give the id of a component's first process.
+
+        :param name: as the stack calls it: of one that runs.
+        """
         return self._processes[name].pid
 
     def processes(self) -> list[psutil.Process]:
@@ -236,7 +244,11 @@ class AirflowStack:
         return running(self.home)
 
     def log_tail(self, name: str, lines: int = 40) -> str:
-        """Give the last lines that a component wrote."""
+        """Give the last lines that a component wrote.
+
+        :param name: as the stack calls it.
+        :param lines: how many at most. Default: 40.
+        """
         return last_lines(self.logs / f"{name}.log", lines)
 
     def _check(self) -> None:
@@ -294,13 +306,12 @@ class AirflowStack:
             return False
         return False
 
-    # -- stop ----------------------------------------------------------------------------------------------------
-
     def kill_component(self, name: str, number: signal.Signals = signal.SIGKILL, *, group: bool = True) -> None:
         """Send a signal to a component, as a crash or an eviction would; with ``SIGKILL``, wait until it is gone.
 
         After that the component counts as ended only if it has: :meth:`start_component` starts it again.
 
+        :param name: as the stack calls it.
         :param number: the signal.
         :param group: to all of its processes, as when a container is ended; else to the first one.
         """
@@ -314,7 +325,11 @@ class AirflowStack:
             self._forget(name)
 
     def stop_component(self, name: str, *, timeout: float = 20.0) -> None:
-        """Ask a component to end (``SIGTERM``), wait, and end all of its processes by force if it doesn't."""
+        """Ask a component to end (``SIGTERM``), wait, and end all of its processes by force if it doesn't.
+
+        :param name: as the stack calls it.
+        :param timeout: how long (seconds) it has to end by itself. Default: 20.
+        """
         process = self._processes[name]
         tree = tree_of(process)
         process.terminate()
