@@ -108,6 +108,8 @@ async def in_thread(call: Callable[..., _Answer], *arguments: Any, **named: Any)
     read: where the caller is cancelled, the request goes on to its end.
 
     :param call: a synchronous function.
+    :param arguments: of the function.
+    :param named: arguments of the function, by name.
     """
     from asgiref.sync import sync_to_async
 
@@ -133,13 +135,19 @@ async def async_connection(hook: BaseHook, conn_id: str) -> Connection:
     handed to the loop that talks to the supervisor; ``dag.test`` has only the synchronous channel (its
     ``aget_connection`` finds no connection of the metadata database); Airflow 2 reads the database itself, which must
     not block the loop.
+
+    :param hook: reads it. Connections of Airflow's secrets backends and environment count as ever.
+    :param conn_id: of the connection.
     """
     connection: Connection = await in_thread(hook.get_connection, conn_id)
     return connection
 
 
 def mask_secrets(values: Iterable[str]) -> None:
-    """Have Airflow hide these values in all logs. Blocking: call it where the connection was read."""
+    """Have Airflow hide these values in all logs. Blocking: call it where the connection was read.
+
+    :param values: each as it may show in a log.
+    """
     try:
         from airflow.providers.common.compat.sdk import mask_secret
     except ImportError:  # an older common-compat
@@ -154,6 +162,8 @@ def redact(text: str) -> str:
 
     Airflow does so with a task's log. What a worker's process prints besides, such as the log of an executor's own
     process, it does not: texts that a cluster wrote are shown by us only like this.
+
+    :param text: such as a job's log.
     """
     return str(_masker().redact(text))
 
@@ -200,7 +210,10 @@ def known_dags() -> set[str]:
 
 
 def run_states(dag_ids: Iterable[str]) -> dict[tuple[str, str], str]:
-    """Give the state of each run of these DAGs. For command lines."""
+    """Give the state of each run of these DAGs. For command lines.
+
+    :param dag_ids: those that the database does not know give nothing.
+    """
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
 
@@ -213,6 +226,9 @@ def run_starts(dag_ids: Iterable[str], run_ids: Iterable[str]) -> dict[tuple[str
     """Give when each of these runs began, as text; empty if it has not. By the ids of its DAG and its own.
 
     For command lines.
+
+    :param dag_ids: of the DAGs.
+    :param run_ids: of the runs.
     """
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
@@ -227,6 +243,9 @@ def task_states(dag_ids: Iterable[str], run_ids: Iterable[str]) -> dict[tuple[st
     """Give the states of all tasks of these runs, by DAG, run, task and map index; empty for none.
 
     For command lines.
+
+    :param dag_ids: of the DAGs.
+    :param run_ids: of the runs.
     """
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
@@ -247,6 +266,10 @@ def stored_xcoms(
     """Give what lies in the metadata database under a key of XCom, by DAG, run, task and map index. For command lines.
 
     Of what a backend of one's own keeps elsewhere, that is only where it lies.
+
+    :param key: of the XComs.
+    :param dag_ids: of the DAGs.
+    :param run_ids: of the runs.
     """
     from airflow.utils.session import create_session
 
@@ -264,7 +287,10 @@ def stored_xcoms(
 
 
 def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Make the form's widgets out of the provider metadata's ``conn-fields``. Airflow 3.2 reads those itself."""
+    """Make the form's widgets out of the provider metadata's ``conn-fields``. Airflow 3.2 reads those itself.
+
+    :param fields: by name; each has ``label`` and ``schema``.
+    """
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextAreaFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
     from wtforms import BooleanField, PasswordField, StringField, TextAreaField
@@ -290,7 +316,10 @@ def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
 
 
 def state_store(context: Context) -> Any | None:
-    """Give the store that all tries of a task instance share (Airflow 3.3), or ``None``."""
+    """Give the store that all tries of a task instance share (Airflow 3.3), or ``None``.
+
+    :param context: of the task.
+    """
     return dict(context).get("task_state_store") if "task_state_store" in context else None
 
 
@@ -312,7 +341,10 @@ class TriggerTask:
 
     @classmethod
     def of(cls, trigger: Any) -> TriggerTask | None:
-        """Give the task of a trigger, or ``None`` where there is none (``dag.test``)."""
+        """Give the task of a trigger, or ``None`` where there is none (``dag.test``).
+
+        :param trigger: as Airflow made it.
+        """
         task_instance = getattr(trigger, "task_instance", None)
         return None if task_instance is None else cls(task_instance)
 
@@ -328,21 +360,34 @@ def trigger_has_on_kill() -> bool:
 
 
 async def get_xcom(task: TriggerTask, key: str) -> Any:
-    """Read an XCom of a trigger's own task."""
+    """Read an XCom of a trigger's own task.
+
+    :param task: of the trigger.
+    :param key: of the XCom.
+    :return: ``None``: there is none of that key.
+    """
     from airflow.providers.common.compat.sdk import XCom
 
     return await in_thread(XCom.get_one, key=key, **task.key)
 
 
 async def set_xcom(task: TriggerTask, key: str, value: Any) -> None:
-    """Write an XCom of a trigger's own task."""
+    """Write an XCom of a trigger's own task.
+
+    :param task: of the trigger.
+    :param key: of the XCom; one that is there is replaced.
+    :param value: what XCom can carry.
+    """
     from airflow.providers.common.compat.sdk import XCom
 
     await in_thread(XCom.set, key=key, value=value, **task.key)
 
 
 async def core_state_of(task: TriggerTask) -> str | None:
-    """Read the state of a trigger's own task: ``deferred``, ``failed``, … or ``None`` (cleared, or gone)."""
+    """Read the state of a trigger's own task: ``deferred``, ``failed``, … or ``None`` (cleared, or gone).
+
+    :param task: of the trigger.
+    """
     return await in_thread(_state_of, task)
 
 

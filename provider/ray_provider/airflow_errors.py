@@ -10,12 +10,18 @@ from ray_provider.exceptions import RayProviderError
 
 
 def for_airflow(error: RayProviderError) -> Exception:
-    """Give the exception that Airflow is to see: the error, or one after which it does not try again."""
+    """Give the exception that Airflow is to see: the error, or one after which it does not try again.
+
+    :param error: says by ``retryable`` which of the two it is.
+    """
     return error if error.retryable else AirflowFailException(with_notes(error))
 
 
 def with_notes(error: BaseException) -> str:
-    """Give an error's text with what was added to it later."""
+    """Give an error's text with what was added to it later.
+
+    :param error: with the notes of ``add_note``.
+    """
     return "\n".join([str(error), *getattr(error, "__notes__", [])])
 
 

@@ -120,7 +120,10 @@ class Runs:
     states: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def state_of(self, marks: Marks) -> str | None:
-        """Give the state of the run that set it up last; ``None`` if that is not known (any more)."""
+        """Give the state of the run that set it up last; ``None`` if that is not known (any more).
+
+        :param marks: of the infrastructure: they name DAG and run.
+        """
         return next(
             (
                 state
@@ -141,6 +144,11 @@ def places(
 ) -> list[Place]:
     """Tell where to look: in the regions and the project that are named, else where the machine's settings say.
 
+    :param regions: of AWS, e.g. ``eu-central-1``.
+    :param project: of Google Cloud; ``None``: that of ``gcp_conn_id``, if that is given.
+    :param aws_conn_id: connection with the credentials for AWS; ``None``: those of the machine.
+    :param gcp_conn_id: connection with the credentials for Google Cloud; ``None``: those of the machine.
+    :param terraform_binary: Terraform's executable; unless given, as ``TerraformTask`` finds it.
     :raises ConfigurationError: nothing says where.
     """
     from ray_provider.hooks.cloud import google_project
@@ -166,6 +174,7 @@ def places(
 def survey(where: Iterable[Place]) -> tuple[list[Found], list[str]]:
     """Find the clusters that set-ups made; and what is there without a cluster, in words. Blocking.
 
+    :param where: from :func:`places`.
     :raises TerraformCredentialsError: a cloud denies access.
     """
     found: list[Found] = []
@@ -192,14 +201,23 @@ def survey(where: Iterable[Place]) -> tuple[list[Found], list[str]]:
 
 
 def ask_airflow(found: Iterable[Found]) -> Runs:
-    """Ask the metadata database about the runs that set infrastructure up. Blocking."""
+    """Ask the metadata database about the runs that set infrastructure up. Blocking.
+
+    :param found: whose DAGs it is asked for.
+    """
     wanted = {one.marks.owner.get("dag") for one in found}
     dags = {dag_id for dag_id in _compat.known_dags() if word(dag_id) in wanted}
     return Runs(_compat.deployment_name(), _compat.run_states(dags))
 
 
 def judge(found: Found, runs: Runs, older_than: timedelta | None, now: datetime) -> Verdict:
-    """Decide whether its time is over. In doubt it is kept."""
+    """Decide whether its time is over. In doubt it is kept.
+
+    :param found: what a cloud says of it.
+    :param runs: what Airflow says.
+    :param older_than: delete what is older, whatever its run says; ``None``: nothing.
+    :param now: with a time zone.
+    """
     marks = found.marks
     if marks.owner.get("airflow") and runs.name and not marks.is_of("airflow", runs.name):
         return Verdict(found, False, f"it belongs to another Airflow ({marks.said('airflow')})")
@@ -218,7 +236,11 @@ def judge(found: Found, runs: Runs, older_than: timedelta | None, now: datetime)
 
 
 def check(verdict: Verdict) -> Verdict:
-    """Look whether what is to be deleted can be: its state is read, and nothing is changed. Blocking."""
+    """Look whether what is to be deleted can be: its state is read, and nothing is changed. Blocking.
+
+    :param verdict: one that keeps is given back as it is.
+    :return: the same, or one that keeps and says why.
+    """
     found = verdict.found
     if not verdict.delete:
         return verdict
@@ -236,6 +258,7 @@ def check(verdict: Verdict) -> Verdict:
 def refuse_unreadable(found: Found) -> None:
     """Refuse what marks can't name. They are data: they don't decide which code runs, or where credentials go.
 
+    :param found: with its marks.
     :raises ConfigurationError: another module than a bundled one; a backend that can't be reached by its marks.
     """
     marks = found.marks
@@ -256,7 +279,11 @@ def refuse_unreadable(found: Found) -> None:
 
 
 def problem_of(found: Found, state: StateView) -> str | None:
-    """Say why a state is not the one to delete a cluster by; ``None`` if it is."""
+    """Say why a state is not the one to delete a cluster by; ``None`` if it is.
+
+    :param found: with its marks.
+    :param state: the one that the marks name.
+    """
     ours = [
         item
         for item in state.clusters
@@ -272,7 +299,10 @@ def problem_of(found: Found, state: StateView) -> str | None:
 
 
 def deletion(found: Found) -> DeleteRayInfrastructure:
-    """Give the task that deletes it."""
+    """Give the task that deletes it.
+
+    :param found: with its marks.
+    """
     from ray_provider.operators.infrastructure import DeleteRayInfrastructure
 
     return DeleteRayInfrastructure(
@@ -288,6 +318,8 @@ def deletion(found: Found) -> DeleteRayInfrastructure:
 def delete_all(verdicts: Iterable[Verdict], say: Callable[[str], None]) -> list[str]:
     """Delete what was judged, one after the other, if it still says the same. Goes on after a failure. Blocking.
 
+    :param verdicts: from :func:`check`.
+    :param say: is told what became of each.
     :return: what was not deleted, and why.
     """
     failures = []
@@ -311,7 +343,11 @@ def delete_all(verdicts: Iterable[Verdict], say: Callable[[str], None]) -> list[
 
 
 def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
-    """Give the rows of a table that shows what was found and what is to become of it, its head first."""
+    """Give the rows of a table that shows what was found and what is to become of it, its head first.
+
+    :param verdicts: in the order in which they are shown.
+    :param now: with a time zone; unless given, the present.
+    """
     now = now or datetime.now(tz=UTC)
     made: list[tuple[str, ...]] = [("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "STATE IN", "", "WHY")]
     for verdict in verdicts:

@@ -123,7 +123,13 @@ class JobVerdict:
 
 
 def judge(job: FoundJob, airflow: Airflow, options: JobReapOptions, now: datetime) -> JobVerdict:
-    """Decide whether a task may still wait for a job. In doubt it is left alone."""
+    """Decide whether a task may still wait for a job. In doubt it is left alone.
+
+    :param job: that has not ended.
+    :param airflow: what it knows of the job's owner.
+    :param options: which jobs may be stopped.
+    :param now: with a time zone.
+    """
     task, reason, delete = _of_task(job, airflow, options, now)
     if delete and not options.detached and job.owner.detached is not False:
         delete = False
@@ -176,8 +182,11 @@ def _deployment(owner: JobOwner) -> tuple[str, str]:
 async def find_jobs(hook: RayHook, options: JobReapOptions, *, local: bool) -> tuple[list[FoundJob], list[str]]:
     """Find jobs that tasks submitted and that have not ended: at the connection's address, or on all clusters there.
 
+    :param hook: of the connection.
+    :param options: where to look.
     :param local: without an address, the clusters of this machine; else those of the connection's Kubernetes.
     :return: the jobs; and which dashboards could not be asked, and why.
+    :raises RayProviderError: it can't be found out which clusters there are.
     """
     from ray_provider._shared.retry import RetryPolicy
     from ray_provider.jobs.client import RayJobsClient
@@ -217,7 +226,10 @@ async def _dashboards(
 
 
 def ask_airflow(jobs: Iterable[FoundJob]) -> Airflow:
-    """Ask the metadata database about the owners of jobs. Blocking."""
+    """Ask the metadata database about the owners of jobs. Blocking.
+
+    :param jobs: whose owners it is asked for.
+    """
     from ray_provider.triggers.watching import JOB_XCOM_KEY
 
     owners = [job.owner for job in jobs]
@@ -242,6 +254,9 @@ def stop_all(verdicts: Iterable[JobVerdict], options: JobReapOptions, say: Calla
 
     Airflow is asked again right before: what was listed may have been decided minutes ago.
 
+    :param verdicts: those that keep a job are passed over.
+    :param options: which jobs may be stopped, and how many seconds the stop of one may take.
+    :param say: is told what became of each.
     :return: what was not stopped, and why.
     """
     from ray_provider.hooks.peer import run_sync
@@ -272,7 +287,11 @@ async def _stop(job: FoundJob, timeout: float) -> JobDetails | None:
 
 
 def rows(verdicts: Sequence[JobVerdict], now: datetime | None = None) -> list[tuple[str, ...]]:
-    """Give the rows of a table that shows what was found and what is to become of it, its head first."""
+    """Give the rows of a table that shows what was found and what is to become of it, its head first.
+
+    :param verdicts: in the order in which they are shown.
+    :param now: with a time zone; unless given, the present.
+    """
     now = now or datetime.now(tz=UTC)
     made: list[tuple[str, ...]] = [("WHERE", "JOB", "STATUS", "AGE", "DAG", "RUN", "TASK", "TASK IS", "", "WHY")]
     for verdict in verdicts:

@@ -15,7 +15,11 @@ LINK_XCOM_KEY = "ray_dashboard_link"
 
 
 def job_page(endpoint: RayEndpoint, submission_id: str) -> str:
-    """Give the address of a job's page in Ray's dashboard. Holds no credentials."""
+    """Give the address of a job's page in Ray's dashboard. Holds no credentials.
+
+    :param endpoint: of the dashboard: of it counts the URL for people.
+    :param submission_id: of the job.
+    """
     return f"{endpoint.display_url.rstrip('/')}/#/jobs/{quote(submission_id, safe='')}"
 
 

@@ -64,18 +64,28 @@ class Airflow:
     runs: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     def run_of(self, cluster: FoundCluster | User) -> str | None:
-        """Give the state of the run that a cluster or its user belongs to; ``None`` if there is no such run."""
+        """Give the state of the run that a cluster or its user belongs to; ``None`` if there is no such run.
+
+        :param cluster: of it counts the owner.
+        """
         for (dag_id, run_id), state in self.runs.items():
             if cluster.is_of("dag_id", dag_id) and cluster.is_of("run_id", run_id):
                 return state
         return None
 
     def knows_dag_of(self, cluster: FoundCluster | User) -> bool:
-        """Whether it has the DAG that a cluster or its user belongs to."""
+        """Whether it has the DAG that a cluster or its user belongs to.
+
+        :param cluster: of it counts the owner.
+        """
         return any(cluster.is_of("dag_id", dag_id) for dag_id in self.dags)
 
     def may_use(self, user: User, now: datetime) -> bool:
-        """Whether one who is recorded as a user still is: its entry has not ended, nor has its run."""
+        """Whether one who is recorded as a user still is: its entry has not ended, nor has its run.
+
+        :param user: as it is recorded on the cluster.
+        :param now: with a time zone.
+        """
         if not user.counts(now):
             return False
         if self.name and user.owner.get("airflow") and not user.is_of("airflow", self.name):
@@ -115,7 +125,13 @@ def parse_age(text: str, field: str = "older_than") -> timedelta:
 
 
 def judge(cluster: FoundCluster, airflow: Airflow, options: ReapOptions, now: datetime) -> Verdict:
-    """Decide whether anybody may still need a cluster. In doubt it is kept."""
+    """Decide whether anybody may still need a cluster. In doubt it is kept.
+
+    :param cluster: with its users.
+    :param airflow: what it knows of the runs.
+    :param options: what may be deleted.
+    :param now: with a time zone.
+    """
     if cluster.owner.get("airflow") and airflow.name and not cluster.is_of("airflow", airflow.name):
         return Verdict(cluster, False, "?", f"it belongs to another Airflow ({cluster.owner['airflow']})")
     state = airflow.run_of(cluster)
@@ -141,7 +157,10 @@ def judge(cluster: FoundCluster, airflow: Airflow, options: ReapOptions, now: da
 async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[FoundCluster]:
     """Find the clusters that tasks made.
 
+    :param hook: of the connection.
+    :param options: in which namespaces to look.
     :param local: on this machine; else on the connection's Kubernetes.
+    :raises KubernetesError: we may not look.
     """
     if local:
         from ray_provider.clusters.lifecycle.inventory import local_clusters
@@ -159,7 +178,10 @@ async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[Fo
 
 
 def ask_airflow(clusters: Iterable[FoundCluster]) -> Airflow:
-    """Ask the metadata database about the owners of clusters. Blocking."""
+    """Ask the metadata database about the owners of clusters. Blocking.
+
+    :param clusters: whose owners and users it is asked for.
+    """
     clusters = list(clusters)
     owners = [owner for one in clusters for owner in (one.owner, *(user.owner for user in one.users))]
     wanted = {owner["dag_id"] for owner in owners if owner.get("dag_id")}
@@ -170,6 +192,10 @@ def ask_airflow(clusters: Iterable[FoundCluster]) -> Airflow:
 async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say: Say) -> bool:
     """Delete a cluster, if it is still that owner's; and wait until nothing of it is left.
 
+    :param hook: of the connection.
+    :param cluster: as it was found.
+    :param options: how many seconds it may take, and how Helm is run.
+    :param say: is given each line of progress.
     :return: whether there was one.
     :raises ClusterError: it could not be deleted, or is another's by now.
     """
@@ -207,6 +233,10 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
 async def delete_all(hook: RayHook, verdicts: Iterable[Verdict], options: ReapOptions, say: Say) -> list[str]:
     """Delete what nobody needs, one after the other. Goes on after a failure.
 
+    :param hook: of the connection.
+    :param verdicts: those that keep a cluster are passed over.
+    :param options: as for :func:`delete`.
+    :param say: is given each line of progress.
     :return: what could not be deleted, and why.
     """
     failures = []
@@ -220,7 +250,11 @@ async def delete_all(hook: RayHook, verdicts: Iterable[Verdict], options: ReapOp
 
 
 def age_text(age: timedelta) -> str:
-    """Say an age shortly: ``3d4h``, ``12h``, ``5m``, ``20s``."""
+    """Say an age shortly: ``3d4h``, ``12h``, ``5m``, ``20s``.
+
+    :param age: a negative one counts as none.
+    :return: its two largest units at most.
+    """
     seconds = max(0, round(age.total_seconds()))
     parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
@@ -231,7 +265,11 @@ def age_text(age: timedelta) -> str:
 
 
 def rows(verdicts: Sequence[Verdict], now: datetime | None = None) -> list[tuple[str, ...]]:
-    """Give the rows of a table that shows what was found and what is to become of it, its head first."""
+    """Give the rows of a table that shows what was found and what is to become of it, its head first.
+
+    :param verdicts: in the order in which they are shown.
+    :param now: with a time zone; unless given, the present.
+    """
     now = now or datetime.now(tz=UTC)
     head = ("WHERE", "CLUSTER", "AGE", "DAG", "RUN", "TASK", "RUN IS", "", "WHY")
     made: list[tuple[str, ...]] = [head]

@@ -10,6 +10,7 @@ _PACKAGE = Path(__file__).resolve().parent
 def bundled(*parts: str) -> Path:
     """Give the path of a bundled file or folder, e.g. ``bundled("helm", "ray-cluster")``.
 
+    :param parts: of the path, from the root of what the provider comes with.
     :raises FileNotFoundError: the installation is incomplete.
     """
     for root in (_PACKAGE / "_bundled", _PACKAGE.parent.parent):

@@ -10,7 +10,11 @@ _STYLES = {"delete": "red", "stop": "red", "keep": "green"}
 
 
 def columns(rows: Sequence[tuple[str, ...]]) -> str:
-    """Lay rows out as a table."""
+    """Lay rows out as a table.
+
+    :param rows: all of the same length, one at least. The last column is not padded.
+    :return: lines, without an end of the last one.
+    """
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     lines = ["  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows]
     return "\n".join(lines)
