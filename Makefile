@@ -83,15 +83,12 @@ test-tools: $(VENV)/.installed .venv-peer/.installed
 system: ## what the tests need of the operating system (installs Debian packages if root)
 	@scripts/system-packages
 
-# Where public functions describe their parameters (.flake8). The rest follows.
-DESCRIBED := _shared clusters/helm clusters/kuberay clusters/kubernetes clusters/lifecycle clusters/local decorators functions hooks infrastructure jobs operators/_cluster operators/_job operators/_rayjob operators/_serve sensors testing triggers
-
 .PHONY: lint
 lint: $(VENV)/.installed ## ruff, pydoclint, mypy, import contracts, bandit
 	@echo "== lint"
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/flake8 $(DESCRIBED:%=provider/ray_provider/%)
+	@$(BIN)/flake8 provider/ray_provider
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-cache
 	@$(BIN)/bandit -q -c pyproject.toml -r provider

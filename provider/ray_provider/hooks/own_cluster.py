@@ -44,6 +44,8 @@ class OwnCluster:
 async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
     """Make the cluster, or find the one that an earlier try of the same task made.
 
+    :param hook: of the connection, which says where clusters are.
+    :param wanted: what it is to be.
     :raises ConfigurationError: the manifest can't work.
     :raises ClusterError: the cluster can't become ready; what was made of it is gone again.
     """
@@ -73,6 +75,8 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
 async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
     """Take the cluster away, and wait until nothing of it is left.
 
+    :param hook: of the connection; where the cluster is says its handle.
+    :param handle: of a cluster that :func:`belongs_to` the task.
     :return: whether there was one.
     :raises ClusterError: it could not be deleted.
     """
@@ -104,5 +108,9 @@ def _say(line: str) -> None:
 
 
 def belongs_to(handle: ClusterHandle, owner: Mapping[str, Any]) -> bool:
-    """Tell whether this task made the cluster: in this try, or in an earlier one. Only then may it delete it."""
+    """Tell whether this task made the cluster: in this try, or in an earlier one. Only then may it delete it.
+
+    :param handle: of the cluster.
+    :param owner: the task instance, by the keys of :class:`OwnCluster`.
+    """
     return handle.created or (bool(handle.owner) and all(handle.owner.get(key) == owner[key] for key in owner))
