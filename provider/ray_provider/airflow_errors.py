@@ -33,6 +33,7 @@ def errors_for_airflow(as_seen: Callable[[RayProviderError], Exception] = for_ai
     both. One that is raised as it is keeps what caused it.
 
     :param as_seen: gives what Airflow is to see.
+    :raises Exception: what Airflow is to see.
     """
     try:
         yield

@@ -49,7 +49,10 @@ class UnserializableResult(Exception):  # noqa: N818 - the name is read in a tas
 
 
 def log_folder() -> Path:
-    """Find Ray's session log folder: the one in which our standard output lies."""
+    """Find Ray's session log folder: the one in which our standard output lies.
+
+    :raises RuntimeError: there is none: this is no process of a job.
+    """
     named = os.environ.get("AIRFLOW_RAY_LOG_FOLDER")
     if named:
         return Path(named)
@@ -287,6 +290,7 @@ class Carrier:
 
         :param value: what the function returned, or a part of it.
         :param where: its place, for messages.
+        :raises TypeError: unless lenient: XCom can't say the value.
         """
         if value is None or isinstance(value, (bool, int, str)):
             return value
@@ -548,6 +552,7 @@ def call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     :param function: the user's.
     :param args: by place.
     :param kwargs: by name.
+    :raises SystemExit: it ended itself with a failure. What else it raises goes on, too.
     """
     try:
         return function(*args, **kwargs)

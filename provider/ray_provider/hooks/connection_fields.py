@@ -64,6 +64,7 @@ class ConnectionFields:
         Where it holds secrets, it may have a name by which Airflow masks it in its API: see :data:`MASKED_NAMES`.
 
         :param name: the field's.
+        :raises ConfigurationError: it is given under both of its names.
         """
         given = [one for one in (name, MASKED_NAMES.get(name, name)) if self._fields.get(one) not in (None, "")]
         self._read |= {name, MASKED_NAMES.get(name, name)}
@@ -86,6 +87,7 @@ class ConnectionFields:
 
         :param name: the field's, for the message.
         :param value: what is to go into a header.
+        :raises ConfigurationError: no header can hold it.
         """
         if any(ord(character) < 32 or ord(character) == 127 for character in value):
             raise self.error(
@@ -102,6 +104,7 @@ class ConnectionFields:
         """Give a field that holds text; None: it is empty.
 
         :param name: the field's.
+        :raises ConfigurationError: it holds something else.
         """
         value = self.get(name)
         if value is None or value == "":
@@ -114,6 +117,7 @@ class ConnectionFields:
         """Give a field that holds names: a list, or text with commas between them.
 
         :param name: the field's.
+        :raises ConfigurationError: it holds something else.
         """
         value = self.get(name)
         if value is None:
@@ -128,6 +132,7 @@ class ConnectionFields:
 
         :param name: the field's.
         :param default: what an empty one means.
+        :raises ConfigurationError: it says neither.
         """
         value = self.get(name)
         if value is None or value == "":
@@ -145,6 +150,7 @@ class ConnectionFields:
         :param name: the field's.
         :param values: the words.
         :param default: what an empty one means.
+        :raises ConfigurationError: it holds another word.
         """
         value = (self.text(name) or default).lower()
         if value in values:
@@ -152,7 +158,10 @@ class ConnectionFields:
         raise self.error(name, f"is {value!r}", f"It must be one of: {', '.join(values)}.")
 
     def verify(self) -> tuple[bool, str | None]:
-        """Give whether certificates are checked, and by which CA file. On, unless switched off by name."""
+        """Give whether certificates are checked, and by which CA file. On, unless switched off by name.
+
+        :raises ConfigurationError: two files are named, or one that is not there.
+        """
         ca_file = self.text("ca_file")
         value = self.get("verify")
         if isinstance(value, str) and value and value.lower() not in _TRUE | _FALSE:
@@ -169,7 +178,10 @@ class ConnectionFields:
         return checked, ca_file
 
     def tls(self) -> TlsOptions:
-        """Give how the dashboard's certificate is checked, and which one is shown to it."""
+        """Give how the dashboard's certificate is checked, and which one is shown to it.
+
+        :raises ConfigurationError: the fields contradict each other, or name a file that is not there.
+        """
         verify, ca_file = self.verify()
         ca_data = self.text("ca_data")
         if ca_data and ca_file:
@@ -210,6 +222,7 @@ class ConnectionFields:
 
         :param name: the field's.
         :param other_form: reads text that is no JSON; None: it is not that either.
+        :raises ConfigurationError: it holds something else.
         """
         value = self.get(name)
         if value is None or value == "":
@@ -234,7 +247,10 @@ class ConnectionFields:
         return dict(value)
 
     def cloud(self) -> CloudCluster | None:
-        """Give the cluster of EKS or GKE, if one is named."""
+        """Give the cluster of EKS or GKE, if one is named.
+
+        :raises ConfigurationError: more than one is named, or something of it is missing.
+        """
         names = {cloud: self.text(name) for cloud, name in CLUSTER_FIELDS.items()}
         location, project = self.text("cloud_location"), self.text("gcp_project")
         given = [cloud for cloud, name in names.items() if name]
@@ -282,7 +298,10 @@ class ConnectionFields:
         return found
 
     def kubeconfig(self) -> Mapping[str, Any] | None:
-        """Give the kubeconfig that the connection itself holds: JSON, YAML or a mapping."""
+        """Give the kubeconfig that the connection itself holds: JSON, YAML or a mapping.
+
+        :raises ConfigurationError: it holds something else.
+        """
         value = self.get("kube_config")
         if value is None or value == "":
             return None

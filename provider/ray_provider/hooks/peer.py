@@ -131,6 +131,8 @@ class PeerMethods:
             """Say what replaces a name that came from the Kubernetes hook.
 
             :param name: of what is missing.
+            :raises GoneError: the Kubernetes hook had it, and this provider does not.
+            :raises AttributeError: nobody had it.
             """
             if _KUBERNETES.fullmatch(name):
                 raise GoneError(
@@ -217,6 +219,8 @@ class PeerMethods:
         :param job_config: ``entrypoint_num_cpus``, ``entrypoint_num_gpus``, ``entrypoint_memory``,
             ``entrypoint_resources``, ``entrypoint_label_selector``, ``metadata``, ``submission_id``.
         :return: the submission id.
+        :raises ConfigurationError: an argument is not known, or can't work.
+        :raises RayProviderError: Ray did not take the job.
         """
         from ray_provider.jobs.models import JobSpec
 

@@ -95,7 +95,10 @@ class InfrastructureRun:
 
     @property
     def runner(self) -> TerraformRunner:
-        """Terraform in the copy of the module."""
+        """Terraform in the copy of the module.
+
+        :raises RuntimeError: the run is not entered.
+        """
         if self._runner is None:
             raise RuntimeError("the run is not entered")
         return self._runner

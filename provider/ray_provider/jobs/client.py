@@ -85,6 +85,7 @@ class RayJobsClient:
         """Ask what answers. The session's name changes when the head restarts.
 
         :param retry: unless given, the client's own.
+        :raises RayApiError: what answers is not Ray's dashboard.
         """
         data = await self.transport.json("GET", "/api/version", retry=retry)
         if not isinstance(data, dict) or "ray_version" not in data:
@@ -95,6 +96,7 @@ class RayJobsClient:
         """Ask whether the cluster wants a token: ``token`` or ``disabled``; None if it is too old to say.
 
         :param retry: unless given, the client's own.
+        :raises RayApiError: it is refused.
         """
         try:
             data = await self.transport.json("GET", "/api/authentication_mode", retry=retry)
@@ -109,6 +111,7 @@ class RayJobsClient:
 
         :param submission_id: the job's.
         :param retry: unless given, the client's own.
+        :raises RayApiError: it is refused, or what answers is not Ray's dashboard.
         """
         path = f"/api/jobs/{quote(submission_id, safe='')}"
         data = await self.transport.json("GET", path, retry=retry, accept=_found_or_missing, limit=STATUS_BYTES)
@@ -120,6 +123,7 @@ class RayJobsClient:
         """Ask for all jobs that the cluster knows, submitted or not.
 
         :param retry: unless given, the client's own.
+        :raises RayApiError: it is refused, or what answers is not Ray's dashboard.
         """
         from ray_provider.jobs.parsing import parse_jobs
 
@@ -294,6 +298,8 @@ class RayJobsClient:
         :param filename: below the log folder.
         :param lines: the last so many; -1: all.
         :param timeout: seconds that no byte may come.
+        :raises RayApiError: there is no such node or file.
+        :raises RayConnectionError: the connection broke; what came before it was given.
         """
         import aiohttp
 

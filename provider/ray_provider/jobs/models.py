@@ -113,7 +113,10 @@ class JobSpec:
                 )
 
     def to_request(self) -> dict[str, Any]:
-        """Give the body of ``POST /api/jobs/``: no null keys, which older Rays refuse."""
+        """Give the body of ``POST /api/jobs/``: no null keys, which older Rays refuse.
+
+        :raises ConfigurationError: something in it is not what JSON can say.
+        """
         body: dict[str, Any] = {
             "entrypoint": self.entrypoint,
             "submission_id": self.submission_id,

@@ -190,6 +190,7 @@ class SetupRayAddons(AddonsOperator):
 
         :param context: of the task.
         :return: what is there of ours, in words.
+        :raises ConfigurationError: the task that was to set the infrastructure up returned nothing.
         """
         from ray_provider.clusters.lifecycle.preparation import set_up_addons
 

@@ -148,6 +148,7 @@ class Steps:
 
         :param make: makes the coroutine; not called after a kill.
         :param error: what is raised of a task that was killed meanwhile.
+        :raises RayProviderError: ``error``: the task was killed.
         """
         try:
             return self.take(make)

@@ -213,6 +213,7 @@ class SetupRayCluster(ClusterOperator):
 
         :param context: of the task.
         :return: its handle, as data.
+        :raises ConfigurationError: it can't work; nothing was made.
         """
         with errors_for_airflow():
             run = self.new_run()
@@ -238,6 +239,7 @@ class SetupRayCluster(ClusterOperator):
         :param context: of the task.
         :param event: the trigger's.
         :return: the cluster's handle, as data.
+        :raises ClusterError: it did not become ready; what was made of it is gone again, unless it is to be kept.
         """
         handle = ClusterHandle.from_dict(event["cluster"])
         if event["status"] == "ready":

@@ -99,6 +99,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
 
         :param context: of the task.
         :return: the handle, as data.
+        :raises AirflowFailException: an argument can't work, or a plan is refused: another try would not help.
         """
         if self.on_failure not in _ON_FAILURE:
             raise AirflowFailException(f"on_failure: it has to be one of {', '.join(_ON_FAILURE)}.")

@@ -318,6 +318,7 @@ class SubmitRayJob(BaseOperator):
 
         :param run: knows the job and its cluster.
         :param memory: notes that the task was killed.
+        :raises BaseException: what the step raised, after that.
         """
         try:
             yield

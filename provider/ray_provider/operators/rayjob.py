@@ -75,6 +75,7 @@ class RunRayJob(SubmitRayJob):
         and result. Usually the task deletes it before.
     :param keep_on_failure: leave the RayJob of a job that failed; its cluster goes after ``ttl_seconds``.
     :param kwargs: arguments of ``SubmitRayJob`` but for the ones about its cluster, and of any operator.
+    :raises ConfigurationError: an argument of ``SubmitRayJob`` is given that is not for this one.
     """
 
     template_fields: Sequence[str] = (
@@ -187,6 +188,7 @@ class RunRayJob(SubmitRayJob):
         """Take from a ready manifest what the task's arguments do not say of the job.
 
         :param context: of the task.
+        :raises ConfigurationError: nothing says what to run, or task and manifest both say it.
         """
         manifest = RayJobArguments.of(self).manifest(self, context)
         if manifest is None:

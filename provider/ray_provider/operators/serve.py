@@ -156,6 +156,7 @@ class DeployServeApplication(BaseOperator):
         :param context: of the task.
         :param event: the trigger's.
         :return: the application's handle, as data.
+        :raises ServeError: it does not run.
         """
         from ray_provider.serve.deploy import Written
 

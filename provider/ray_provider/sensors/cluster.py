@@ -111,6 +111,7 @@ class RayClusterSensor(BaseSensorOperator):
 
         :param context: of the task.
         :return: the cluster's handle, as data, once it is ready.
+        :raises ClusterError: it can't become ready, or has not in time.
         """
         with errors_for_airflow(self._told):
             try:

@@ -59,6 +59,7 @@ class RayJobSensor(BaseSensorOperator):
         ``submission_id`` only where ``deferrable``).
     :param deferrable: wait in the triggerer.
     :param kwargs: arguments of any sensor.
+    :raises ConfigurationError: two jobs are named.
     """
 
     template_fields: Sequence[str] = ("submission_id", "ray_job", "namespace", "conn_id", "cluster")
@@ -103,6 +104,7 @@ class RayJobSensor(BaseSensorOperator):
         """Wait: in the worker by poking, or in the triggerer.
 
         :param context: of the task.
+        :raises AirflowFailException: no job is named.
         """
         if not self._by_ray_job and (not self.submission_id or not isinstance(self.submission_id, str)):
             raise AirflowFailException(f"submission_id is {self.submission_id!r}: no job is named.")

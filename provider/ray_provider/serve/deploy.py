@@ -220,6 +220,7 @@ class Deploying:
 
         :param deadline: when (seconds since 1970) waiting ends.
         :param max_unreachable_seconds: how long a dashboard that does not answer is waited for.
+        :raises ServeError: it does not run in time, or somebody else keeps writing over it.
         """
         for _ in range(_WRITES):
             written = self.written or await self.write()

@@ -26,6 +26,7 @@ def serve_endpoint(
     :param endpoint: of the dashboard.
     :param http_options: of Serve, as it shows them.
     :param given: the address, if the user says it.
+    :raises ConfigurationError: what the user says is no URL.
     """
     bare = replace(endpoint, token=None, token_source=None)
     here = urlsplit(endpoint.url)

@@ -80,7 +80,10 @@ class RayClusterTaskGroup(TaskGroup):
 
     @property
     def setup(self) -> SetupRayCluster:
-        """The task that makes the cluster: the group's setup."""
+        """The task that makes the cluster: the group's setup.
+
+        :raises ConfigurationError: the group was not entered.
+        """
         if self._setup is None:
             raise ConfigurationError(
                 f"The group {self.group_id!r} has no cluster yet.",

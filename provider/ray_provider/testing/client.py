@@ -47,8 +47,6 @@ class AirflowClient(AirflowApi):
                 return found
         return None
 
-    # -- connections ---------------------------------------------------------------------------------------------
-
     def add_connection(self, connection_id: str, connection_type: str, **fields: Any) -> None:
         """Write a connection into the metadata database; one of the same id is replaced.
 
@@ -349,6 +347,7 @@ class AirflowClient(AirflowApi):
         :param task_id: of the task.
         :param key: of the XCom. Default: that of the task's return value.
         :param map_index: of a mapped task; -1 for one that is not.
+        :raises AirflowApiError: Airflow refuses to give it.
         """
         path = f"{self._task_path(dag_id, run_id, task_id)}/xcomEntries/{quote(key, safe='')}"
         try:

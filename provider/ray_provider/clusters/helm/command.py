@@ -111,6 +111,7 @@ async def run_helm(
     :param stdin: what it reads; nothing if ``None``.
     :param env: its whole environment; that of :func:`helm_environment` if ``None``.
     :param redact: takes secrets out of what is logged. Default: nothing is taken out.
+    :raises asyncio.CancelledError: it was cancelled; Helm has ended.
     """
     shown = redact(shlex.join(argv[1:]))
     log.debug("helm %s", shown)

@@ -103,8 +103,6 @@ async def delete_cluster(
 ) -> bool:
     """Delete a cluster, and wait until nothing of it is left. No error where there is none.
 
-    As long as others use it, only the entry of the one who asks is taken away: the last one deletes it.
-
     :param access: to the Kubernetes cluster.
     :param name: of the RayCluster.
     :param namespace: where both are.
@@ -113,7 +111,8 @@ async def delete_cluster(
     :param timeout: seconds until all has to be gone; unless given, 300, and 360 more where KubeRay clears Redis.
     :param helm: how Helm is run.
     :param say: is given each line of progress. Default: nobody is.
-    :return: whether there was one, and it was deleted.
+    :return: whether it was deleted. Not where there is none; nor while others use it: only the entry of ``who`` goes
+        then, and the last one deletes it.
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains; the message names it.
     """
@@ -144,6 +143,7 @@ async def take_back(
     :param keep: leave what the task made for inspection; only its entry among the users goes.
     :param helm: how Helm is run.
     :param say: is given each line of progress. Default: nobody is.
+    :raises asyncio.CancelledError: it was cancelled meanwhile; the removal has come to its end.
     """
     where = f"{handle.namespace}/{handle.name}"
     if keep:

@@ -46,6 +46,7 @@ class Google:
         :param cluster: as it was described last.
         :param tags: labels to be set.
         :param remove: keys to be removed. Default: none.
+        :raises TerraformCredentialsError: the cluster is gone, or the cloud refuses it.
         """
         labels = {key: value for key, value in {**cluster.tags, **tags}.items() if key not in remove}
         name = f"projects/{self._project}/locations/{cluster.location}/clusters/{cluster.name}"

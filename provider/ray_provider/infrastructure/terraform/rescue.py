@@ -91,6 +91,7 @@ def keep(state: Path, identity: Mapping[str, Any], folder: Path) -> Path:
     :param identity: what :func:`ray_provider.infrastructure.terraform.kept.identity_of` gave.
     :param folder: the lasting place; made if it is not there.
     :return: where it lies now.
+    :raises OSError: it could be written nowhere; it lies where it was.
     """
     content = state.read_bytes()
     name = f"{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{hashlib.sha256(content).hexdigest()[:8]}"

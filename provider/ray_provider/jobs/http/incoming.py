@@ -125,6 +125,7 @@ def loads(body: bytes) -> Any:
     """Read JSON, as :func:`parsed` does.
 
     :param body: the whole of it.
+    :raises ValueError: it is no JSON, or nested too deeply.
     """
     try:
         return json.loads(body)

@@ -81,7 +81,10 @@ class Transport:
         self._opened = 0
 
     async def open(self) -> None:
-        """Join the endpoint's session, or make it. As often as it is opened it has to be closed."""
+        """Join the endpoint's session, or make it. As often as it is opened it has to be closed.
+
+        :raises ConfigurationError: the TLS settings can't be used.
+        """
         self._opened += 1
         if self._shared is None:
             try:
@@ -235,6 +238,7 @@ class Transport:
         :param method: such as ``GET``.
         :param path: below the endpoint's URL.
         :param options: of :meth:`request`.
+        :raises RayApiError: it is refused, or the answer is no JSON.
         """
         answer = await self.request(method, path, **options)
         if answer.status == 404:

@@ -127,6 +127,7 @@ def pack_file(path: Path, field: str) -> Package:
 
     :param path: what is to be packed.
     :param field: of the runtime environment, for errors.
+    :raises ConfigurationError: the file can't be read.
     """
     path = path.absolute()
     try:

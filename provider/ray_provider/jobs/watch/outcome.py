@@ -79,6 +79,7 @@ class JobOutcome:
         """Read what :meth:`to_dict` gave. Fields of a later version are ignored.
 
         :param data: plain data.
+        :raises ValueError: this is no outcome.
         """
         known = {each.name for each in fields(cls)}
         values = {name: value for name, value in data.items() if name in known}

@@ -71,7 +71,6 @@ class JobRun:
         self.session_name: str | None = None
         #: Files that may be packed without a warning.
         self.allow_in_package: Sequence[str] = ()
-        #: Ray's version on the cluster, when it was asked.
         self.ray_version: str | None = None
         #: Seconds that a Ray which does not answer is waited for.
         self.patience = 60.0
@@ -167,6 +166,7 @@ class JobRun:
         """Upload what is local, and submit. Gives the job, if Ray was asked for it.
 
         :param spec: with its id, which is this object's ``job_id`` already.
+        :raises RayProviderError: it was refused, or nobody answers.
         """
 
         async def submit(client: RayJobsClient) -> JobDetails | None:

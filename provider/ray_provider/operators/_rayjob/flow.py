@@ -56,6 +56,7 @@ def begin(
     :param spec: of the job, without its id.
     :param wanted: what its cluster is to be.
     :return: what the task returns.
+    :raises RayProviderError: the RayJob was not made, or its job did not succeed.
     """
     wanted.start_options()
     _refuse_detached(operator)
@@ -129,7 +130,7 @@ def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskM
     :param run: knows the RayJob.
     :param memory: of the attempt, which stays the same.
     :param outcome: of the watch that ended by it.
-    :return: what the task returns.
+    :raises RayProviderError: the RayJob is gone, or its job did not succeed.
     """
     wanted = operator.ray_job_arguments(context)
     if wanted is None or run.cluster is None:
