@@ -287,6 +287,7 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
     :param cluster: which one, and by which connection or role.
     :return: nothing if the cluster itself is gone, or was never finished.
     :raises InfrastructureError: it can't be asked.
+    :raises ConfigurationError: the cluster can't be reached by what is given.
     """
     from ray_provider.clusters.kubernetes.client import open_kube
 

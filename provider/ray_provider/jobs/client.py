@@ -140,6 +140,8 @@ class RayJobsClient:
         :param spec: what to run.
         :param retry: unless given, the client's own.
         :raises JobAlreadyExistsError: the id is taken.
+        :raises ConfigurationError: Ray refuses the specification.
+        :raises RayApiError: it is refused otherwise, or what answers is not Ray's dashboard.
         """
         spec.validate()
         try:

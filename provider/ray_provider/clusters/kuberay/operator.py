@@ -113,7 +113,7 @@ async def probe(kube: Kube, namespace: str) -> KubeRay:
 
     :param kube: where.
     :param namespace: of the dry run. It needs no right beyond the one to create RayClusters, and makes nothing.
-    :raises KubernetesAccessError: we may not create RayClusters there.
+    :raises KubernetesError: we may not create RayClusters there (``KubernetesAccessError``), or nobody answers.
     """
     spec: Json = {field: value for field, value, _, _ in FIELDS}
     spec["headGroupSpec"] = {"rayStartParams": {}, "template": {}}

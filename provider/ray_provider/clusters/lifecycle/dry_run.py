@@ -25,6 +25,7 @@ async def check_objects(kube: Kube, namespace: str, objects: Iterable[Json], kub
     :param kuberay: what Kubernetes knows of RayClusters, for the message.
     :raises ConfigurationError: an object is not what Kubernetes takes; says which field, and what would know it.
     :raises KubernetesAccessError: one of them may not be made by us.
+    :raises KubernetesError: it could not be asked.
     """
     for one in objects:
         path = await kube.collection(one, namespace)

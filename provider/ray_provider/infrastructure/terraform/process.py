@@ -156,6 +156,7 @@ class CommandProcess:
         :param on_stderr: gets each line of the errors.
         :param on_step: gets what the supervisor tells. Default: nobody does.
         :raises FileNotFoundError: the program can't be started.
+        :raises ChildProcessError: the process that waits for the program has died.
         """
         out, err = _Tail(self._stdout, on_stdout), _Tail(self._stderr, on_stderr)
         try:

@@ -43,8 +43,10 @@ async def submit_once(client: RayJobsClient, spec: JobSpec, *, retry: RetryPolic
     :param client: of the cluster.
     :param spec: with a ``submission_id``.
     :param retry: how long to go on, instead of the client's own policy.
-    :raises ConfigurationError: the specification can't work; nothing was sent.
+    :raises ConfigurationError: the specification can't work; Ray may be the one that refuses it.
     :raises JobConflictError: the id is taken by another job.
+    :raises RayApiError: it was refused.
+    :raises RayConnectionError: nobody answered, and Ray does not know the job.
     """
     if spec.submission_id is None:
         raise ConfigurationError(

@@ -98,7 +98,7 @@ def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]
     :param context: of the task.
     :param event: the trigger's.
     :return: what the task returns.
-    :raises ClusterError: the cluster's head can't become ready.
+    :raises RayProviderError: the cluster's head can't become ready, or the DAG's new version makes no RayJob.
     """
     run, memory = operator.new_run(context), TaskMemory(context)
     task_memory.recall(context, run)
