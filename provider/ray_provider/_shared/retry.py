@@ -28,7 +28,7 @@ class RetryPolicy:
     :param deadline_seconds: how long to go on trying, counted from the first try. 0: one try only.
     :param first_delay: seconds before the second try.
     :param factor: by how much the next delay is longer.
-    :param max_delay: no delay is longer.
+    :param max_delay: seconds; no delay is longer.
     """
 
     deadline_seconds: float = 60.0

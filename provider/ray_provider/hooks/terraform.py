@@ -34,7 +34,7 @@ class TerraformTask:
     :param gcp_conn_id: connection of type ``google_cloud_platform``, likewise.
     :param env: environment variables for Terraform.
     :param terraform_binary: path or name of ``terraform`` or ``tofu``.
-    :param lock_timeout: how long to wait for the state's lock.
+    :param lock_timeout: how long to wait for the state's lock: ``30s``, ``5m`` or ``1h``. Default: ``60s``.
     :param parallelism: how many resources at a time.
     :param interrupt_patience: seconds after the first and after the second SIGINT, before Terraform is killed.
     :param kwargs: of the operator or sensor.

@@ -157,7 +157,7 @@ class RayJobEndTrigger(BaseTrigger):
     :param conn_id: connection of type ``ray``.
     :param cluster: the handle that names the RayJob; its cluster need not be known.
     :param deadline: when (seconds since 1970) waiting ends.
-    :param since: when it began.
+    :param since: when (seconds since 1970) it began.
     :param max_unreachable_seconds: how long a Ray that has answered before may not answer.
     :param deferred_at: when (seconds since 1970) the task was deferred: it does not come back at once.
     """

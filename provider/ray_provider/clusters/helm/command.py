@@ -206,7 +206,7 @@ def make_command(
     :param kubeconfig: file with the one context to use.
     :param redact: takes secrets out of what is shown.
     :param history: how many revisions of a release are kept.
-    :param timeout: of Helm's own steps.
+    :param timeout: of Helm's own steps, as Helm takes it: ``300s``, ``5m`` (the default).
     :param labels: put on releases that are installed or upgraded.
     """
     import semver

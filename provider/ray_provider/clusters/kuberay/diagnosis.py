@@ -66,7 +66,7 @@ def no_operator(cluster: str, seconds: float, operator: str | None) -> Finding:
     """Say that nobody looks after RayClusters.
 
     :param cluster: its namespace and name.
-    :param seconds: since it was made or changed.
+    :param seconds: for so long nobody has taken notice.
     :param operator: what is known of the operator, in words.
     """
     return Finding(

@@ -46,7 +46,7 @@ _UNKNOWN = re.compile(r'unknown field "(?P<field>[^"]+)"')
 def install_command(version: str = VERSION) -> str:
     """Give the commands by which a person installs the operator.
 
-    :param version: of the operator's chart. Default: the one that this release is tested with.
+    :param version: of the operator's chart. Default: the one that is installed unless something else is asked for.
     """
     return (
         f"helm repo add kuberay {REPOSITORY} && "

@@ -343,7 +343,7 @@ async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: floa
     :param access: to the Kubernetes cluster.
     :param end: judges it.
     :param deadline: when (seconds since 1970) waiting ends.
-    :param since: when it began.
+    :param since: when (seconds since 1970) it began.
     :return: how it ended: its job succeeded.
     :raises JobError: it did not, or can't any more.
     :raises ClusterTimeoutError: it has not in time.

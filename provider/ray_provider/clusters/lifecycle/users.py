@@ -112,7 +112,7 @@ def users_of(meta: Mapping[str, Any]) -> list[User]:
 def is_recorded(meta: Mapping[str, Any]) -> bool:
     """Whether users are recorded on a cluster.
 
-    :param meta: metadata of the RayCluster. Not, where somebody made it by other means or an older release made it.
+    :param meta: metadata of the RayCluster. Not so where somebody made it by other means, or an older release did.
     """
     return RECORDED in (meta.get("annotations") or {})
 

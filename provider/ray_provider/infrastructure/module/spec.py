@@ -38,7 +38,7 @@ class InfrastructureSpec:
         it wants are not missed. It may have changed since.
     :param made_by: with what the infrastructure was made, as its handle says.
     :param binary: path or name of ``terraform`` or ``tofu``.
-    :param lock_timeout: how long to wait for the state's lock.
+    :param lock_timeout: how long to wait for the state's lock: ``30s``, ``5m`` or ``1h``. Default: ``60s``.
     :param parallelism: how many resources at a time.
     :param patience: seconds after the first and second SIGINT.
     :param state_patience: how long, in seconds, a state is pushed again that the backend did not take after an apply.
