@@ -37,7 +37,13 @@ _CHARACTERS = 300
 class PlannedChange:
     """One resource that a plan changes.
 
-    :ivar unfinished: its creation never ended well: nothing that needs it was ever made.
+    :param address: of the resource.
+    :param type: of the resource, such as ``aws_eks_cluster``.
+    :param action: ``create``, ``update``, ``replace``, ``delete``, ``import``, ``move`` or ``forget``.
+    :param reason: Terraform's, if it gives one.
+    :param attributes: names of what changes. Values are left out: they may be secret.
+    :param unfinished: its creation never ended well: nothing that needs it was ever made.
+    :param previous: its former address, if it was moved.
     """
 
     address: str

@@ -175,12 +175,16 @@ def _validate_env_vars(runtime_env: Mapping[str, Any]) -> None:
 class JobDetails:
     """A job, as Ray tells of it.
 
+    :param submission_id: ``None``: it was not submitted, but began as a driver of its own.
     :param status: ``PENDING``, ``RUNNING``, ``STOPPED``, ``SUCCEEDED``, ``FAILED``, or what a later Ray may add.
+    :param job_id: Ray's own number of it, once its driver has begun.
+    :param type: ``SUBMISSION`` or ``DRIVER``.
     :param message: the status in words; of a failed job it ends with the last lines of its log.
     :param error_type: why a job failed, such as ``JOB_ENTRYPOINT_COMMAND_ERROR``.
     :param start_time: milliseconds since 1970.
     :param end_time: milliseconds since 1970.
     :param driver_node_id: the node that the entrypoint runs on, once it is known.
+    :param driver_exit_code: of the entrypoint, if Ray knows it.
     :param extra: fields that are not known here.
     """
 
@@ -270,7 +274,10 @@ _DETAIL_FIELDS = frozenset(f.name for f in fields(JobDetails)) - {"extra"}
 class ClusterVersion:
     """What answers at an address.
 
+    :param ray_version: such as ``2.52.0``.
+    :param api_version: of the Jobs API.
     :param session_name: changes when the head restarts: jobs of the earlier session are lost.
+    :param extra: fields that are not known here.
     """
 
     ray_version: str

@@ -13,7 +13,18 @@ from ray_provider.clusters.kubernetes.pod_diagnosis import pod_role, ray_is_read
 
 @dataclass
 class ClusterView:
-    """What is known of a cluster at this moment."""
+    """What is known of a cluster at this moment.
+
+    :param cluster: the RayCluster; ``None``: there is none, or it was not read yet.
+    :param cluster_known: it was read, or found missing.
+    :param was_there: it was there once.
+    :param pods: by uid.
+    :param pods_known: they were listed.
+    :param events: by uid.
+    :param stale_events: those that were there when we began to look: their ``resourceVersion``, by uid.
+    :param operator: the Deployment of KubeRay's operator, as far as we may look at it.
+    :param settled: an operator that runs has had the time to look at the spec.
+    """
 
     cluster: Json | None = None
     cluster_known: bool = False

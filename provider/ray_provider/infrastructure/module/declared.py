@@ -23,7 +23,14 @@ _ARGUMENT = re.compile(r"^[ \t]*(type|sensitive|ephemeral|default|nullable)[ \t]
 
 @dataclass(frozen=True, slots=True)
 class DeclaredVariable:
-    """A variable of a module."""
+    """A variable of a module.
+
+    :param type: as the module writes it.
+    :param required: it has no default.
+    :param sensitive: Terraform does not show it.
+    :param ephemeral: it is in no plan and no state, and is given again with each command.
+    :param nullable: null is a value of its own, and not the default.
+    """
 
     name: str
     type: str = "any"

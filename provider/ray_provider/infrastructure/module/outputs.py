@@ -31,6 +31,10 @@ class InfrastructureOutputs:
     """What a module gives back: the part of the contract that decides something here, and all of it as it came.
 
     :param cloud: ``aws`` or ``gcp``.
+    :param project: of Google Cloud.
+    :param cluster_name: of the Kubernetes cluster; ``None``: the module does not say it, or it is not made yet.
+    :param location: its region or zone.
+    :param nvidia_device_plugin_required: pods only get NVIDIA's GPUs when somebody has installed its device plugin.
     :param values: all outputs that are not sensitive, as Terraform gave them.
     :param sensitive: the sensitive ones. Never printed, never in :meth:`public`.
     """

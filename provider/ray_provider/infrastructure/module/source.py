@@ -30,7 +30,13 @@ COMMIT = ".airflow-ray-commit"
 
 @dataclass(frozen=True, slots=True)
 class ModuleSource:
-    """A module by its bundled name, by path, or in a git repository."""
+    """A module by its bundled name, by path, or in a git repository.
+
+    :param kind: where it comes from.
+    :param location: path of the module's folder, or URL of the repository.
+    :param subfolder: of the repository.
+    :param ref: branch, tag or commit of the repository; empty: its default branch.
+    """
 
     kind: Literal["bundled", "path", "git"]
     location: str

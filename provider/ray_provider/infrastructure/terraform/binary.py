@@ -27,7 +27,12 @@ _HOW = (
 
 @dataclass(frozen=True, slots=True)
 class TerraformBinary:
-    """A program that was asked for its version."""
+    """A program that was asked for its version.
+
+    :param path: of the executable.
+    :param flavour: which of the two it says it is.
+    :param version: its numbers.
+    """
 
     path: str
     flavour: Literal["terraform", "tofu"]

@@ -24,7 +24,16 @@ Sink = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Diagnostic:
-    """One error or warning. Its snippet of the source is left out: it may show a whole file of variables."""
+    """One error or warning. Its snippet of the source is left out: it may show a whole file of variables.
+
+    :param severity: ``error`` or ``warning``.
+    :param summary: Terraform's, redacted.
+    :param detail: Terraform's, redacted.
+    :param address: of the resource that it is about.
+    :param where: file and line of the module.
+    :param traversals: what the expression there refers to.
+    :param variables: names of variables that it is about.
+    """
 
     severity: str
     summary: str
@@ -83,7 +92,11 @@ class EventReader:
 
     :param write: gets each readable line, redacted.
     :param redact: takes secrets out of a text.
+    :param clock: gives seconds, for how long a resource takes.
     :param quiet_plan: don't list the planned changes: an apply repeats those of its plan.
+    :param diagnostics: errors and warnings so far.
+    :param changes: how many resources, by action, as Terraform counts them at the end.
+    :param resources_done: how many it has made, changed or destroyed so far.
     """
 
     write: Sink

@@ -32,7 +32,17 @@ _KEEPER = Path(__file__).with_name("keeper.py")
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """How a command ended."""
+    """How a command ended.
+
+    :param exit_code: of the command.
+    :param interrupts: how many SIGINTs it was sent.
+    :param killed: it did not end after the last one.
+    :param saved: a state that the backend had refused was saved afterwards.
+    :param unlocked: a lock that it left behind was released.
+    :param kept: path of a state that could not be saved; ``None``: there is none.
+    :param lock_id: of the lock on a state that is kept, if it is known.
+    :param why: the state could not be saved; empty: it is.
+    """
 
     exit_code: int
     interrupts: int

@@ -40,6 +40,10 @@ class JobOutcome:
         ``suspended``: its cluster was taken away by a queue (preempted), and is to come back: it is submitted again.
     :param status: the last one that Ray told.
     :param message: Ray's message; for kinds other than ``final``, what happened.
+    :param error_type: why the job failed, such as ``JOB_ENTRYPOINT_COMMAND_ERROR``.
+    :param driver_exit_code: of the entrypoint, if Ray knows it.
+    :param start_time: milliseconds since 1970.
+    :param end_time: milliseconds since 1970.
     :param log_offset: bytes of the log that were passed on.
     :param lines_left_out: lines that were not passed on, because there were more than allowed.
     :param log_incomplete: why the end of the log is missing, if it is.
