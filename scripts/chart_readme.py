@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """What is said twice about the chart is written by this script, from the one place where it is said first.
 
-* the table of values in ``helm/README.md`` comes from the comments of ``values.yaml`` (those that begin with ``# --``);
+* the tables of values in ``helm/README.md`` and ``helm/ray-service/README.md`` come from the comments of
+  ``values.yaml`` (those that begin with ``# --``); the second one has the values that are the chart's own;
 * the part of ``values.schema.json`` that refuses unknown keys (``strict: true``) comes from its own list of keys.
 
 ``chart_readme.py`` writes both, ``chart_readme.py --check`` only says what is not up to date.
@@ -20,6 +21,8 @@ import yaml
 
 HELM = Path(__file__).resolve().parent.parent / "helm"
 BEGIN, END = "<!-- values: begin -->", "<!-- values: end -->"
+#: Below it, a values file has what another chart says.
+SHARED = "# Below: the values of the chart ray-cluster."
 KEY = re.compile(r"^(?P<indent> *)(?P<key>[A-Za-z][\w.\-/]*):(?P<rest>.*)$")
 MAX_DEFAULT = 70
 
@@ -102,6 +105,9 @@ def _known(node: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
             "additionalProperties": False,
             "properties": {key: _known(value, definitions) for key, value in properties.items()},
         }
+    items = node.get("items")
+    if isinstance(items, dict) and (strict := _known(items, definitions)):
+        return {"items": strict}
     further = node.get("additionalProperties")
     if isinstance(further, dict) and (strict := _known(further, definitions)):
         return {"additionalProperties": strict}
@@ -128,6 +134,10 @@ def main(arguments: list[str]) -> int:
     wanted = {schema: json.dumps(with_strict(json.loads(schema.read_text())), indent=2) + "\n"}
     readme = HELM / "README.md"
     wanted[readme] = with_table(readme.read_text(), (chart / "values.yaml").read_text())
+    service = HELM / "ray-service"
+    own, _, _ = (service / "values.yaml").read_text().partition(SHARED)
+    readme = service / "README.md"
+    wanted[readme] = with_table(readme.read_text(), own)
     stale = [path for path, text in wanted.items() if path.read_text() != text]
     for path in stale:
         if check:

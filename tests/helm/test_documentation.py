@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
 
+import pytest
 import yaml
 
-from tests.support.helm import CHART, ROOT
+from tests.support.helm import CHART, ROOT, SERVICE_CHART
 
-SCRIPT = ROOT / "scripts" / "chart_readme.py"
-
-
-def script():
-    spec = importlib.util.spec_from_file_location("chart_readme", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["chart_readme"] = module
-    spec.loader.exec_module(module)
-    return module
+SCRIPTS = ROOT / "scripts"
 
 
-def test_the_readme_and_the_schema_are_up_to_date():
-    done = subprocess.run([sys.executable, SCRIPT, "--check"], capture_output=True, text=True, check=False)
+def script(name="chart_readme"):
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+
+
+@pytest.mark.parametrize("name", ["chart_copies", "chart_readme"])
+def test_what_scripts_write_is_up_to_date(name):
+    done = subprocess.run(
+        [sys.executable, SCRIPTS / f"{name}.py", "--check"], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -35,10 +39,20 @@ def test_the_check_sees_a_change():
     assert module.with_table(readme, values.replace("maxReplicas: 5", "maxReplicas: 6")) != readme
 
 
-def test_every_value_is_documented_and_in_the_schema():
-    values = yaml.safe_load((CHART / "values.yaml").read_text())
-    schema = json.loads((CHART / "values.schema.json").read_text())
-    documented = {v.path for v in script().documented((CHART / "values.yaml").read_text())}
+def test_a_copy_has_what_the_source_says_but_what_it_says_itself():
+    module = script("chart_copies")
+    own = f"# -- Mine.\nlabels: {{}}\n\n{module.MARK}# stale\nold: 1\n"
+    source = "# About it.\n\n# -- A.\na:\n  # -- B.\n  b: 1\n# -- Theirs.\nlabels: {}\nkeepReplicas: true\nz: 2\n"
+    made = module.with_values(own, source)
+    assert made == f"# -- Mine.\nlabels: {{}}\n\n{module.MARK}\n# -- A.\na:\n  # -- B.\n  b: 1\nz: 2\n"
+    assert yaml.safe_load(made) == {"labels": {}, "a": {"b": 1}, "z": 2}
+
+
+@pytest.mark.parametrize("chart", [CHART, SERVICE_CHART], ids=lambda path: path.name)
+def test_every_value_is_documented_and_in_the_schema(chart):
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    schema = json.loads((chart / "values.schema.json").read_text())
+    documented = {v.path for v in script().documented((chart / "values.yaml").read_text())}
 
     def walk(node, known, path):
         for key, value in node.items():

@@ -191,9 +191,10 @@ def test_the_network_policy_names_everybody_who_may_reach_the_head(helm):
     head = objects.one("NetworkPolicy", "c-ray-head")["spec"]
     assert head["podSelector"]["matchLabels"] == {"ray.io/cluster": "c", "ray.io/node-type": "head"}
     assert head["policyTypes"] == ["Ingress"]
-    own, named, scrape = head["ingress"]
+    own, named, serve, scrape = head["ingress"]
     assert own == {"from": [{"podSelector": {"matchLabels": {"ray.io/cluster": "c"}}}]}
-    assert [p["port"] for p in named["ports"]] == [8265, 10001, 8000, 8080]
+    assert [p["port"] for p in named["ports"]] == [8265, 10001, 8080]
+    assert [p["port"] for p in serve["ports"]] == [8000]
     namespace, airflow, operator, konnectivity, api_server, controller = named["from"]
     assert namespace == {"podSelector": {}}
     assert airflow["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "airflow"}
@@ -207,7 +208,7 @@ def test_the_network_policy_names_everybody_who_may_reach_the_head(helm):
     assert 6379 not in [p["port"] for p in named["ports"]]
     worker = objects.one("NetworkPolicy", "c-ray-worker")["spec"]
     assert worker["podSelector"]["matchLabels"]["ray.io/node-type"] == "worker"
-    assert len(worker["ingress"]) == 3
+    assert len(worker["ingress"]) == 4
 
 
 def test_the_network_policy_can_be_narrowed_to_the_cluster_itself(helm):

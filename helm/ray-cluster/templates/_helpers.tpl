@@ -11,9 +11,9 @@ Argo CD's parameters and templated values give it. What is free text by nature i
 {{- define "ray-cluster.prune" -}}
 {{- $node := . -}}
 {{- if kindIs "map" $node -}}
-{{- $numbers := list "replicas" "minReplicas" "maxReplicas" "numOfHosts" "idleTimeoutSeconds" "rayPriority" "priority" "port" "headPorts" "workerPorts" "minAvailable" "maxUnavailable" "containerPort" "hostPort" "runAsUser" "runAsGroup" "fsGroup" "terminationGracePeriodSeconds" "activeDeadlineSeconds" "initialDelaySeconds" "periodSeconds" "timeoutSeconds" "successThreshold" "failureThreshold" "expirationSeconds" "tolerationSeconds" "weight" "maxSkew" -}}
-{{- $booleans := list "strict" "enabled" "disabled" "headOnly" "keepReplicas" "suspend" "headless" "restricted" "allowNamespace" "konnectivity" "allowUnauthenticatedExposure" "enableK8sTokenAuth" "enableInTreeAutoscaling" "enableIngress" "automountServiceAccountToken" "enableServiceLinks" "shareProcessNamespace" "hostNetwork" "hostPID" "hostIPC" "runAsNonRoot" "privileged" "allowPrivilegeEscalation" "readOnlyRootFilesystem" "readOnly" "optional" "stdin" "tty" -}}
-{{- $free := list "env" "containerEnv" "labels" "annotations" "commonLabels" "commonAnnotations" "podLabels" "podAnnotations" "headServiceAnnotations" "matchLabels" "nodeSelector" "rayStartParams" "initArgs" "rayResources" "rayLabels" "extraObjects" -}}
+{{- $numbers := list "replicas" "minReplicas" "maxReplicas" "numOfHosts" "idleTimeoutSeconds" "rayPriority" "priority" "port" "headPorts" "workerPorts" "minAvailable" "maxUnavailable" "containerPort" "hostPort" "runAsUser" "runAsGroup" "fsGroup" "terminationGracePeriodSeconds" "activeDeadlineSeconds" "initialDelaySeconds" "periodSeconds" "timeoutSeconds" "successThreshold" "failureThreshold" "expirationSeconds" "tolerationSeconds" "rayClusterDeletionDelaySeconds" "serviceUnhealthySecondThreshold" "deploymentUnhealthySecondThreshold" "maxSurgePercent" "stepSizePercent" "intervalSeconds" "weight" "maxSkew" -}}
+{{- $booleans := list "strict" "enabled" "disabled" "headOnly" "keepReplicas" "suspend" "headless" "restricted" "allowNamespace" "konnectivity" "allowApiServer" "allowPlainHttp" "excludeHeadPodFromServeSvc" "allowUnauthenticatedExposure" "enableK8sTokenAuth" "enableInTreeAutoscaling" "enableIngress" "automountServiceAccountToken" "enableServiceLinks" "shareProcessNamespace" "hostNetwork" "hostPID" "hostIPC" "runAsNonRoot" "privileged" "allowPrivilegeEscalation" "readOnlyRootFilesystem" "readOnly" "optional" "stdin" "tty" -}}
+{{- $free := list "env" "containerEnv" "labels" "annotations" "commonLabels" "commonAnnotations" "podLabels" "podAnnotations" "headServiceAnnotations" "serveConfigV2" "matchLabels" "nodeSelector" "rayStartParams" "initArgs" "rayResources" "rayLabels" "extraObjects" -}}
 {{- range $key, $value := $node -}}
 {{- if kindIs "invalid" $value -}}{{- $_ := unset $node $key -}}
 {{- else if and (kindIs "string" $value) (has $key $numbers) -}}
@@ -57,10 +57,12 @@ Argo CD's parameters and templated values give it. What is free text by nature i
 {{- end -}}
 
 {{/*
-The name of the RayCluster: fullnameOverride, else the release's name if it has the chart's name in it, else
+The name of the resource: fullnameOverride, else the release's name if it has the chart's name in it, else
 <release>-<name>. Generated names are cut where KubeRay's limit is; a name given by hand is never changed.
 */}}
 {{- define "ray-cluster.fullname" -}}
+{{- $kind := include "ray-cluster.kind" . -}}
+{{- $most := include "ray-cluster.longestName" . | int -}}
 {{- $name := .Values.nameOverride | default .Chart.Name -}}
 {{- $full := "" -}}
 {{- $field := "the release's name" -}}
@@ -68,26 +70,17 @@ The name of the RayCluster: fullnameOverride, else the release's name if it has 
 {{- $full = .Values.fullnameOverride -}}
 {{- $field = "fullnameOverride" -}}
 {{- else if contains $name .Release.Name -}}
-{{- $full = .Release.Name | trunc 53 | trimSuffix "-" -}}
+{{- $full = .Release.Name | trunc $most | trimSuffix "-" -}}
 {{- else -}}
-{{- $full = printf "%s-%s" .Release.Name $name | trunc 53 | trimSuffix "-" -}}
+{{- $full = printf "%s-%s" .Release.Name $name | trunc $most | trimSuffix "-" -}}
 {{- end -}}
-{{- if gt (len $full) 53 -}}
-{{- include "ray-cluster.refuse" (dict "field" $field "say" (printf "%q has %d characters; KubeRay refuses the name of a RayCluster over 53" $full (len $full))) -}}
+{{- if gt (len $full) $most -}}
+{{- include "ray-cluster.refuse" (dict "field" $field "say" (printf "%q has %d characters; KubeRay refuses the name of a %s over %d" $full (len $full) $kind $most)) -}}
 {{- end -}}
 {{- if not (regexMatch "^[a-z]([-a-z0-9]*[a-z0-9])?$" $full) -}}
-{{- include "ray-cluster.refuse" (dict "field" $field "say" (printf "%q cannot name a RayCluster: lower case letters, digits and '-', beginning with a letter; set fullnameOverride" $full)) -}}
+{{- include "ray-cluster.refuse" (dict "field" $field "say" (printf "%q cannot name a %s: lower case letters, digits and '-', beginning with a letter; set fullnameOverride" $full $kind)) -}}
 {{- end -}}
 {{- $full -}}
-{{- end -}}
-
-{{/* The head's service, as the operator names it. */}}
-{{- define "ray-cluster.headService" -}}
-{{- $given := dig "headService" "metadata" "name" "" (.Values.head | default dict) -}}
-{{- if .Values.spec -}}
-{{- $given = dig "headGroupSpec" "headService" "metadata" "name" "" .Values.spec -}}
-{{- end -}}
-{{- $given | default (printf "%s-head-svc" (include "ray-cluster.fullname" .)) -}}
 {{- end -}}
 
 {{/* Labels of every object of the chart. */}}

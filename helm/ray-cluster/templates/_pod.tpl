@@ -173,7 +173,7 @@ has from itself), maps below its own. Takes a dict: common, group.
 {{- with $group.podSpec -}}{{- $pod = mergeOverwrite $pod (deepCopy .) -}}{{- end -}}
 {{- /* Its labels: no chart version here, a newer chart alone must not replace pods */ -}}
 {{- $labels := dict "app.kubernetes.io/instance" $root.Release.Name "app.kubernetes.io/managed-by" $root.Release.Service -}}
-{{- $labels = mergeOverwrite $labels (include "ray-cluster.stringMap" ($root.Values.podLabels | default dict) | fromYaml) (include "ray-cluster.stringMap" ($group.labels | default dict) | fromYaml) -}}
+{{- $labels = mergeOverwrite $labels (include "ray-cluster.stringMap" ($root.Values.podLabels | default dict) | fromYaml) (include "ray-cluster.stringMap" ($group.labels | default dict) | fromYaml) (include "ray-cluster.selected" $root | fromYaml) -}}
 {{- $metadata := dict "labels" $labels -}}
 {{- with mergeOverwrite (include "ray-cluster.stringMap" ($root.Values.podAnnotations | default dict) | fromYaml) (include "ray-cluster.stringMap" ($group.annotations | default dict) | fromYaml) -}}
 {{- $_ := set $metadata "annotations" . -}}

@@ -189,7 +189,7 @@
 {{- $spec := deepCopy (.Values.spec | default dict) -}}
 {{- if not $spec -}}{{- $spec = include "ray-cluster.generatedSpec" . | fromYaml -}}{{- end -}}
 {{- /* What stands beside the pods: the values' word, unless a ready spec has its own */ -}}
-{{- range $key := list "suspend" "managedBy" "upgradeStrategy" "headServiceAnnotations" "tlsOptions" "historyServerOptions" -}}
+{{- range $key := include "ray-cluster.asTheyAre" . | fromYamlArray -}}
 {{- $value := get $.Values $key -}}
 {{- if and (not (hasKey $spec $key)) (or $value (and (eq $key "suspend") (kindIs "bool" $value))) -}}{{- $_ := set $spec $key $value -}}{{- end -}}
 {{- end -}}

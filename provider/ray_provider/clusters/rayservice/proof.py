@@ -112,7 +112,7 @@ async def _answers(serving: RayEndpoint, where: str) -> None:
             if time.monotonic() > until:
                 raise ServeFailedError(
                     f"The RayService {where} runs, and does not answer at {serving.display_url}: {wrong}",
-                    hint="Does a network policy keep it away? Of the chart: networkPolicy.allowFrom, "
+                    hint="Does a network policy keep it away? Of the chart: serve.allowFrom, "
                     "networkPolicy.apiServer.cidrs.",
                     name=where.rpartition("/")[2],
                 )
