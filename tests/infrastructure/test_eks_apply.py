@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,7 @@ from tests.support.airflow_task import FakeTask, context_of
 from tests.support.control_plane import control_plane
 from tests.support.helm import CHART, tool
 from tests.support.kubernetes import Kubernetes
-from tests.support.terraform import Workspace, copy_tree, environment, need_aws_provider, need_terraform
+from tests.support.terraform import ROOT, Workspace, copy_tree, environment, need_aws_provider, need_terraform
 
 NAME = "raytest"
 GPU_POOL = {"machine_type": "g5.12xlarge", "capacity": "spot", "max": 2, "labels": {"team": "vision"}}
@@ -379,3 +381,13 @@ def test_destroy_leaves_nothing(applied: Workspace, aws: AwsServer) -> None:
     ]
     assert not [key["KeyId"] for key in keys if key["KeyState"] == "Enabled" and key["KeyManager"] == "CUSTOMER"]
     print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in applied.times))
+
+
+def test_the_documented_rights_are_those_that_terraform_uses(applied: Workspace, aws: AwsServer) -> None:
+    """All that it asked in this file, from the first plan to the destroy. S3 aside, which is named as a whole."""
+    text = (ROOT / "docs" / "infrastructure.md").read_text()
+    section = text.partition("Terraform's identity needs, for this module:")[2].partition("What Terraform asks")[0]
+    rights = re.findall(r"`([a-z0-9]+:[A-Za-z*]+)`", section)
+    asked = aws.terraform_calls()
+    assert asked >= {"eks:DeleteCluster", "iam:DeleteRole", "kms:ScheduleKeyDeletion", "logs:DeleteLogGroup"}
+    assert sorted(call for call in asked if not any(fnmatchcase(call, right) for right in rights)) == []

@@ -107,6 +107,13 @@ class AwsServer:
             "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
+    def terraform_calls(self) -> set[str]:
+        """Give what Terraform has asked so far, as IAM names it; needs a ``log``."""
+        from tests.infrastructure.lab import calls
+
+        assert self._log is not None
+        return calls.read(self._log)
+
     def client(self, service: str) -> Any:
         """Give a boto3 client of this AWS."""
         import boto3
@@ -141,11 +148,13 @@ def main() -> None:
     from moto.moto_server import threaded_moto_server
     from moto.server import ThreadedMotoServer
 
+    from tests.infrastructure.lab import calls
     from tests.infrastructure.lab.expiring import Expiring
     from tests.infrastructure.lab.moto_eks import install
     from tests.infrastructure.lab.presigned import Presigned
 
     install(endpoint=options.cluster_endpoint, ca_data=options.cluster_ca_data)
+    calls.install()
     make = threaded_moto_server.DomainDispatcherApplication
     threaded_moto_server.DomainDispatcherApplication = lambda *given, **more: Expiring(
         Presigned(make(*given, **more), _secrets), options.session_seconds
