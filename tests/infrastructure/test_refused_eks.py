@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import runpy
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from tests.infrastructure.lab.provider import workspace
-from tests.support.terraform import Workspace
+from tests.support.terraform import ROOT, Workspace
 
 GPU = {"machine_type": "g5.12xlarge", "max": 2}
 #: Pools that EKS or Kubernetes would refuse, or whose pods would never be scheduled, and what the plan says of each.
@@ -77,21 +78,23 @@ def eks(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return target
 
 
-def refused(target: Workspace, **variables: Any) -> str:
-    """Plan in vain, and give what Terraform says as one line."""
+def planned(target: Workspace, variables: Mapping[str, Any], *, refused: bool = False) -> str:
+    """Plan, and give what Terraform says as one line: its errors, if it has to refuse; else its output."""
     (target.folder / "test.auto.tfvars.json").write_text(json.dumps(variables))
-    done = target.run("plan", "-input=false", "-no-color", check=False)
-    assert done.returncode == 1, done.stdout
-    return " ".join(done.stderr.replace("\u2502", " ").split())
+    done = target.run("plan", "-input=false", "-no-color", check=not refused)
+    assert bool(done.returncode) is refused, done.stdout
+    return " ".join((done.stderr if refused else done.stdout).replace("\u2502", " ").split())
 
 
 def test_what_eks_does_not_have_is_refused_in_the_plan_by_name(eks: Workspace) -> None:
-    text = refused(eks, name="ray", node_pools={name: pool for name, (pool, _) in REFUSED.items()})
+    text = planned(
+        eks, {"name": "ray", "node_pools": {name: pool for name, (pool, _) in REFUSED.items()}}, refused=True
+    )
     assert [message for _, message in REFUSED.values() if message not in text] == []
 
 
 def test_what_no_cluster_may_be_is_refused_by_name(eks: Workspace) -> None:
-    text = refused(eks, name="r" * 33, availability_zones=["us-east-1a", "us-east-1-bos-1a"])
+    text = planned(eks, {"name": "r" * 33, "availability_zones": ["us-east-1a", "us-east-1-bos-1a"]}, refused=True)
     for message in (
         "name has 33 characters, and may have 32: AWS adds to it, and has limits of its own.",
         "availability_zones: EKS makes no cluster in cac1-az3, use1-az3, usw1-az2, and in this account ",
@@ -99,3 +102,22 @@ def test_what_no_cluster_may_be_is_refused_by_name(eks: Workspace) -> None:
         "us-east-1-bos-1a is a local-zone, us-east-1a is a local-zone. EKS wants availability zones of the region.",
     ):
         assert message in text
+
+
+def test_the_eks_dag_of_the_examples_is_in_reach_once_it_is_told_from_where(
+    eks: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its variables, as they stand."""
+
+    def variables() -> dict[str, Any]:
+        dag = runpy.run_path(str(ROOT / "examples" / "dags" / "ray_infrastructure_eks.py"))
+        return dict(dag["infrastructure"].variables)
+
+    warning = "the Kubernetes API will be private, in a network that nothing outside can reach"
+    assert warning in planned(eks, variables())
+    monkeypatch.setenv("RAY_EXAMPLE_AIRFLOW_CIDRS", "203.0.113.7/32, 198.51.100.0/24")
+    told = variables()
+    assert told["endpoint_public_access_cidrs"] == ["203.0.113.7/32", "198.51.100.0/24"]
+    text = planned(eks, told)
+    assert warning not in text
+    assert "Warning" not in text

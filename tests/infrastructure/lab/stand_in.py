@@ -57,6 +57,11 @@ ANSWERS: dict[str, dict[str, Any]] = {
 INSTANCE_TYPES: Mapping[str, Mapping[str, Any]] = {
     "m6i.xlarge": {"default_vcpus": 4, "memory_size": 16384},
     "m6i.2xlarge": {"default_vcpus": 8, "memory_size": 32768},
+    "g5.xlarge": {
+        "default_vcpus": 4,
+        "memory_size": 16384,
+        "gpus": [{"count": 1, "manufacturer": "NVIDIA", "memory_size": 24576, "name": "A10G"}],
+    },
     "g5.12xlarge": {
         "default_vcpus": 48,
         "memory_size": 196608,
