@@ -11,6 +11,7 @@ All of it listens on loopback only, and ends with the thread that started it: a 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -51,6 +52,7 @@ def programs(version: str) -> dict[str, Callable[[], parts.Part]]:
         "node-root": parts.node_root,
         "operator": lambda: parts.operator(version),
         "operator-chart": lambda: parts.operator_chart(version),
+        "gateway-definitions": parts.gateway_definitions,
         "helm3": lambda: parts.tool("helm3"),
         "helm4": lambda: parts.tool("helm4"),
     }
@@ -73,7 +75,7 @@ def data(version: str) -> parts.Part:
 
     # What else it is made of: the controllers and arguments below.
     return parts.Part(
-        f"control-plane-data-{version}", digest_of("recipe 1", *CONTROLLERS, *(part.key for part in needs)), make, needs
+        f"control-plane-data-{version}", digest_of("recipe 2", *CONTROLLERS, *(part.key for part in needs)), make, needs
     )
 
 
@@ -196,6 +198,16 @@ class ControlPlane:
             status, body = self.request(_DEFINITIONS, "POST", file.read_bytes())
             if status != 201:
                 raise NodeError(f"{file.name} refused with {status}: {body.decode(errors='replace')[:500]}")
+        # Served is not enough: what is kept before it is established never becomes that, and discovery leaves it out.
+        self.until("KubeRay's kinds established", lambda: self._established(len(files)))
+
+    def _established(self, number: int) -> bool:
+        status, body = self.request(_DEFINITIONS)
+        conditions = [
+            one for item in json.loads(body or b"{}").get("items", ()) for one in item["status"]["conditions"]
+        ]
+        true = [one for one in conditions if (one["type"], one["status"]) == ("Established", "True")]
+        return status == 200 and len(true) == number
 
     # Parts ------------------------------------------------------------------------------------------------------
 

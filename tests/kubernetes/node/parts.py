@@ -323,6 +323,19 @@ def definitions(version: str) -> Part:
     return Part(f"definitions-{version}", key, make, (tool,))
 
 
+def gateway_definitions() -> Part:
+    """Return the Gateway API's CRDs of Gateway and HTTPRoute: they come in a module that KubeRay's operator needs."""
+    module = f"operator-{versions()['kuberay']['default']}"
+
+    def make(folder: Path, _: dict[str, Path]) -> None:
+        files = _module_folder("sigs.k8s.io/gateway-api", module=module) / "config/crd/standard"
+        for kind in ("gateways", "httproutes"):
+            name = f"gateway.networking.k8s.io_{kind}.yaml"
+            (folder / name).write_bytes((files / name).read_bytes())
+
+    return Part("gateway-definitions", digest_of("recipe 1", HERE / "gomod" / module), make)
+
+
 def operator_chart(version: str) -> Part:
     """Return the folder of a chart that installs the operator of this version, definitions included."""
     source, crds = HERE / "operator-chart", definitions(version)
