@@ -19,6 +19,7 @@ _FIRST = (
     "ray_job_of_its_own",
     "ray_serve",
     "ray_service",
+    "ray_service_approval",
 )
 #: What makes things in a cloud is named so.
 _IN_A_CLOUD = "ray_infrastructure_"

@@ -188,6 +188,7 @@ def get_provider_info() -> dict[str, Any]:
                 "cluster_delete",
                 "infrastructure",
                 "job",
+                "promotion",
                 "rayjob",
                 "rayservice",
                 "serve",

@@ -1,5 +1,5 @@
-"""A RayService on a real Kubernetes: deployed, updated both ways, taken back both ways, deleted; with a client that calls
-all the time and counts what fails."""
+"""RayServices on a real Kubernetes: deployed, updated both ways, taken back both ways, promoted, drained, deleted; with a
+client that calls all the time and counts what fails."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 
 from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, roll_back, take_down
+from ray_provider.clusters.rayservice.blue_green.removal import delete_both
 from ray_provider.clusters.rayservice.deploy import RayServiceSpec, deploy
 from ray_provider.clusters.rayservice.going_back import go_back
 from ray_provider.clusters.rayservice.proof import Proof, prove
@@ -23,11 +25,12 @@ from ray_provider.clusters.rayservice.waiting import WaitOptions, wait_deployed
 from ray_provider.exceptions import KubernetesError, ServeFailedError
 from ray_provider.serve.smoke import SmokeTest
 from tests.kubernetes.clusters import HEAD_ONLY, Scene, values
-from tests.support.kubernetes import Kubernetes
+from tests.support.kubernetes import Kubernetes, until
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
 CODE = """
+import asyncio
 from ray import serve
 
 @serve.deployment(ray_actor_options={"num_cpus": 0.1}, max_surge_percent=100)
@@ -38,6 +41,7 @@ class Model:
         self.word = word
 
     async def __call__(self, request):
+        await asyncio.sleep(float(request.query_params.get("seconds", 0)))
         return {"word": self.word}
 
 def build(args):
@@ -95,12 +99,12 @@ class Shop(Scene):
     """One service."""
 
     async def deploy(
-        self, word: str, given: Any, run: str, *, seconds: float = 240.0, smoke=None, own=SOON
+        self, word: str, given: Any, run: str, *, seconds: float = 240.0, smoke=None, own=SOON, strategy="auto"
     ) -> tuple[Any, Any]:
         serve = {"name": "a", "route_prefix": "/", "import_path": "model:build", "args": {"word": word}}
         options = RayServiceOptions(json.dumps({"applications": [serve]}), own)
         cluster = replace(self.spec(given, owner=OWNER, name="shop"), is_named=True)
-        spec = RayServiceSpec(cluster, options, deploy_id({**OWNER, "run_id": run}), run)
+        spec = RayServiceSpec(cluster, options, deploy_id({**OWNER, "run_id": run}), run, strategy)
         deployed = await deploy(self.access, spec, say=self.say)
         try:
             options = WaitOptions(time.time() + seconds, scheduling_seconds=120)
@@ -178,3 +182,101 @@ async def test_a_service_is_updated_and_taken_back_without_a_failed_request(kube
         await asyncio.gather(calling, return_exceptions=True)
         print(shop.text)
     assert shop.clusters() == []
+
+
+class Pair(Shop):
+    """Two services behind one of ours."""
+
+    @property
+    def path(self) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/services/shop:8000/proxy/"
+
+    async def beside(self, word: str, run: str, **further: Any) -> tuple[Any, Any]:
+        return await self.deploy(word, ONE, run, strategy="blue_green", **further)
+
+    def moving(self, handle: Any, **further: Any) -> Moving:
+        return Moving(self.namespace, "shop", handle.version_id, OWNER, how="proxy", **further)
+
+    def cluster(self) -> str:
+        """Where our Service leads to."""
+        selector = self.kubernetes.get("service", "shop", "-n", self.namespace)["spec"]["selector"]
+        return str(selector.get("ray.io/cluster"))
+
+    async def slow(self, seconds: float) -> str:
+        """One request that takes so long."""
+        async with open_kube(self.access) as kube:
+            return str((await kube.request("GET", self.path, query={"seconds": str(seconds)}, timeout=60.0))["word"])
+
+
+async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keeps_ours_right(
+    kubernetes: Kubernetes, namespace: str
+):
+    pair = Pair(kubernetes, namespace)
+    deployed, first = await pair.beside("one", "run-1", smoke=SmokeTest(json={"word": "one"}))
+    await promote(pair.access, pair.moving(first, deploy=deployed.id, timeout_seconds=0.0), say=pair.say)
+    assert first.url.endswith("/services/shop:8000/proxy/")
+    assert "shop-blue-serve-svc" in first.version_url
+    client = Client(pair, pair.path)
+    calling = asyncio.create_task(client.run())
+    try:
+        # One that does not pass its smoke test never has traffic.
+        wrong = SmokeTest(json={"word": "two"}, timeout_seconds=1.0)
+        deployed, error = await pair.beside("never", "run-2", smoke=wrong)
+        assert "smoke test fails" in str(error)
+        await pair.back(deployed)
+        # A good one, in one moment; back; and there again.
+        deployed, second = await pair.beside("two", "run-3", smoke=SmokeTest(json={"word": "two"}))
+        assert client.words.keys() == {"one"}
+        in_flight = asyncio.create_task(pair.slow(3.0))
+        await asyncio.sleep(1)
+        moved = time.time()
+        await promote(pair.access, pair.moving(second, deploy=deployed.id, timeout_seconds=0.0), say=pair.say)
+        assert await in_flight == "one"
+        took = client.first["two"] - moved
+        ones = client.words["one"]
+        await asyncio.sleep(5)
+        assert client.words["one"] == ones, "KubeRay leads it back"
+        await roll_back(pair.access, pair.moving(second), say=pair.say)
+        twos = client.words["two"]
+        await asyncio.sleep(5)
+        assert (client.words["two"], client.words["one"] > ones) == (twos, True)
+        await promote(pair.access, pair.moving(second), say=pair.say)
+        await asyncio.sleep(5)
+        assert await take_down(pair.access, namespace, "shop", first.version_id, drain_seconds=3.0, say=pair.say)
+
+        # No task runs: somebody changes what serves by kubectl, and KubeRay makes another cluster of it.
+        before = pair.cluster()
+        patch = [
+            {"op": "add", "path": "/spec/rayClusterConfig/headGroupSpec/template/metadata/labels/version", "value": "2"}
+        ]
+        where = ("rayservice", "shop-green", "-n", namespace, "--type=json")
+        kubernetes.kubectl("patch", *where, "-p", json.dumps(patch))
+        await asyncio.to_thread(until, lambda: pair.cluster() != before, 180, "the Service at the other cluster")
+        await asyncio.to_thread(until, lambda: len(pair.clusters()) == 1, 90, "the end of the first cluster")
+        await asyncio.sleep(3)
+        answered = client.words.total()
+        assert client.failures == [], (answered, client.words)
+        assert "never" not in client.words
+        assert answered > 1000, client.words
+        print(f"0 of {answered} failed: {dict(client.words)}; all traffic {took:.1f} s after the promotion")
+
+        # The head that serves is lost: an outage, which the client counts, and the traffic comes back.
+        kubernetes.kubectl(
+            "delete", "pod", "-l", "ray.io/node-type=head", "-n", namespace, "--grace-period=0", "--force"
+        )
+        await asyncio.to_thread(until, lambda: client.failures, 60, "an outage that the client counts")
+        twos = client.words["two"]
+        await asyncio.to_thread(until, lambda: client.words["two"] > twos + 50, 180, "the traffic again")
+
+        # The traffic goes away, and what is in flight ends.
+        in_flight = asyncio.create_task(pair.slow(6.0))
+        await asyncio.sleep(1)
+        done = delete_both(pair.access, namespace=namespace, name="shop", owner=OWNER, drain_seconds=10.0, say=pair.say)
+        assert await done is True
+        assert await in_flight == "two"
+    finally:
+        calling.cancel()
+        await asyncio.gather(calling, return_exceptions=True)
+        print(pair.text)
+    assert pair.clusters() == []
+    assert not kubernetes.exists("service", "shop", "-n", namespace)

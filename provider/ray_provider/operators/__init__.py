@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ray_provider.operators.cluster import DeleteRayCluster, SetupRayCluster
     from ray_provider.operators.infrastructure import DeleteRayInfrastructure, SetupRayInfrastructure
     from ray_provider.operators.job import SubmitRayJob
+    from ray_provider.operators.promotion import PromoteRayService, RollbackRayService
     from ray_provider.operators.rayjob import RunRayJob
     from ray_provider.operators.rayservice import DeleteRayService, DeployRayService
     from ray_provider.operators.serve import DeleteServeApplication, DeployServeApplication
@@ -22,6 +23,8 @@ _WHERE = {
     "DeleteServeApplication": "serve",
     "DeployRayService": "rayservice",
     "DeployServeApplication": "serve",
+    "PromoteRayService": "promotion",
+    "RollbackRayService": "promotion",
     "RunRayJob": "rayjob",
     "SetupRayAddons": "addons",
     "SetupRayCluster": "cluster",
@@ -37,6 +40,8 @@ __all__ = [
     "DeleteServeApplication",
     "DeployRayService",
     "DeployServeApplication",
+    "PromoteRayService",
+    "RollbackRayService",
     "RunRayJob",
     "SetupRayAddons",
     "SetupRayCluster",

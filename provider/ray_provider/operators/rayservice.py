@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider._compat import BaseOperator, conf
 from ray_provider.airflow_errors import errors_for_airflow
-from ray_provider.exceptions import ConfigurationError, RayProviderError, ServeError
+from ray_provider.exceptions import RayProviderError, ServeError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
 from ray_provider.operators._cluster.common import where_is
 from ray_provider.operators._job.arguments import deadline_of, number
 from ray_provider.operators._job.memory import left_before
-from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, service_owner
+from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, named_service, refuse_local
 from ray_provider.operators._rayservice.run import RayServiceRun
 from ray_provider.triggers import failure
 from ray_provider.triggers.rayservice import RayServiceTrigger
@@ -56,10 +56,16 @@ class DeployRayService(BaseOperator):
     :param ray_cluster_yaml: manifest of a RayCluster, for the cluster.
     :param name: of the RayService (47 characters at most); else the manifest's, else one made of DAG and task.
     :param strategy: ``auto``: what KubeRay does of the change. ``in_place``: a change that needs another cluster is
-        refused. ``new_cluster``: a second cluster also where only applications change.
+        refused. ``new_cluster``: a second cluster also where only applications change. ``blue_green``: the new version
+        is a RayService of its own, ``NAME-blue`` or ``NAME-green``, beside the one that serves; a Service ``NAME``
+        leads to the one that has the traffic. Both need their room.
+    :param promote: with ``blue_green``: give it the traffic when it has passed the smoke test; else
+        ``PromoteRayService`` does.
+    :param keep_former: with ``blue_green``: the version before stays until the next deploy, for ``RollbackRayService``.
+    :param drain_seconds: how long requests in flight have to end where it does not stay.
     :param smoke_test: one request that has to be answered as expected: ``path``, ``method``, ``send`` (JSON), and of
-        the answer ``status``, ``json``, ``text``; ``timeout_seconds``. The new version has its traffic by then; if it
-        fails, the version before is put back.
+        the answer ``status``, ``json``, ``text``; ``timeout_seconds``. If it fails, the version before is put back.
+        With ``blue_green`` the new version has no traffic yet; else it has it by then.
     :param serve_url: where the service answers, if that is not its Kubernetes service as seen from here (an Ingress).
     :param timeout_seconds: until it has to serve.
     :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.
@@ -75,6 +81,7 @@ class DeployRayService(BaseOperator):
         "name",
         "namespace",
         "strategy",
+        "drain_seconds",
         "smoke_test",
         "serve_url",
         "values",
@@ -114,6 +121,9 @@ class DeployRayService(BaseOperator):
         name: str | None = None,
         namespace: str | None = None,
         strategy: str = "auto",
+        promote: bool = True,
+        keep_former: bool = True,
+        drain_seconds: float | str | timedelta = 30,
         smoke_test: dict[str, Any] | None = None,
         serve_url: str | None = None,
         values: Any = None,
@@ -148,6 +158,9 @@ class DeployRayService(BaseOperator):
         self.name = name
         self.namespace = namespace
         self.strategy = strategy
+        self.promote = promote
+        self.keep_former = keep_former
+        self.drain_seconds = drain_seconds
         self.smoke_test = smoke_test
         self.serve_url = serve_url
         self.values = values
@@ -185,7 +198,7 @@ class DeployRayService(BaseOperator):
         from ray_provider.clusters.rayservice.waiting import Deployed
 
         with errors_for_airflow():
-            _refuse_local(self.hook)
+            refuse_local(self.hook)
             wanted = deploy_of(self, context)
             deadline = deadline_of(context, wanted.timeout_seconds, self.execution_timeout)
             run = self._new_run()
@@ -281,8 +294,10 @@ class DeployRayService(BaseOperator):
 class DeleteRayService(BaseOperator):
     """Deletes a RayService with its clusters, and waits until nothing of it is left.
 
-    Its traffic ends at once: take it away before. No error where there is none. By a handle it deletes only what a task
-    of this DAG made; by name what the name says.
+    Of ``blue_green`` it deletes both RayServices and the Service before them: that takes no new request any more, those
+    in flight have time to end, then the clusters go. Of another RayService the traffic ends at once: take it away
+    before. No error where there is none. By a handle it deletes only what a task of this DAG made; by name what the
+    name says.
 
     :param conn_id: connection of type ``ray``.
     :param service: the handle that ``DeployRayService`` returned.
@@ -291,9 +306,18 @@ class DeleteRayService(BaseOperator):
     :param infrastructure: with ``name``: the handle that ``SetupRayInfrastructure`` returned, of the Kubernetes that it
         runs on; else the connection's.
     :param timeout_seconds: until all has to be gone.
+    :param drain_seconds: with ``blue_green``: how long requests in flight have to end, before that.
     """
 
-    template_fields: Sequence[str] = ("conn_id", "service", "name", "namespace", "infrastructure", "timeout_seconds")
+    template_fields: Sequence[str] = (
+        "conn_id",
+        "service",
+        "name",
+        "namespace",
+        "infrastructure",
+        "timeout_seconds",
+        "drain_seconds",
+    )
     template_fields_renderers: ClassVar[dict[str, str]] = {"service": "json"}
     ui_color = "#d6f0ff"
 
@@ -306,6 +330,7 @@ class DeleteRayService(BaseOperator):
         namespace: str | None = None,
         infrastructure: Any = None,
         timeout_seconds: float | str | timedelta = 300,
+        drain_seconds: float | str | timedelta = 30,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -315,6 +340,7 @@ class DeleteRayService(BaseOperator):
         self.namespace = namespace
         self.infrastructure = infrastructure
         self.timeout_seconds = timeout_seconds
+        self.drain_seconds = drain_seconds
         self._run: RayServiceRun | None = None
 
     def execute(self, context: Context) -> bool:
@@ -325,53 +351,14 @@ class DeleteRayService(BaseOperator):
         """
         with errors_for_airflow():
             timeout = float(number("timeout_seconds", self.timeout_seconds, above=True) or 300.0)
+            drain = float(number("drain_seconds", self.drain_seconds) or 0.0)
             hook = RayHook(self.conn_id, allowed=allowed_by(self))
-            _refuse_local(hook)
-            if not self.service:
-                if not self.name:
-                    raise ConfigurationError(
-                        "No RayService is named (or the task that was to deploy it returned nothing).",
-                        hint="Give service=deploy.output, or name=...",
-                        field="name",
-                    )
-                self._run = RayServiceRun(hook, self.log, where_is(self.infrastructure))
-                return self._run.delete(self.namespace or None, self.name, None, timeout)
-            handle = _owned(self.service, context)
-            self._run = RayServiceRun(hook, self.log, handle.kubernetes)
-            return self._run.delete(handle.namespace, handle.name, handle.owner, timeout)
+            refuse_local(hook)
+            named = named_service(self, context)
+            self._run = RayServiceRun(hook, self.log, named.kubernetes)
+            return self._run.delete(named, timeout, drain)
 
     def on_kill(self) -> None:
         """End the waiting. What was asked for stays: the RayService goes."""
         if self._run is not None:
             self._run.kill()
-
-
-def _owned(service: Any, context: Context) -> RayServiceHandle:
-    """Read a handle of a service that a task of this DAG made. Kubernetes' labels have to say the same.
-
-    :raises ConfigurationError: by its own words it is another's.
-    """
-    from ray_provider.clusters.rayservice.handle import RayServiceHandle
-
-    handle, mine = RayServiceHandle.from_dict(service), service_owner(context)
-    if any(handle.owner.get(key) != mine.get(key) for key in ("dag_id", "airflow")):
-        raise ConfigurationError(
-            f"The handle of RayService {handle.namespace}/{handle.name} is of DAG {handle.owner.get('dag_id')!r}, and "
-            f"this is {mine['dag_id']!r}: a handle deletes only what its own DAG made.",
-            hint="If it is meant, name it: DeleteRayService(name=..., namespace=...).",
-            cause="not ours",
-        )
-    return handle
-
-
-def _refuse_local(hook: RayHook) -> None:
-    """Refuse a connection to a Ray on this machine: a RayService is KubeRay's.
-
-    :raises ConfigurationError: it is one.
-    """
-    if hook.config.backend == "local":
-        raise ConfigurationError(
-            "The backend is local, and a RayService is made by KubeRay.",
-            hint="On a local Ray, SetupRayCluster and DeployServeApplication serve the same applications.",
-            field="backend",
-        )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
-from ray_provider.operators import DeleteRayService, DeployRayService
+from ray_provider.clusters.rayservice.handle import RayServiceHandle
+from ray_provider.operators import DeleteRayService, DeployRayService, PromoteRayService, RollbackRayService
 from ray_provider.operators._rayservice.arguments import deploy_of
 from ray_provider.triggers import RayServiceTrigger
 
@@ -45,7 +47,8 @@ def refused(act: Any, *given: Any) -> str:
         ({"applications": [{"name": "a"}]}, "import_path has to be module:attribute"),
         ({"ray_service_yaml": MANIFEST}, "Both ray_service_yaml and applications are given"),
         ({"name": "a" * 48}, "KubeRay allows 47 for a RayService"),
-        ({"strategy": "blue_green"}, "has to be one of auto, in_place, new_cluster"),
+        ({"strategy": "canary"}, "has to be one of auto, in_place, new_cluster, blue_green"),
+        ({"drain_seconds": -1}, "drain_seconds has to be a number of at least 0"),
         ({"smoke_test": {"paht": "/"}}, "Is 'path' meant"),
         ({"timeout_seconds": 0}, "timeout_seconds has to be a number above 0"),
         ({"values": {"head": {"image": []}}, "profile": "moon"}, "moon"),
@@ -59,9 +62,13 @@ def test_what_can_not_work_is_refused_before_kubernetes_is_asked(context, given,
 def test_on_a_local_ray_the_way_out_is_named(context, connection):
     connection["backend"] = "local"
     assert "SetupRayCluster and DeployServeApplication" in refused(operator().execute, context)
-    assert "SetupRayCluster and DeployServeApplication" in refused(
-        DeleteRayService(task_id="d", conn_id="c", name="shop").execute, context
+    assert "the version that is there serves until the new one runs" in refused(
+        operator(strategy="blue_green").execute, context
     )
+    for one in (DeleteRayService, PromoteRayService, RollbackRayService):
+        assert "SetupRayCluster and DeployServeApplication" in refused(
+            one(task_id="d", conn_id="c", name="shop").execute, context
+        )
 
 
 def test_a_service_is_its_tasks_over_all_runs(context, ti):
@@ -89,13 +96,32 @@ def test_templates_may_give_applications_as_json(context):
     assert deploy_of(operator(applications=APP), context).spec.options == spec.options
 
 
-def test_a_handle_of_another_dag_deletes_nothing(context):
+def test_a_service_of_ones_own_does_not_go_with_two_of_them(context):
+    own = {**MANIFEST, "spec": {**MANIFEST["spec"], "serveService": {"metadata": {"name": "mine"}}}}
+    assert "has a spec.serveService" in refused(
+        operator(applications=None, ray_service_yaml=own, strategy="blue_green").execute, context
+    )
+    assert deploy_of(operator(applications=None, ray_service_yaml=own), context).spec.options.own["serveService"]
+
+
+@pytest.mark.parametrize("kind", [DeleteRayService, PromoteRayService, RollbackRayService])
+def test_a_handle_of_another_dag_does_nothing(context, kind):
     handle = {"name": "shop", "namespace": "n", "owner": {"dag_id": "other"}}
-    delete = DeleteRayService(task_id="d", conn_id="c", service=handle)
-    assert "is of DAG 'other', and this is 'dag'" in refused(delete.execute, context)
-    assert "No RayService is named" in refused(DeleteRayService(task_id="d", conn_id="c").execute, context)
-    wrong = DeleteRayService(task_id="d", conn_id="c", service={"name": "x"})
-    assert "not the handle that DeployRayService returns" in refused(wrong.execute, context)
+    assert "is of DAG 'other', and this is 'dag'" in refused(
+        kind(task_id="d", conn_id="c", service=handle).execute, context
+    )
+    assert "No RayService is named" in refused(kind(task_id="d", conn_id="c").execute, context)
+    for wrong in ({"name": "x"}, {"name": "x", "namespace": "n", "version_id": ["x"]}):
+        assert "not the handle that DeployRayService returns" in refused(
+            kind(task_id="d", conn_id="c", service=wrong).execute, context
+        )
+
+
+def test_a_handle_of_one_service_is_as_it_was():
+    plain = RayServiceHandle("shop", "n", "shop-a", "http://x", {"a": "/"}, {"dag_id": "dag"})
+    assert plain.to_dict().keys() == {"name", "namespace", "cluster", "url", "applications", "owner"}
+    two = replace(plain, version="shop-blue", version_id="1", version_url="http://y")
+    assert RayServiceHandle.from_dict(json.loads(json.dumps(two.to_dict()))) == two
 
 
 async def test_a_trigger_travels_and_its_ordinary_end_changes_nothing():

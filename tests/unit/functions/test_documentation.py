@@ -27,8 +27,31 @@ def test_the_other_blocks_compile():
 
 
 @pytest.mark.parametrize(
-    "name", ["ray_taskflow", "ray_large_result", "ray_job_of_its_own", "ray_serve", "ray_service", "ray_shared_cluster"]
+    "name",
+    [
+        "ray_taskflow",
+        "ray_large_result",
+        "ray_job_of_its_own",
+        "ray_serve",
+        "ray_service",
+        "ray_service_approval",
+        "ray_shared_cluster",
+    ],
 )
 def test_the_examples_are_dags(name):
     found = runpy.run_path(str(ROOT / "examples" / "dags" / f"{name}.py"), init_globals={}, run_name=name)
     assert isinstance(found[name](), DAG)
+
+
+def test_the_example_with_a_gate_moves_no_traffic_before_a_person_has_said_so():
+    found = runpy.run_path(str(ROOT / "examples" / "dags" / "ray_service_approval.py"), run_name="approval")
+    dag = found["ray_service_approval"]()
+    deploy, approve, promote, take_down = (
+        dag.task_dict[name] for name in ("deploy", "approve", "promote", "take_down")
+    )
+    assert (deploy.strategy, deploy.promote) == ("blue_green", False)
+    assert (approve.upstream_task_ids, promote.upstream_task_ids - {"deploy"}) == ({"deploy"}, {"approve"})
+    assert approve.defaults == ["Reject"], "nobody answers"
+    # A rejection skips what comes right after the gate, and this is what is left to be done then.
+    assert "take_down" not in approve.downstream_task_ids
+    assert (take_down.trigger_rule, take_down.upstream_task_ids) == ("all_skipped", {"promote"})

@@ -17,6 +17,7 @@ from ray_provider.clusters.lifecycle.preparation import install_shared, prepare,
 from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 from ray_provider.clusters.naming import check_length, describe_owner, owner_labels, same_owner
 from ray_provider.clusters.rayservice import writing
+from ray_provider.clusters.rayservice.blue_green.place import Place
 from ray_provider.clusters.rayservice.change import Change, change_of
 from ray_provider.clusters.rayservice.going_back import go_back
 from ray_provider.clusters.rayservice.record import FORMER, UPDATE, Former, Kind, Update
@@ -34,7 +35,7 @@ from ray_provider.exceptions import ClusterError, ConfigurationError, Kubernetes
 
 Say = Callable[[str], None]
 
-Strategy = Literal["auto", "in_place", "new_cluster"]
+Strategy = Literal["auto", "in_place", "new_cluster", "blue_green"]
 #: How often somebody else may be quicker.
 _RACES = 4
 
@@ -48,7 +49,8 @@ class RayServiceSpec:
     :param id: of the deploy.
     :param run: the run that it belongs to, for people.
     :param strategy: ``auto``: what KubeRay does of the change; ``in_place``: refuse what needs another cluster;
-        ``new_cluster``: have one made also where only applications change.
+        ``new_cluster``: have one made also where only applications change; ``blue_green``: another RayService beside
+        the one that serves; the name in it is that of our Service before both.
     """
 
     cluster: KubernetesClusterSpec
@@ -85,13 +87,30 @@ async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) ->
     async with open_kube(access) as kube:
         async with open_helm(access, wanted.helm, labels=labels, values=wanted.values) as helm:
             kuberay = await prepare(kube, helm, namespace, wanted, say)
-            rendered, _ = await render(helm, wanted, kuberay, name, namespace, say)
-            service, beside = make(rendered, name, spec.options)
-        service["metadata"]["namespace"] = namespace
-        service["metadata"]["labels"] |= labels
-        for document in beside:
-            await path_beside(kube, namespace, document, "RayService")
-        deploying = _Deploying(access, kube, spec, _Parts(service, tuple(beside), kuberay), say)
+
+            async def parts_of(each: str) -> _Parts:
+                rendered, _ = await render(helm, wanted.renamed(each), kuberay, each, namespace, say)
+                service, beside = make(rendered, each, spec.options)
+                service["metadata"]["namespace"] = namespace
+                service["metadata"]["labels"] |= labels
+                for document in beside:
+                    await path_beside(kube, namespace, document, "RayService")
+                return _Parts(service, tuple(beside), kuberay)
+
+            place = None
+            if spec.strategy == "blue_green":
+                place = await Place.find(kube, namespace, name, wanted.owner, labels)
+                if await kube.find(writing.service_path(namespace, name)) is not None:
+                    say(
+                        f"WARNING: The RayService {namespace}/{name}, of before strategy was blue_green, stays as it "
+                        f"is. When nobody calls {name}-serve-svc any more: kubectl -n {namespace} delete rayservice "
+                        f"{name}."
+                    )
+            parts = await parts_of(place.name if place else name)
+            if place and place.holds(parts.service, parts.beside):
+                parts = await parts_of(place.name)
+                place.holds(parts.service, parts.beside)
+        deploying = _Deploying(access, kube, spec, parts, place, say)
         for race in range(_RACES):
             try:
                 return await deploying.once()
@@ -114,8 +133,17 @@ class _Parts:
 class _Deploying:
     """One deploy, as far as it writes."""
 
-    def __init__(self, access: KubernetesAccess, kube: Kube, spec: RayServiceSpec, parts: _Parts, say: Say) -> None:
+    def __init__(
+        self,
+        access: KubernetesAccess,
+        kube: Kube,
+        spec: RayServiceSpec,
+        parts: _Parts,
+        place: Place | None,
+        say: Say,
+    ) -> None:
         self._access, self._kube, self._spec, self._parts, self._say = access, kube, spec, parts, say
+        self._place = place
         meta = parts.service["metadata"]
         self._namespace, self._name = str(meta["namespace"]), str(meta["name"])
 
@@ -131,15 +159,7 @@ class _Deploying:
         there = await self._kube.find(writing.service_path(self._namespace, self._name))
         if there is None:
             return await self._create()
-        labels = there["metadata"].get("labels")
-        if not same_owner(labels, self._spec.cluster.owner):
-            raise ConfigurationError(
-                f"The RayService {self._where} is there, and is not this task's: it is {describe_owner(labels)}.",
-                hint="Give this one another name; a RayService belongs to one task of one DAG, over all of its runs.",
-                namespace=self._namespace,
-                name=self._name,
-                cause="not ours",
-            )
+        self._check_owner(there)
         state = RayServiceState.of(there)
         if state.deleting:
             raise ClusterError(
@@ -151,18 +171,36 @@ class _Deploying:
             )
         if state.is_dead:
             self._say(f"KubeRay has given up the RayService {self._where} ({state.why}): it is made anew.")
-            await delete_service(self._access, namespace=self._namespace, name=self._name, say=self._say)
-            return await self._create()
+            return await self._create(there)
+        if self._place is not None and self._place.is_free(there):
+            return await self._create(there)
         return await self._update(there, state)
+
+    def _check_owner(self, there: Json) -> None:
+        labels = there["metadata"].get("labels")
+        if not same_owner(labels, self._spec.cluster.owner):
+            raise ConfigurationError(
+                f"The RayService {self._where} is there, and is not this task's: it is {describe_owner(labels)}.",
+                hint="Give this one another name; a RayService belongs to one task of one DAG, over all of its runs.",
+                namespace=self._namespace,
+                name=self._name,
+                cause="not ours",
+            )
 
     # -- the first one -------------------------------------------------------------------------------------------------
 
-    async def _create(self) -> Deployed:
+    async def _create(self, before: Json | None = None) -> Deployed:
+        """Make it, in the place of one that goes."""
         parts, update = self._parts, Update(self._spec.id, self._spec.run, "first")
         service = {**parts.service, "metadata": {**parts.service["metadata"]}}
         service["metadata"]["annotations"] = {**service["metadata"]["annotations"], UPDATE: update.to_text()}
         await check_objects(self._kube, self._namespace, [service, *parts.beside], parts.kuberay)
         await install_shared(self._kube, self._namespace, self._spec.cluster.gpu_plugin, self._say)
+        if self._place is not None:
+            await self._place.take()
+        if before is not None:
+            self._say(f"The RayService {self._where} makes room for the new version: there is no way back to it.")
+            await delete_service(self._access, namespace=self._namespace, name=self._name, say=self._say)
         self._say(f"Making RayService {self._where}.")
         made = await self._kube.create(path_of("rayservices", self._namespace, api=RAY), service)
         deployed = self._deployed(made, update)
@@ -174,6 +212,8 @@ class _Deploying:
     async def _update(self, there: Json, state: RayServiceState) -> Deployed:
         spec, change = await self._plan(there)
         self._check(change, state)
+        if self._place is not None and self._name != self._place.traffic.active:
+            await self._place.take()
         record = state.update
         former = Former.of(there["metadata"])
         if record is not None and record.id != self._spec.id:
@@ -214,6 +254,8 @@ class _Deploying:
         """
         live, wanted = there["spec"], self._parts.service["spec"]
         # A mark stays: without it, all of the cluster would have changed.
+        if "serveService" in live and self._place is not None:
+            wanted = {**wanted, "serveService": live["serveService"]}  # it has the traffic
         spec = with_revision(wanted, revision_of(live))
         change = change_of(live, await self._stored(there, spec))
         if self._spec.strategy == "new_cluster" and change.kind == "in_place":
@@ -270,6 +312,7 @@ class _Deploying:
             id=update.id,
             kind=update.kind,
             active=update.active,
+            service=self._place.traffic.name if self._place is not None else "",
         )
 
     async def _put_beside(self, service: Json, deployed: Deployed) -> None:

@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.rayservice import writing
+from ray_provider.clusters.rayservice.blue_green.promotion import of_deploy
 from ray_provider.clusters.rayservice.record import FORMER, UPDATE, Former
 from ray_provider.clusters.rayservice.removal import delete_service
 from ray_provider.clusters.rayservice.resource import LABEL
@@ -42,6 +44,13 @@ async def go_back(
     :return: what was done, as a sentence.
     :raises KubernetesError: it can't be done.
     """
+    if deployed.service:
+        name, has_traffic = await of_deploy(access, deployed)
+        if not name:
+            return "Nothing was changed that has the traffic."
+        if has_traffic:
+            return f"The new version ({name}) has the traffic already: it is left as it is."
+        deployed = replace(deployed, name=name, service="")
     async with open_kube(access) as kube:
         for race in range(_RACES):
             try:

@@ -13,13 +13,16 @@ from ray_provider.exceptions import ConfigurationError
 class RayServiceHandle:
     """A RayService that was deployed.
 
-    :param name: of the RayService.
+    :param name: of the RayService; with strategy ``blue_green`` of the Service before two of them.
     :param namespace: in which it lies.
     :param cluster: name of the RayCluster that serves; another one after an update that changes the cluster.
     :param url: where it answers, as the task that deployed it sees it; ``None``: that is not known.
     :param applications: by name the path below which each answers.
     :param owner: whose it is: ``dag_id``, ``task_id``, ``map_index``, ``airflow``. It belongs to no run.
     :param kubernetes: which Kubernetes it is on (plain data that the hook reads); unless given, the connection's.
+    :param version: with ``blue_green``: the RayService that is meant, of the two.
+    :param version_id: with ``blue_green``: which version that is.
+    :param version_url: with ``blue_green``: where this version answers, whoever has the traffic.
     """
 
     name: str
@@ -29,13 +32,14 @@ class RayServiceHandle:
     applications: Mapping[str, str | None] = field(default_factory=dict)
     owner: Mapping[str, Any] = field(default_factory=dict)
     kubernetes: Mapping[str, Any] | None = None
+    version: str = ""
+    version_id: str = ""
+    version_url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the handle as JSON-able data."""
-        data = asdict(self)
-        if data["kubernetes"] is None:
-            del data["kubernetes"]
-        return data
+        further = ("kubernetes", "version", "version_id", "version_url")
+        return {key: value for key, value in asdict(self).items() if value or key not in further}
 
     @classmethod
     def from_dict(cls, data: Any) -> RayServiceHandle:
@@ -48,7 +52,8 @@ class RayServiceHandle:
             isinstance(data.get(key), str) and data[key] for key in ("name", "namespace")
         )
         mappings = ("applications", "owner", "kubernetes")
-        if not good or not all(isinstance(data.get(key), Mapping | None) for key in mappings):
+        texts = all(isinstance(data.get(key, ""), str) for key in ("version", "version_id")) if good else False
+        if not texts or not all(isinstance(data.get(key), Mapping | None) for key in mappings):
             raise ConfigurationError(
                 "`service` is not the handle that DeployRayService returns.",
                 hint="Pass its return value (service=deploy.output), or give name=... and namespace=...",

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import open_kube
+from ray_provider.clusters.rayservice.blue_green.traffic import version_of
 from ray_provider.clusters.rayservice.deploy import finish
 from ray_provider.clusters.rayservice.handle import RayServiceHandle
-from ray_provider.clusters.rayservice.reaching import dashboard_of, serving_endpoint
+from ray_provider.clusters.rayservice.reaching import dashboard_of, endpoint_of, serving_endpoint
 from ray_provider.clusters.rayservice.resource import application_configs
 from ray_provider.clusters.rayservice.troubles import gone
 from ray_provider.clusters.rayservice.waiting import Deployed
@@ -41,6 +42,9 @@ class Proof:
     :param serve_url: where the applications answer, if the user says it.
     :param how: the way to it; ``auto``: as from here.
     :param kubernetes: which Kubernetes, for the handle.
+    :param promote: with ``blue_green``: it gets the traffic when it has passed.
+    :param keep_former: with ``blue_green``: the one that had the traffic stays, for the way back.
+    :param drain_seconds: how long requests in flight have to end, where it does not stay.
     """
 
     owner: Mapping[str, Any] = field(default_factory=dict)
@@ -48,12 +52,15 @@ class Proof:
     serve_url: str | None = None
     how: Any = "auto"
     kubernetes: Mapping[str, Any] | None = None
+    promote: bool = True
+    keep_former: bool = True
+    drain_seconds: float = 30.0
 
 
 async def prove(
     access: KubernetesAccess, deployed: Deployed, cluster: str, proof: Proof, *, say: Say
 ) -> tuple[RayServiceHandle, str]:
-    """Ask the service, and let the version before go.
+    """Ask the service, and let the version before go; one of two is not promoted by that.
 
     :param cluster: name of the RayCluster that serves.
     :return: the handle, and the address of the cluster's dashboard.
@@ -64,7 +71,14 @@ async def prove(
         if service is None:
             raise gone(deployed.namespace, deployed.name)
         dashboard = await dashboard_of(access, deployed.namespace, cluster, proof.how)
-        serving = await serving_endpoint(access, kube, service, dashboard, proof.how, proof.serve_url)
+        # The address that is given is of our Service, which leads to another version.
+        given = None if deployed.service else proof.serve_url
+        serving = await serving_endpoint(access, kube, service, dashboard, proof.how, given)
+        answers = serving
+        if deployed.service:
+            answers = await endpoint_of(
+                access, kube, deployed.namespace, deployed.service, dashboard, proof.how, proof.serve_url
+            )
     configs = application_configs(str(service["spec"].get("serveConfigV2") or ""))
     routes: dict[str, str | None] = {str(one["name"]): one.get("route_prefix", "/") for one in configs}
     # Of several applications, a request says itself which it is for.
@@ -75,16 +89,28 @@ async def prove(
         if serving is None or route is None:
             raise ConfigurationError(
                 "smoke_test: it is not known from here where the applications answer.",
-                hint="Say it: serve_url='https://serve.example.com'.",
-                field="serve_url",
+                hint="With blue_green, a version is asked before it has the traffic, at its own service: by access "
+                "proxy or service."
+                if deployed.service
+                else "Say it: serve_url='https://serve.example.com'.",
+                field="access" if deployed.service else "serve_url",
             )
         took = await smoke(serving, deployed.name, route, proof.smoke_test)
         say(f"The smoke test of {deployed.name!r} passed: an answer after {1000 * took:.0f} ms.")
-    await finish(access, deployed)
-    url = application_url(serving, route) if serving is not None else None
     handle = RayServiceHandle(
-        deployed.name, deployed.namespace, cluster, url, routes, dict(proof.owner), proof.kubernetes
+        deployed.service or deployed.name,
+        deployed.namespace,
+        cluster,
+        application_url(answers, route) if answers is not None else None,
+        routes,
+        dict(proof.owner),
+        proof.kubernetes,
     )
+    if deployed.service:
+        url = application_url(serving, route) if serving is not None else None
+        handle = replace(handle, version=deployed.name, version_id=version_of(service), version_url=url)
+    else:
+        await finish(access, deployed)
     return handle, dashboard.display_url.rstrip("/")
 
 

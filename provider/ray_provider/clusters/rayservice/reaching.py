@@ -35,27 +35,46 @@ def serve_service_of(service: Json) -> str:
 async def serving_endpoint(
     access: KubernetesAccess, kube: Kube, service: Json, dashboard: RayEndpoint, how: Any, given: str | None = None
 ) -> RayEndpoint | None:
-    """Give where the applications answer; ``None``: that is not known from here.
-
-    Ray's token is not for applications: it is left out.
+    """Give where the applications of a RayService answer; ``None``: that is not known from here.
 
     :param service: the RayService.
     :param dashboard: of its cluster.
     :param how: the way to it.
     :param given: the address, if the user says it.
     """
+    name, namespace = serve_service_of(service), service["metadata"]["namespace"]
+    return await endpoint_of(access, kube, namespace, name, dashboard, how, given)
+
+
+async def endpoint_of(
+    access: KubernetesAccess,
+    kube: Kube,
+    namespace: str,
+    name: str,
+    dashboard: RayEndpoint,
+    how: Any,
+    given: str | None = None,
+) -> RayEndpoint | None:
+    """Give where a Kubernetes service of applications answers; ``None``: that is not known from here.
+
+    Ray's token is not for applications: it is left out.
+
+    :param name: of the service.
+    :param dashboard: of a cluster behind it.
+    :param how: the way to it.
+    :param given: the address, if the user says it.
+    """
     if given:
         return serve_endpoint(dashboard, {}, given)
-    chosen, meta = way(access, how), service["metadata"]
+    chosen = way(access, how)
     if chosen not in ("proxy", "service"):
         return None
-    name = serve_service_of(service)
-    found = await kube.find(path_of("services", meta["namespace"], name))
+    found = await kube.find(path_of("services", namespace, name))
     ports = ((found or {}).get("spec") or {}).get("ports") or []
     port = next((int(one["port"]) for one in ports if one.get("name") == PORT), None)
     if port is None:
         port = int(ports[0]["port"]) if ports else 8000
     bare = replace(dashboard, token=None, token_source=None)
     if chosen == "service":
-        return replace(bare, url=service_url(meta["namespace"], name, port))
-    return replace(bare, url=kube.url + proxy_path(meta["namespace"], name, port))
+        return replace(bare, url=service_url(namespace, name, port))
+    return replace(bare, url=kube.url + proxy_path(namespace, name, port))

@@ -53,6 +53,7 @@ class Deployed:
     :param id: of the deploy.
     :param kind: what it does.
     :param active: the RayCluster that served before.
+    :param service: our Service before it and another RayService (``blue_green``).
     """
 
     namespace: str
@@ -61,6 +62,7 @@ class Deployed:
     id: str
     kind: Kind = "first"
     active: str = ""
+    service: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Give it as JSON-able data."""

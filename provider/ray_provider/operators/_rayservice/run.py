@@ -13,11 +13,12 @@ from ray_provider.triggers.watching import tell
 
 if TYPE_CHECKING:
     from ray_provider.clusters.kubernetes.access import KubernetesAccess
+    from ray_provider.clusters.rayservice.blue_green.traffic import Traffic
     from ray_provider.clusters.rayservice.handle import RayServiceHandle
     from ray_provider.clusters.rayservice.proof import Proof
     from ray_provider.clusters.rayservice.waiting import Deployed
     from ray_provider.hooks.ray import RayHook
-    from ray_provider.operators._rayservice.arguments import Deploy
+    from ray_provider.operators._rayservice.arguments import Deploy, Named
     from ray_provider.triggers.watching import Log
 
 T = TypeVar("T")
@@ -70,7 +71,8 @@ class RayServiceRun:
             spec = wanted.spec
             namespace = await asyncio.to_thread(access.namespace_or_default, spec.cluster.namespace)
             # From here on a kill takes it back, whether the answer has come or not.
-            self._open = Deployed(namespace, spec.cluster.name, 0, spec.id)
+            front = spec.cluster.name if spec.strategy == "blue_green" else ""
+            self._open = Deployed(namespace, spec.cluster.name, 0, spec.id, service=front)
             async with self._answering_for(access, wanted.proof.how):
                 deployed = self._open = await deploy(access, spec, say=self.say)
                 if defer:
@@ -110,21 +112,59 @@ class RayServiceRun:
 
         return self._run(step)
 
-    def delete(self, namespace: str | None, name: str, owner: Mapping[str, Any] | None, timeout: float) -> bool:
-        """Delete a RayService, and wait until nothing of it is left.
+    def delete(self, named: Named, timeout: float, drain_seconds: float) -> bool:
+        """Delete a RayService, or two and the Service before them, and wait until nothing of it is left.
 
-        :param namespace: in which it lies; unless given, the connection's.
-        :param name: of it.
-        :param owner: whose it has to be; ``None``: anybody's.
+        :param named: which.
         :param timeout: seconds until all has to be gone.
+        :param drain_seconds: how long requests in flight have to end, where a Service of ours is before it.
         """
 
         async def step() -> bool:
+            from ray_provider.clusters.rayservice.blue_green.removal import delete_both
             from ray_provider.clusters.rayservice.removal import delete_service
 
             access = await self.hook.akubernetes_access(self.where)
-            place = await asyncio.to_thread(access.namespace_or_default, namespace)
-            return await delete_service(access, namespace=place, name=name, owner=owner, timeout=timeout, say=self.say)
+            place = await asyncio.to_thread(access.namespace_or_default, named.namespace)
+            if not named.is_plain and await delete_both(
+                access,
+                namespace=place,
+                name=named.name,
+                owner=named.owner,
+                drain_seconds=drain_seconds,
+                timeout=timeout,
+                say=self.say,
+            ):
+                return True
+            return await delete_service(
+                access, namespace=place, name=named.name, owner=named.owner, timeout=timeout, say=self.say
+            )
+
+        return self._run(step)
+
+    def move(self, named: Named, *, back: bool, keep: bool, timeout: float, drain_seconds: float) -> Traffic:
+        """Promote a version, or take its traffic back.
+
+        :param named: which.
+        :param back: to the version before.
+        :param keep: what has lost the traffic stays.
+        :param timeout: seconds until the version that is to have it has to say that it serves.
+        :param drain_seconds: how long requests in flight have to end, where it does not stay.
+        """
+
+        async def step() -> Traffic:
+            from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, roll_back, take_down
+
+            access = await self.hook.akubernetes_access(self.where)
+            place = await asyncio.to_thread(access.namespace_or_default, named.namespace)
+            how = (await self.hook.aconfig()).access
+            moving = Moving(place, named.name, named.version_id, named.owner, timeout_seconds=timeout, how=how)
+            traffic = await (roll_back if back else promote)(access, moving, say=self.say)
+            loser = traffic.other_version
+            # Beside what was promoted before may be a later version by now.
+            if not keep and (traffic.other_is == ("rejected" if back else "former") or loser == named.version_id):
+                await take_down(access, place, named.name, loser, drain_seconds=drain_seconds, say=self.say)
+            return traffic
 
         return self._run(step)
 
@@ -149,8 +189,33 @@ class RayServiceRun:
         from ray_provider.clusters.rayservice.proof import prove
 
         handle, self.dashboard = await prove(access, deployed, cluster, proof, say=self.say)
+        if deployed.service:
+            await self._promote(access, deployed, handle, proof)
         self._open = None
         return handle
+
+    async def _promote(
+        self, access: KubernetesAccess, deployed: Deployed, handle: RayServiceHandle, proof: Proof
+    ) -> None:
+        """Give the version that was proven the traffic, or leave it for a person to do."""
+        from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, take_down
+        from ray_provider.clusters.rayservice.deploy import finish
+
+        where = f"{handle.namespace}/{handle.name}"
+        if not proof.promote:
+            await finish(access, deployed)
+            self.say(f"{handle.version} is proven, and has no traffic: PromoteRayService gives it that of {where}.")
+            return
+        moving = Moving(handle.namespace, handle.name, handle.version_id, deploy=deployed.id, timeout_seconds=0.0)
+        traffic = await promote(access, moving, say=self.say)
+        self._open = None
+        if traffic.other_is != "former":
+            return
+        if proof.keep_former:
+            self.say(f"{traffic.other}, the version before, stays for RollbackRayService until the next deploy.")
+            return
+        before, seconds = traffic.other_version, proof.drain_seconds
+        await take_down(access, handle.namespace, handle.name, before, drain_seconds=seconds, say=self.say)
 
     @asynccontextmanager
     async def _answering_for(self, access: KubernetesAccess, how: Any) -> AsyncIterator[None]:
