@@ -37,6 +37,7 @@ class PromoteRayService(BaseOperator):
     :param keep_former: the version before stays until the next deploy, for ``RollbackRayService``.
     :param timeout_seconds: until the version has to say that it serves.
     :param drain_seconds: how long requests in flight have to end where the version before does not stay.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = _FIELDS
@@ -97,6 +98,7 @@ class RollbackRayService(BaseOperator):
     :param keep_new: the version that has lost the traffic stays, for inspection, until the next deploy.
     :param timeout_seconds: until the version before has to say that it serves.
     :param drain_seconds: how long requests in flight have to end before the other one is taken down.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = _FIELDS

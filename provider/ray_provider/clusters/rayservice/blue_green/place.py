@@ -45,8 +45,12 @@ class Place:
     ) -> Place:
         """Look who has the traffic. Changes nothing.
 
+        :param kube: the API.
+        :param namespace: in which it is.
         :param name: of our Service.
         :param owner: whose it has to be.
+        :param labels: that say whose our Service is.
+        :return: the place.
         :raises ConfigurationError: it is another's.
         :raises ClusterError: it is being deleted.
         """

@@ -65,6 +65,9 @@ class Moving:
 async def promote(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
     """Give the traffic to the version that waits for it. Done already: nothing changes.
 
+    :param access: the Kubernetes that they are on.
+    :param moving: which version.
+    :param say: gets lines of progress.
     :return: who has the traffic.
     :raises ConfigurationError: there is no such version, or it is another's.
     :raises ServeError: it does not serve; the traffic stays where it is.
@@ -94,7 +97,9 @@ async def promote(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traf
 async def roll_back(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
     """Give the traffic back to the version that had it before. Done already: nothing changes.
 
+    :param access: the Kubernetes that they are on.
     :param moving: its version is the one that the traffic is taken from.
+    :param say: gets lines of progress.
     :return: who has the traffic.
     :raises ConfigurationError: there is no version before, or it is another's.
     :raises ServeError: the version before does not serve; the traffic stays where it is.
@@ -220,7 +225,11 @@ async def settle(kube: Kube, namespace: str, name: str) -> Traffic | None:
 
     Whoever moved the traffic may have been killed in the middle.
 
+    :param kube: the API.
+    :param namespace: in which it is.
+    :param name: of our Service.
     :return: who has the traffic; ``None``: there is no such Service.
+    :raises ServeError: others move it again and again.
     """
     for _ in range(_RACES):
         traffic = await look(kube, namespace, name)
@@ -265,10 +274,14 @@ async def take_down(
 ) -> bool:
     """Delete the RayService that has not got the traffic, when the requests that it had have had time to end.
 
+    :param access: the Kubernetes that they are on.
+    :param namespace: in which it is.
     :param name: of our Service.
     :param version: that is to go; where it has the traffic, or is not there, nothing is done.
     :param drain_seconds: how long they have.
+    :param say: gets lines of progress.
     :return: whether there was one.
+    :raises KubernetesError: it can't be written down, or deleted.
     """
     async with open_kube(access) as kube:
         before = await look(kube, namespace, name)
@@ -296,6 +309,8 @@ async def take_down(
 async def of_deploy(access: KubernetesAccess, deployed: Deployed) -> tuple[str, bool]:
     """Tell which of the two RayServices a deploy has made or changed, and whether it made what has the traffic by now.
 
+    :param access: the Kubernetes that they are on.
+    :param deployed: the deploy.
     :return: its name (empty: none), and whether that is so.
     """
     async with open_kube(access) as kube:

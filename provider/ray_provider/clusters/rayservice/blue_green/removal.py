@@ -35,10 +35,13 @@ async def delete_both(
 ) -> bool:
     """Delete two RayServices and our Service before them, and wait until nothing of them is left.
 
+    :param access: the Kubernetes that they are on.
+    :param namespace: in which they are.
     :param name: of our Service.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
     :param drain_seconds: how long the requests in flight have to end, after no new ones come.
     :param timeout: seconds until all has to be gone, after that.
+    :param say: gets lines of progress.
     :return: whether there was such a Service.
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains.

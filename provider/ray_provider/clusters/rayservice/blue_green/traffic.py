@@ -83,6 +83,7 @@ class Traffic:
 def check_name(name: str) -> None:
     """Make sure that two RayServices can be named after it.
 
+    :param name: of our Service.
     :raises ConfigurationError: it is too long.
     """
     most = MAX_NAME_OF_OWNER - max(len(colour) for colour in COLOURS) - 1
@@ -104,7 +105,14 @@ def version_of(service: Mapping[str, Any]) -> str:
 
 
 async def look(kube: Kube, namespace: str, name: str) -> Traffic | None:
-    """Read who has the traffic; ``None``: there is no such Service of ours."""
+    """Read who has the traffic; ``None``: there is no such Service of ours.
+
+    :param kube: the API.
+    :param namespace: in which it is.
+    :param name: of our Service.
+    :return: who has it.
+    :raises ConfigurationError: what is written down on it can't be read.
+    """
     document = await kube.find(path_of("services", namespace, name))
     text = ((document or {}).get("metadata") or {}).get("annotations", {}).get(TRAFFIC)
     if document is None or not text:
@@ -122,7 +130,13 @@ async def look(kube: Kube, namespace: str, name: str) -> Traffic | None:
 
 
 async def found_again(kube: Kube, namespace: str, name: str) -> Traffic:
-    """Tell who has the traffic where our Service is gone: the RayService that names it. KubeRay is about to make it."""
+    """Tell who has the traffic where our Service is gone: the RayService that names it. KubeRay is about to make it.
+
+    :param kube: the API.
+    :param namespace: in which it was.
+    :param name: of our Service.
+    :return: who has it.
+    """
     traffic = Traffic(namespace, name)
     for each in traffic.names:
         there = await kube.find(service_path(namespace, each))
@@ -134,7 +148,10 @@ async def found_again(kube: Kube, namespace: str, name: str) -> Traffic:
 async def make(kube: Kube, traffic: Traffic, labels: Mapping[str, str]) -> Traffic:
     """Make our Service; until a version is promoted, it leads nowhere.
 
+    :param kube: the API.
+    :param traffic: what is to stand there.
     :param labels: that say whose it is.
+    :return: the same, with our Service.
     :raises ConfigurationError: another Service has this name.
     :raises KubernetesError: somebody else has made it at the same moment (409).
     """
@@ -167,8 +184,10 @@ async def make(kube: Kube, traffic: Traffic, labels: Mapping[str, str]) -> Traff
 async def write(kube: Kube, traffic: Traffic, *, to: Mapping[str, Any] | None = None) -> Traffic:
     """Write down who has the traffic, only if nobody else has since it was read; in the same moment it moves.
 
+    :param kube: the API.
     :param traffic: what is to stand there, with the Service as it was read.
     :param to: our Service's spec changes to this: selector and ports. Unless given, the traffic stays where it is.
+    :return: the same, with our Service as it is now.
     :raises KubernetesError: it was changed meanwhile (409).
     """
     meta = traffic.document["metadata"]
@@ -191,6 +210,8 @@ async def write(kube: Kube, traffic: Traffic, *, to: Mapping[str, Any] | None = 
 async def way_to(kube: Kube, traffic: Traffic, name: str, cluster: str) -> Json:
     """Give the spec by which our Service leads to a RayService: as KubeRay will write it.
 
+    :param kube: the API.
+    :param traffic: with our Service as it is.
     :param name: of the RayService.
     :param cluster: the RayCluster of it that serves.
     """
@@ -213,7 +234,10 @@ def names_ours(service: Mapping[str, Any], name: str) -> bool:
 
 
 def named(traffic: Traffic) -> Json:
-    """Give the ``serveService`` that names our Service: KubeRay makes it again of that, if somebody deletes it."""
+    """Give the ``serveService`` that names our Service: KubeRay makes it again of that, if somebody deletes it.
+
+    :param traffic: with our Service as it is.
+    """
     labels = {
         key: value
         for key, value in (traffic.document["metadata"].get("labels") or {}).items()
