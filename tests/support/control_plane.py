@@ -159,6 +159,8 @@ class ControlPlane:
             self._define_kuberay()
         for kind in ("rayclusters", "rayjobs", "rayservices"):
             self.until(f"{kind} served", lambda kind=kind: self.request(f"/apis/ray.io/v1/{kind}")[0] == 200)
+            # It is established seconds after it is served. What is stopped before never is, also not by its next start.
+            self.until(f"{kind} told", lambda kind=kind: f'"{kind}"'.encode() in self.request("/apis/ray.io/v1")[1])
         self.until(
             "service account of the default namespace",
             lambda: self.request("/api/v1/namespaces/default/serviceaccounts/default")[0] == 200,
