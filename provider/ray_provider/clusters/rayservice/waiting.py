@@ -238,7 +238,7 @@ class _Waiting:
         state = await self._state(cluster)
         if state is None or self._client is None:
             return [], False
-        found = [one for config in wanted if (one := _as_wanted(state, config)) is not None]
+        found = [one for config in wanted if (one := as_wanted(state, config)) is not None]
         for application in found:
             if application.status == DEPLOY_FAILED:
                 raise await failure(self._client, application)
@@ -316,8 +316,12 @@ class _Waiting:
         )
 
 
-def _as_wanted(state: ServeState, config: Mapping[str, Any]) -> ApplicationState | None:
-    """Give an application if Serve has it with this configuration. What it adds by itself does not count."""
+def as_wanted(state: ServeState, config: Mapping[str, Any]) -> ApplicationState | None:
+    """Give an application if Serve has it with this configuration. What it adds by itself does not count.
+
+    :param state: of Serve.
+    :param config: of the application.
+    """
     found = state.applications.get(str(config["name"]))
     if found is None or found.config is None:
         return None

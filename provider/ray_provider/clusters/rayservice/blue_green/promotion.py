@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import Json, Kube, open_kube
 from ray_provider.clusters.naming import describe_owner, same_owner
@@ -22,11 +23,24 @@ from ray_provider.clusters.rayservice.blue_green.traffic import (
     way_to,
     write,
 )
+from ray_provider.clusters.rayservice.reaching import dashboard_of
 from ray_provider.clusters.rayservice.record import FORMER, UPDATE, Update
 from ray_provider.clusters.rayservice.removal import delete_service
+from ray_provider.clusters.rayservice.resource import application_configs
 from ray_provider.clusters.rayservice.state import RayServiceState
-from ray_provider.clusters.rayservice.waiting import Deployed, WaitOptions, wait_deployed
-from ray_provider.exceptions import ConfigurationError, KubernetesError, RayProviderError, ServeError
+from ray_provider.clusters.rayservice.waiting import Deployed, as_wanted
+from ray_provider.exceptions import (
+    ConfigurationError,
+    KubernetesError,
+    RayApiError,
+    RayConnectionError,
+    RayProviderError,
+    ServeError,
+    ServeTimeoutError,
+)
+from ray_provider.serve.client import ServeClient
+from ray_provider.serve.state import DEPLOY_FAILED, RUNNING
+from ray_provider.serve.waiting import failure
 
 Say = Callable[[str], None]
 
@@ -132,7 +146,7 @@ async def _move(
             if becomes is None:
                 say(f"The traffic of {moving.where} is at {traffic.active or 'none of the two'} already.")
                 return await settle(kube, moving.namespace, moving.name) or traffic
-            cluster = await _healthy(access, kube, traffic, moving, say)
+            cluster = await _healthy(access, kube, traffic, moving)
             try:
                 traffic = await _switch(kube, traffic, becomes, cluster)
                 break
@@ -164,7 +178,7 @@ async def _of(kube: Kube, moving: Moving) -> Traffic:
     return traffic
 
 
-async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, moving: Moving, say: Say) -> str:
+async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, moving: Moving) -> str:
     """Make sure that the other version serves, by Serve's own word.
 
     :return: the RayCluster that serves.
@@ -186,19 +200,50 @@ async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, movin
             hint=f"kubectl -n {traffic.namespace} describe rayservice {name}",
             name=name,
         )
-    if not moving.timeout_seconds:
-        return state.active
-    update = state.update or Update("")
-    deployed = Deployed(traffic.namespace, name, state.generation, update.id, "nothing")
-    options = WaitOptions(time.time() + moving.timeout_seconds)
-    try:
-        return await wait_deployed(access, deployed, options, how=moving.how, say=say)
-    except RayProviderError as error:
-        raise type(error)(
-            f"{error.message.rstrip()} The traffic of {moving.where} stays at {traffic.active or 'none of the two'}.",
-            hint=error.hint,
-            **error.data,
-        ) from error
+    if moving.timeout_seconds:
+        wanted = application_configs(str(there["spec"].get("serveConfigV2") or ""))
+        try:
+            await _all_run(access, moving, state.active, wanted)
+        except RayProviderError as error:
+            raise type(error)(
+                f"{error.message.rstrip()} The traffic of {moving.where} stays at "
+                f"{traffic.active or 'none of the two'}.",
+                hint=error.hint,
+                **error.data,
+            ) from error
+    return state.active
+
+
+async def _all_run(access: KubernetesAccess, moving: Moving, cluster: str, wanted: list[dict[str, Any]]) -> None:
+    """Ask Serve itself until all applications run as they were written: that holds also with no operator."""
+    until = time.monotonic() + moving.timeout_seconds
+    endpoint = await dashboard_of(access, moving.namespace, cluster, moving.how)
+    async with ServeClient(endpoint, timeout=15.0) as client:
+        while True:
+            try:
+                state = await client.state(retry=RetryPolicy.none())
+                found = [(config["name"], as_wanted(state, config)) for config in wanted]
+                for _, each in found:
+                    if each is not None and each.status == DEPLOY_FAILED:
+                        raise await failure(client, each)
+                wrong = [
+                    f"{name}: {each.status if each else 'not there as it was written'}"
+                    for name, each in found
+                    if each is None or each.status != RUNNING
+                ]
+            except (RayConnectionError, RayApiError, KubernetesError) as error:
+                if not error.retryable:
+                    raise
+                wrong = [error.message]
+            if not wrong:
+                return
+            if time.monotonic() >= until:
+                raise ServeTimeoutError(
+                    f"Not all applications run in the cluster {cluster}: {'; '.join(wrong)}.",
+                    hint="Give it more timeout_seconds if it only is slow.",
+                    name=moving.name,
+                )
+            await asyncio.sleep(_PAUSE)
 
 
 async def _switch(kube: Kube, traffic: Traffic, becomes: Other, cluster: str) -> Traffic:
