@@ -17,6 +17,7 @@ from ray_provider.clusters.lifecycle.preparation import install_shared, prepare,
 from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 from ray_provider.clusters.naming import check_length, describe_owner, owner_labels, same_owner
 from ray_provider.clusters.rayservice import writing
+from ray_provider.clusters.rayservice.blue_green.beside import told_apart
 from ray_provider.clusters.rayservice.blue_green.place import Place
 from ray_provider.clusters.rayservice.change import Change, change_of
 from ray_provider.clusters.rayservice.going_back import go_back
@@ -91,6 +92,8 @@ async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) ->
             async def parts_of(each: str) -> _Parts:
                 rendered, _ = await render(helm, wanted.renamed(each), kuberay, each, namespace, say)
                 service, beside = make(rendered, each, spec.options)
+                if spec.strategy == "blue_green":
+                    service, beside = told_apart(service, beside)
                 service["metadata"]["namespace"] = namespace
                 service["metadata"]["labels"] |= labels
                 for document in beside:
