@@ -162,7 +162,14 @@ test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform
 	@$(if $(filter all,$(AIRFLOW_RAY_TESTS)),$(BIN)/python -m tests.support.karpenter)
+	@$(if $(filter all,$(AIRFLOW_RAY_TESTS)),$(BIN)/python -m tests.support.trivy)
 	@scripts/isolated $(BIN)/python -m tests.infrastructure $(SHORT)
+
+.PHONY: test-trivy
+test-trivy: $(VENV)/.installed ## what Trivy says of the Terraform modules; its scanner is built once from its Go module
+	@echo "== Trivy"
+	@$(BIN)/python -m tests.support.trivy
+	@$(RUN) tests/infrastructure/test_trivy.py
 
 .PHONY: test-opentofu
 test-opentofu: $(VENV)/.installed ## the runner, the operators and a module on OpenTofu, built from its Go module
