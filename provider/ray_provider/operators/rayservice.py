@@ -46,7 +46,7 @@ class DeployRayService(BaseOperator):
     seconds and deletes nothing that serves; only a first deploy is deleted again. Returns a handle (``name``,
     ``namespace``, ``cluster``, ``url``, ``applications``), and leaves the address in XCom ``ray_serve_url``.
 
-    The cluster's arguments are those of ``SetupRayCluster``; further:
+    The cluster's arguments are those of ``SetupRayCluster``, which says more:
 
     :param conn_id: connection of type ``ray``.
     :param applications: what is served, as in Serve's configuration: ``[{"name": "recommender", "import_path":
@@ -55,6 +55,7 @@ class DeployRayService(BaseOperator):
     :param ray_service_yaml: manifest of a RayService, instead: a path, a URL, YAML text or a dict.
     :param ray_cluster_yaml: manifest of a RayCluster, for the cluster.
     :param name: of the RayService (47 characters at most); else the manifest's, else one made of DAG and task.
+    :param namespace: Kubernetes namespace; else the manifest's, the connection's, the kubeconfig's.
     :param strategy: ``auto``: what KubeRay does of the change. ``in_place``: a change that needs another cluster is
         refused. ``new_cluster``: a second cluster also where only applications change. ``blue_green``: the new version
         is a RayService of its own, ``NAME-blue`` or ``NAME-green``, beside the one that serves; a Service ``NAME``
@@ -67,10 +68,33 @@ class DeployRayService(BaseOperator):
         the answer ``status``, ``json``, ``text``; ``timeout_seconds``. If it fails, the version before is put back.
         With ``blue_green`` the new version has no traffic yet; else it has it by then.
     :param serve_url: where the service answers, if that is not its Kubernetes service as seen from here (an Ingress).
+    :param values: for the chart: a dict, YAML text, the path of a file, or a list of those (later ones win).
+    :param profile: one of the provider's profiles or a list of them, below ``values``.
+    :param infrastructure: the handle that ``SetupRayInfrastructure`` returned: the service is made on that Kubernetes.
+    :param infrastructure_values: values above the profile and below ``values``; unless given, those of
+        ``infrastructure``.
+    :param chart: ``ray-cluster`` (comes with the provider), a path, an ``oci://`` URL, or a name in ``chart_repo``.
+    :param chart_repo: URL of a chart repository.
+    :param chart_version: version of the chart; with ``@sha256:`` and the hash of its archive behind, it has to be that
+        one.
+    :param strict: refuse values that the chart does not know.
+    :param create_namespace: make the namespace if it is missing; a text is its Pod Security Standard. It stays.
+    :param kuberay_operator: ``require`` (an error if it is missing), ``install`` it then, or ``upgrade`` it also if it
+        is older.
+    :param kuberay_version: version of the operator's chart, if ``kuberay_operator`` has it installed.
+    :param operator_chart: path or ``oci://`` URL of the operator's chart, or its name in ``operator_chart_repo``.
+    :param operator_chart_repo: URL of its repository; KubeRay's unless given.
+    :param operator_values: for it.
+    :param operator_namespace: where it goes: ``kuberay-system`` unless given.
+    :param gpu_device_plugin_yaml: path or URL of a device plugin's manifest, installed if it is missing. It stays.
+    :param helm_path: Helm's executable; else the variable ``RAY_PROVIDER_HELM``, else ``helm`` on ``PATH``.
+    :param access: how the dashboard is reached (``proxy``, ``service``, ``ingress``, ``url``), if not as the connection
+        says.
     :param timeout_seconds: until it has to serve.
     :param scheduling_timeout_seconds: how long a pod may wait for a node, e.g. for one that is made on demand.
     :param keep_on_failure: leave a version that does not serve as it is, for inspection.
     :param deferrable: wait in the triggerer. Default: Airflow's setting ``[operators] default_deferrable``.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (
@@ -194,6 +218,7 @@ class DeployRayService(BaseOperator):
 
         :param context: of the task.
         :return: the service's handle, as data.
+        :raises RayProviderError: it can't work, or does not run as it should.
         """
         from ray_provider.clusters.rayservice.waiting import Deployed
 
@@ -215,6 +240,7 @@ class DeployRayService(BaseOperator):
         :param context: of the task.
         :param event: the trigger's.
         :return: the service's handle, as data.
+        :raises ServeError: it does not run.
         """
         from ray_provider.clusters.rayservice.waiting import Deployed
 
@@ -227,7 +253,12 @@ class DeployRayService(BaseOperator):
             )
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there."""
+        """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there.
+
+        :param next_method: that Airflow goes on with.
+        :param next_kwargs: of it: the trigger's event, or an error.
+        :param context: of the task.
+        """
         if next_method == _FAIL and not self.keep_on_failure:
             self._abandon(context, str((next_kwargs or {}).get("error", "")))
         return super().resume_execution(next_method, next_kwargs, context)
@@ -307,6 +338,7 @@ class DeleteRayService(BaseOperator):
         runs on; else the connection's.
     :param timeout_seconds: until all has to be gone.
     :param drain_seconds: with ``blue_green``: how long requests in flight have to end, before that.
+    :param kwargs: arguments of any operator.
     """
 
     template_fields: Sequence[str] = (
@@ -348,6 +380,7 @@ class DeleteRayService(BaseOperator):
 
         :param context: of the task.
         :return: whether there was one.
+        :raises ConfigurationError: the connection is to a Ray on this machine.
         """
         with errors_for_airflow():
             timeout = float(number("timeout_seconds", self.timeout_seconds, above=True) or 300.0)

@@ -64,6 +64,7 @@ class RayServiceSpec:
 def check_strategy(given: str) -> Strategy:
     """Make sure that there is such a strategy.
 
+    :param given: what somebody wrote.
     :raises ConfigurationError: there is none.
     """
     if given not in get_args(Strategy):
@@ -78,6 +79,10 @@ def check_strategy(given: str) -> Strategy:
 async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) -> Deployed:
     """Make the RayService, or change the one that is there. Does not wait for it.
 
+    :param access: to the Kubernetes cluster.
+    :param spec: what it is to be.
+    :param say: is given each line of progress.
+    :return: what was written, by which the deploy is waited for, proven or put back.
     :raises ConfigurationError: it can't work, or is somebody else's; nothing was changed.
     :raises ClusterError: it was not changed.
     """
@@ -134,7 +139,15 @@ class _Parts:
 
 
 class _Deploying:
-    """One deploy, as far as it writes."""
+    """One deploy, as far as it writes.
+
+    :param access: to the Kubernetes cluster.
+    :param kube: the same, connected.
+    :param spec: what it is to be.
+    :param parts: what the chart made of it.
+    :param place: of a version that is blue or green; ``None``: it is neither.
+    :param say: is given each line of progress.
+    """
 
     def __init__(
         self,
@@ -337,6 +350,7 @@ class _Deploying:
 async def finish(access: KubernetesAccess, deployed: Deployed) -> None:
     """Write down that a deploy is proven: the version before is kept no longer.
 
+    :param access: to the Kubernetes cluster.
     :param deployed: the deploy. Nothing is done where another one is at work since.
     """
     async with open_kube(access) as kube:

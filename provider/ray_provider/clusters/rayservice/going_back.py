@@ -37,6 +37,7 @@ async def go_back(
 ) -> str:
     """Put back what was there before a deploy. One that made the RayService deletes it again.
 
+    :param access: to the Kubernetes cluster.
     :param deployed: the deploy.
     :param wait: until the former version says that it runs, or nothing is left.
     :param how: the way to dashboards.

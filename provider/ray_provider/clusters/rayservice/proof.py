@@ -62,9 +62,14 @@ async def prove(
 ) -> tuple[RayServiceHandle, str]:
     """Ask the service, and let the version before go; one of two is not promoted by that.
 
+    :param access: to the Kubernetes cluster.
+    :param deployed: the deploy, which runs.
     :param cluster: name of the RayCluster that serves.
+    :param proof: how to ask it, and whose it is.
+    :param say: is told how the smoke test went.
     :return: the handle, and the address of the cluster's dashboard.
     :raises ServeFailedError: nobody answers, or not as expected.
+    :raises ConfigurationError: there is a smoke test, and nothing says where the applications answer.
     """
     async with open_kube(access) as kube:
         service = await kube.find(service_path(deployed.namespace, deployed.name))

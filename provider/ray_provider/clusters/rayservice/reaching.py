@@ -17,6 +17,8 @@ from ray_provider.serve.urls import serve_endpoint
 async def dashboard_of(access: KubernetesAccess, namespace: str, cluster: str, how: Any) -> RayEndpoint:
     """Give the endpoint of the dashboard of one of its clusters.
 
+    :param access: to the Kubernetes cluster.
+    :param namespace: of the RayService.
     :param cluster: name of the RayCluster.
     :param how: the way to it.
     """
@@ -37,6 +39,8 @@ async def serving_endpoint(
 ) -> RayEndpoint | None:
     """Give where the applications of a RayService answer; ``None``: that is not known from here.
 
+    :param access: to the Kubernetes cluster.
+    :param kube: the same, connected.
     :param service: the RayService.
     :param dashboard: of its cluster.
     :param how: the way to it.
@@ -59,6 +63,9 @@ async def endpoint_of(
 
     Ray's token is not for applications: it is left out.
 
+    :param access: to the Kubernetes cluster.
+    :param kube: the same, connected.
+    :param namespace: of the service.
     :param name: of the service.
     :param dashboard: of a cluster behind it.
     :param how: the way to it.

@@ -32,6 +32,9 @@ async def delete_service(
 
     No error where there is none.
 
+    :param access: to the Kubernetes cluster.
+    :param namespace: of the RayService.
+    :param name: of the RayService.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
     :param timeout: seconds until all has to be gone.
     :param say: gets lines of progress.

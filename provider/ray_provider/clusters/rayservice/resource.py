@@ -64,6 +64,7 @@ def serve_config_of(applications: Iterable[Mapping[str, Any]]) -> tuple[str, lis
 def read_serve_config(text: Any, source: str) -> tuple[dict[str, Any], list[str]]:
     """Read a ``serveConfigV2``: what is no YAML in it, KubeRay would tell by an event only, again and again.
 
+    :param text: YAML, as the manifest has it; may be anything.
     :param source: where it was read from, for messages.
     :return: the configuration, and lines of warning.
     :raises ConfigurationError: it can't work.
@@ -172,6 +173,7 @@ def make(rendered: Iterable[Json], name: str, options: RayServiceOptions) -> tup
 
     :param rendered: the chart's objects: one RayCluster among them.
     :param name: of the RayService.
+    :param options: of the service, as a person gave them.
     :return: the RayService, and the other objects: they are its dependents.
     :raises ConfigurationError: something in it can't work in a RayService.
     """
@@ -227,7 +229,10 @@ def _check(spec: Mapping[str, Any], own: Mapping[str, Any]) -> None:
 
 
 def revision_of(spec: Mapping[str, Any]) -> str | None:
-    """Give the mark of a RayService's spec by which a new cluster was asked for, if there is one."""
+    """Give the mark of a RayService's spec by which a new cluster was asked for, if there is one.
+
+    :param spec: of the RayService.
+    """
     metadata = ((spec["rayClusterConfig"]["headGroupSpec"].get("template") or {}).get("metadata")) or {}
     found = (metadata.get("annotations") or {}).get(REVISION)
     return str(found) if found else None

@@ -23,7 +23,11 @@ _LENGTH = 400
 
 
 def gone(namespace: str, name: str) -> ServeError:
-    """Make the error of a RayService that somebody has deleted."""
+    """Make the error of a RayService that somebody has deleted.
+
+    :param namespace: of the RayService.
+    :param name: of the RayService.
+    """
     return ServeError(
         f"The RayService {namespace}/{name} was deleted while it was waited for.",
         hint="Somebody deleted it. Clear the task to deploy it anew.",
@@ -35,6 +39,8 @@ def gone(namespace: str, name: str) -> ServeError:
 def refusal(state: RayServiceState, namespace: str, cause: str) -> RayProviderError:
     """Make the error of a state that waiting does not mend.
 
+    :param state: the RayService as it is now.
+    :param namespace: of the RayService.
     :param cause: as it was judged.
     """
     where, hint = f"{namespace}/{state.name}", f"kubectl -n {namespace} describe rayservice {state.name}"
@@ -65,7 +71,11 @@ def refusal(state: RayServiceState, namespace: str, cause: str) -> RayProviderEr
 
 
 def unnoticed(where: str, seconds: float) -> ClusterFailedError:
-    """Make the error of a RayService that no operator looks at."""
+    """Make the error of a RayService that no operator looks at.
+
+    :param where: namespace and name.
+    :param seconds: since it was written.
+    """
     return ClusterFailedError(
         f"No KubeRay operator has taken notice of the RayService {where} for {seconds:.0f} s: it does not run, or does "
         "not watch this namespace.",
@@ -76,7 +86,11 @@ def unnoticed(where: str, seconds: float) -> ClusterFailedError:
 
 
 def ignored(where: str, cluster: str) -> ConfigurationError:
-    """Make the error of a changed cluster that KubeRay makes no second one for: it says Ready all the same."""
+    """Make the error of a changed cluster that KubeRay makes no second one for: it says Ready all the same.
+
+    :param where: namespace and name.
+    :param cluster: name of the RayCluster that goes on.
+    """
     return ConfigurationError(
         f"KubeRay makes no second cluster for the RayService {where}, and leaves its change out: {cluster} goes on as "
         "it was.",
@@ -89,6 +103,8 @@ def ignored(where: str, cluster: str) -> ConfigurationError:
 async def of_pods(kube: Kube, namespace: str, cluster: str) -> str:
     """Say what is wrong with the pods of a cluster; empty: nothing that is known.
 
+    :param kube: where.
+    :param namespace: of the cluster.
     :param cluster: name of the RayCluster.
     """
     if not cluster:
@@ -111,6 +127,8 @@ class Told:
     async def news(self, kube: Kube, namespace: str, uid: str, since: float) -> list[str]:
         """Give what is new, in KubeRay's words. Nothing where events can't be read: then less is known.
 
+        :param kube: where.
+        :param namespace: of the RayService.
         :param uid: of the RayService.
         :param since: (seconds since 1970) what is older is of a version before.
         """

@@ -97,6 +97,9 @@ async def wait_deployed(
 ) -> str:
     """Wait until all applications run as they were written, and KubeRay has nothing left to do.
 
+    :param access: to the Kubernetes cluster.
+    :param deployed: what was written.
+    :param options: until when, and how long its parts may take.
     :param how: the way to dashboards.
     :param say: gets a line when something changes.
     :return: name of the RayCluster that serves.
@@ -113,7 +116,15 @@ async def wait_deployed(
 
 
 class _Waiting:
-    """Looks at one RayService until it serves."""
+    """Looks at one RayService until it serves.
+
+    :param access: to the Kubernetes cluster.
+    :param kube: the same, connected.
+    :param deployed: what was written.
+    :param options: until when, and how long its parts may take.
+    :param how: the way to dashboards.
+    :param say: gets a line when something changes.
+    """
 
     def __init__(
         self, access: KubernetesAccess, kube: Kube, deployed: Deployed, options: WaitOptions, how: Any, say: Say

@@ -14,7 +14,11 @@ _CONFLICT, _NOT_FOUND = 409, 404
 
 
 def service_path(namespace: str, name: str) -> str:
-    """Give the path of a RayService."""
+    """Give the path of a RayService.
+
+    :param namespace: of the RayService.
+    :param name: of the RayService.
+    """
     return path_of("rayservices", namespace, name, api=RAY)
 
 
@@ -25,10 +29,12 @@ async def replace_spec(
 
     A merge would leave in what the new spec does not say.
 
+    :param kube: where.
     :param document: the RayService, as it was read.
     :param spec: the new one.
     :param notes: annotations; ``None``: it goes.
     :param dry: have it checked only.
+    :return: the RayService as it is then.
     :raises KubernetesError: it was changed meanwhile (409), or is refused.
     """
     meta = document["metadata"]
@@ -57,7 +63,12 @@ async def replace_spec(
 async def annotate(kube: Kube, namespace: str, name: str, notes: Mapping[str, str | None]) -> Json:
     """Change annotations of a RayService.
 
+    :param kube: where.
+    :param namespace: of the RayService.
+    :param name: of the RayService.
     :param notes: by name; ``None``: it goes.
+    :return: the RayService as it is then.
+    :raises KubernetesError: it is not there (404), or we may not change it.
     """
     return await kube.merge(service_path(namespace, name), {"metadata": {"annotations": dict(notes)}})
 
@@ -65,6 +76,10 @@ async def annotate(kube: Kube, namespace: str, name: str, notes: Mapping[str, st
 async def put_beside(kube: Kube, namespace: str, document: Json, service: Json, label: str) -> Json | None:
     """Make an object that Kubernetes deletes together with a RayService, or change the one that is there.
 
+    :param kube: where.
+    :param namespace: for a document that names none.
+    :param document: the object.
+    :param service: the RayService, as it was read.
     :param label: says whose it is.
     :return: what was there before, if that was changed.
     :raises KubernetesError: it is somebody else's (409).
@@ -87,17 +102,26 @@ async def put_beside(kube: Kube, namespace: str, document: Json, service: Json, 
 
 
 def plain(document: Json) -> Json:
-    """Give an object as it would be made again: without what Kubernetes has added."""
+    """Give an object as it would be made again: without what Kubernetes has added.
+
+    :param document: as it was read.
+    """
     meta = document["metadata"]
     kept = {key: meta[key] for key in ("name", "namespace", "labels", "annotations") if meta.get(key)}
     return {**{key: value for key, value in document.items() if key != "status"}, "metadata": kept}
 
 
 def is_conflict(error: KubernetesError) -> bool:
-    """Whether it was changed, or made, by somebody else at the same moment."""
+    """Whether it was changed, or made, by somebody else at the same moment.
+
+    :param error: of a request that was to change it.
+    """
     return error.status == _CONFLICT and error.data.get("cause") != "not ours"
 
 
 def is_missing(error: KubernetesError) -> bool:
-    """Whether it is not there."""
+    """Whether it is not there.
+
+    :param error: of a request that was about it.
+    """
     return error.status == _NOT_FOUND

@@ -96,6 +96,7 @@ def named_service(operator: Any, context: Context) -> Named:
 def refuse_local(hook: RayHook) -> None:
     """Refuse a connection to a Ray on this machine: a RayService is KubeRay's.
 
+    :param hook: of the connection.
     :raises ConfigurationError: it is one.
     """
     if hook.config.backend == "local":
@@ -108,7 +109,10 @@ def refuse_local(hook: RayHook) -> None:
 
 
 def service_owner(context: Context) -> dict[str, Any]:
-    """Give whose a RayService is: a task of a DAG, over all of its runs."""
+    """Give whose a RayService is: a task of a DAG, over all of its runs.
+
+    :param context: of the task.
+    """
     return {key: value for key, value in owner_of(context).items() if key != "run_id"}
 
 

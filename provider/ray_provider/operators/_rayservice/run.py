@@ -48,7 +48,10 @@ class RayServiceRun:
         self._steps = Steps(grace=_GRACE_SECONDS, handler=_HANDLER_SECONDS)
 
     def say(self, line: str) -> None:
-        """Log a line of progress."""
+        """Log a line of progress.
+
+        :param line: that begins with ``WARNING:`` if it is one.
+        """
         tell(self.log, line)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
