@@ -130,7 +130,8 @@ async def served(pair: Pair, dashboard, path=V1, *, run="run-1", **further):
 
 
 async def test_a_version_is_made_beside_the_one_that_serves_and_has_no_traffic_until_it_is_promoted(pair, dashboard):
-    deployed, handle = await proven(pair, dashboard)
+    code = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "code"}, "data": {"m.py": "v1"}}
+    deployed, handle = await proven(pair, dashboard, given={**OPEN, "extraObjects": [code]})
     assert (deployed.name, deployed.service, handle.name, handle.version) == (BLUE, "shop", "shop", BLUE)
     front = pair.front()
     assert front["spec"]["selector"] == NOBODY
@@ -143,8 +144,11 @@ async def test_a_version_is_made_beside_the_one_that_serves_and_has_no_traffic_u
     assert pair.named() == [BLUE], "from here on, KubeRay keeps it right"
     assert UPDATE not in pair.there(BLUE)["metadata"]["annotations"]
 
-    second, handle = await proven(pair, dashboard, V2, run="run-2")
+    other = {**OPEN, "extraObjects": [{**code, "data": {"m.py": "v2"}}]}
+    second, handle = await proven(pair, dashboard, V2, run="run-2", given=other)
     assert second.name == GREEN
+    for name, text in ((BLUE, "v1"), (GREEN, "v2")):
+        assert pair.kubernetes.get("configmap", f"{name}-code", "-n", pair.namespace)["data"] == {"m.py": text}
     assert (pair.selector()["ray.io/cluster"], pair.named()) == (f"{BLUE}-a", [BLUE])
     assert pair.there(BLUE)["spec"]["serveConfigV2"].endswith("m:v1\n"), "what serves is left as it is"
     await finish(pair.access, second)
