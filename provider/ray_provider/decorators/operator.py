@@ -17,10 +17,11 @@ from airflow.providers.common.compat.sdk import DecoratedOperator
 
 from ray_provider._compat import AirflowFailException, AirflowSkipException, redact
 from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
-from ray_provider.decorators.storage import ResultStore
+from ray_provider.decorators.storage import reference_of
 from ray_provider.decorators.values import materialize
 from ray_provider.decorators.xcom import without_nan
 from ray_provider.exceptions import ConfigurationError, JobError, RayApiError, RayConnectionError, RayProviderError
+from ray_provider.operators._job.storage import ObjectStore, as_text
 from ray_provider.operators.job import SubmitRayJob
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         arguments: dict[str, Any] = {"entrypoint": ENTRYPOINT, "num_cpus": 1, **_OWN, **settings, **kwargs}
         self.allow_pickle_results = arguments.pop("allow_pickle_results")
         self.max_result_bytes = arguments.pop("max_result_bytes")
-        self.result_path = _as_text(arguments.pop("result_path"))
+        self.result_path = as_text(arguments.pop("result_path"))
         self.lenient_results = arguments.pop("lenient_results")
         self.send = arguments.pop("send")
         self.ray_job = arguments.pop("ray_job")
@@ -233,7 +234,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         store = self._store()
         if store is None:
             raise RayProviderError(f"Job {outcome.submission_id} gives a reference, but there is no result_path.")
-        reference = store.reference(outcome.submission_id, found.value)
+        reference = reference_of(store, outcome.submission_id, found.value)
         self.log.info("The result is at %s (%s bytes).", reference["path"], f"{reference.get('bytes'):,}")
         return reference
 
@@ -276,7 +277,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             self.cluster = None  # it names another one than its group's, after all
         for name, value in made.items():
             if name not in self._given:
-                setattr(self, _ATTRIBUTES.get(name, name), _as_text(value) if name == "result_path" else value)
+                setattr(self, _ATTRIBUTES.get(name, name), as_text(value) if name == "result_path" else value)
 
     def _packed_for(self, theirs: str) -> PackedCall:
         """Pack the function as source for another version of Python, or say that and why it can't be."""
@@ -308,8 +309,8 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             return failed
         return raised
 
-    def _store(self) -> ResultStore | None:
-        return ResultStore.parse(self.result_path) if self.result_path else None
+    def _store(self) -> ObjectStore | None:
+        return ObjectStore.parse(self.result_path) if self.result_path else None
 
     def _fetch(self, run: JobRun, outcome: JobOutcome) -> FunctionResult:
         from ray_provider.functions.results import decode
@@ -324,11 +325,6 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         # Only texts are hidden in: what else the error says (None, False) has to stay what it is.
         hidden = {name: redact(value) if isinstance(value, str) else value for name, value in found.error.items()}
         return replace(found, error=hidden)
-
-
-def _as_text(path: Any) -> Any:
-    """Give an ``ObjectStoragePath`` as text, so that templates in it are rendered."""
-    return str(path) if hasattr(path, "protocol") else path
 
 
 async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int) -> bytes:

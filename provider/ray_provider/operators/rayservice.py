@@ -16,7 +16,8 @@ from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
 from ray_provider.operators._cluster.common import where_is
 from ray_provider.operators._job.arguments import deadline_of, number
 from ray_provider.operators._job.memory import left_before
-from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, named_service, refuse_local
+from ray_provider.operators._job.storage import as_text
+from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, named_service, proof_of, refuse_local
 from ray_provider.operators._rayservice.run import RayServiceRun
 from ray_provider.triggers import failure
 from ray_provider.triggers.rayservice import RayServiceTrigger
@@ -50,8 +51,10 @@ class DeployRayService(BaseOperator):
 
     :param conn_id: connection of type ``ray``.
     :param applications: what is served, as in Serve's configuration: ``[{"name": "recommender", "import_path":
-        "model:app", "route_prefix": "/", "deployments": [{"name": "Model", "num_replicas": 2}]}]``. Code lies
-        in the image or in object storage: the service starts again without the task.
+        "model:app", "route_prefix": "/", "deployments": [{"name": "Model", "num_replicas": 2}]}]``.
+    :param package_path: folder in object storage (``s3://bucket/code``, with a connection ``s3://conn_id@bucket/code``)
+        for code of ``applications`` on this machine: clusters fetch it there without the task. Packages stay there.
+    :param allow_in_package: files in the packages that are meant, although they look like secrets.
     :param ray_service_yaml: manifest of a RayService, instead: a path, a URL, YAML text or a dict.
     :param ray_cluster_yaml: manifest of a RayCluster, for the cluster.
     :param name: of the RayService (47 characters at most); else the manifest's, else one made of DAG and task.
@@ -100,6 +103,7 @@ class DeployRayService(BaseOperator):
     template_fields: Sequence[str] = (
         "conn_id",
         "applications",
+        "package_path",
         "ray_service_yaml",
         "ray_cluster_yaml",
         "name",
@@ -126,11 +130,8 @@ class DeployRayService(BaseOperator):
         "scheduling_timeout_seconds",
     )
     template_fields_renderers: ClassVar[dict[str, str]] = {
-        "applications": "json",
-        "smoke_test": "json",
-        "ray_service_yaml": "yaml",
-        "ray_cluster_yaml": "yaml",
-        "values": "yaml",
+        **dict.fromkeys(("applications", "smoke_test"), "json"),
+        **dict.fromkeys(("ray_service_yaml", "ray_cluster_yaml", "values"), "yaml"),
     }
     operator_extra_links = (RayDashboardLink(),)
     ui_color = "#d6f0ff"
@@ -140,6 +141,8 @@ class DeployRayService(BaseOperator):
         *,
         conn_id: str = RayHook.default_conn_name,
         applications: list[dict[str, Any]] | str | None = None,
+        package_path: Any = None,
+        allow_in_package: Sequence[str] = (),
         ray_service_yaml: str | dict[str, Any] | None = None,
         ray_cluster_yaml: str | dict[str, Any] | None = None,
         name: str | None = None,
@@ -177,6 +180,8 @@ class DeployRayService(BaseOperator):
         super().__init__(**kwargs)
         self.conn_id = conn_id
         self.applications = applications
+        self.package_path = as_text(package_path)
+        self.allow_in_package = allow_in_package
         self.ray_service_yaml = ray_service_yaml
         self.ray_cluster_yaml = ray_cluster_yaml
         self.name = name
@@ -228,10 +233,9 @@ class DeployRayService(BaseOperator):
             deadline = deadline_of(context, wanted.timeout_seconds, self.execution_timeout)
             run = self._new_run()
             found = run.deploy(wanted, deadline, defer=self.deferrable)
-            if isinstance(found, Deployed):
-                self._defer(context, found, wanted, deadline)
-            else:
+            if not isinstance(found, Deployed):
                 return self._done(context, run, found)
+            self._defer(context, found, wanted, deadline)
             raise AssertionError("unreachable: a deferral raises")
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
@@ -247,10 +251,8 @@ class DeployRayService(BaseOperator):
         with errors_for_airflow():
             if event["status"] == "failed":
                 raise failure.read(event["error"], ServeError)
-            wanted, run = deploy_of(self, context), self._new_run()
-            return self._done(
-                context, run, run.conclude(Deployed(**event["service"]), str(event["cluster"]), wanted.proof)
-            )
+            proof, run = proof_of(self, context), self._new_run()
+            return self._done(context, run, run.conclude(Deployed(**event["service"]), str(event["cluster"]), proof))
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Go on after a deferral. Where the trigger failed or timed out, nobody watches it: put back what was there.

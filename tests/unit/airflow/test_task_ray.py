@@ -23,12 +23,12 @@ from airflow.sdk.exceptions import AirflowFailException, TaskDeferred
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.decorators import ray, read_reference
 from ray_provider.decorators.operator import RayDecoratedOperator
-from ray_provider.decorators.storage import ResultStore
 from ray_provider.exceptions import ClusterError, ConfigurationError, JobError, RayProviderError
 from ray_provider.functions import payload
 from ray_provider.functions.results import result_file
 from ray_provider.hooks import RayHook, own_cluster
 from ray_provider.operators import SubmitRayJob
+from ray_provider.operators._job.storage import ObjectStore
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(120)]
 
@@ -534,7 +534,7 @@ def test_a_mangled_error_is_told_as_such(dashboard, context, error):
     ],
 )
 def test_a_path_is_an_address_for_the_cluster_and_a_connection_for_tasks(path, url, conn_id):
-    assert ResultStore.parse(path) == ResultStore(url, conn_id)
+    assert ObjectStore.parse(path) == ObjectStore(url, conn_id)
 
 
 def test_a_relative_path_is_refused_before_anything_is_sent(dashboard, context):
@@ -566,7 +566,7 @@ def measure(data):
 
 def test_altered_arguments_in_object_storage_are_not_read(dashboard, context, tmp_path, monkeypatch):
     monkeypatch.setattr(payload, "MAX_PACKAGE_BYTES", 200_000)
-    monkeypatch.setattr(ResultStore, "write", written_by_somebody_else(ResultStore.write))
+    monkeypatch.setattr(ObjectStore, "write", written_by_somebody_else(ObjectStore.write))
     run_for_real(dashboard, tmp_path)
     with pytest.raises(RayProviderError, match="it was altered, or cut short"):
         operator(measure, os.urandom(300_000), result_path=f"file://{tmp_path}/store").execute(context)

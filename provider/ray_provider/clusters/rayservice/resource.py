@@ -31,6 +31,8 @@ _DEFAULT_NAME = "default"
 _OWN_KEYS = ("name", "import_path", "route_prefix", "args", "runtime_env", "deployments")
 #: What is on the machine of the worker, and not on the cluster.
 _REMOTE = "://"
+#: Packages in a cluster's head.
+_LOST = "gcs://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +113,7 @@ def _checked(given: Any, source: str) -> tuple[list[ServeApplication], list[str]
             field="applications",
         )
     found = [_application(one) for one in given]
-    lines = [line for one in found for line in one.validate()]
+    lines = [line for one in found for line in (*one.validate(), *_check_code(one))]
     for what, values in (("name", [one.name for one in found]), ("route_prefix", [one.route_prefix for one in found])):
         twice = sorted({value for value in values if value is not None and values.count(value) > 1})
         if twice:
@@ -120,8 +122,6 @@ def _checked(given: Any, source: str) -> tuple[list[ServeApplication], list[str]
                 hint=f"Give each its own {what}.",
                 field="applications",
             )
-    for one in found:
-        _refuse_local(one)
     return found, lines
 
 
@@ -137,23 +137,33 @@ def _application(given: Mapping[str, Any]) -> ServeApplication:
     )
 
 
-def _refuse_local(application: ServeApplication) -> None:
-    """Refuse code that lies on this machine: a head that starts again would not have it."""
+def _check_code(application: ServeApplication) -> list[str]:
+    """Refuse code that a head which starts again would not have, or that Ray can't fetch.
+
+    :return: lines of warning.
+    """
+    from ray_provider.jobs.submit import runtime_env
+
     options = [one.get("ray_actor_options") for one in application.deployments]
     environments = [application.runtime_env, *(one.get("runtime_env") for one in options if isinstance(one, Mapping))]
+    lines = []
     for environment in environments:
         if not isinstance(environment, Mapping):
             continue
         modules = environment.get("py_modules") or ()
         for path in (environment.get("working_dir"), *(modules if isinstance(modules, list | tuple) else ())):
-            if isinstance(path, str) and path and _REMOTE not in path:
+            if isinstance(path, str) and path and (_REMOTE not in path or path.startswith(_LOST)):
+                where = "in a cluster" if path.startswith(_LOST) else "on this machine"
                 raise ConfigurationError(
-                    f"The application {application.name!r} names code on this machine ({path}). A RayService starts "
+                    f"The application {application.name!r} names code {where} ({path}). A RayService starts "
                     "again without this task: what had been uploaded to the head of its cluster would be lost with it.",
-                    hint="Put the code into the image, or into object storage: runtime_env={'working_dir': "
-                    "'s3://bucket/code.zip'}. DeployServeApplication uploads code to a cluster that runs.",
+                    hint="Give package_path='s3://bucket/code': the code of `applications` is packed and put there. Or "
+                    "put it into the image, or into object storage: runtime_env={'working_dir': "
+                    "'s3://bucket/code.zip'}.",
                     field="runtime_env",
                 )
+        lines += runtime_env.check(environment)
+    return lines
 
 
 def application_configs(serve_config: str) -> list[dict[str, Any]]:

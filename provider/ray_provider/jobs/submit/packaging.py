@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
 from ray_provider.exceptions import ConfigurationError
@@ -19,10 +19,28 @@ from ray_provider.jobs.submit import requirements
 from ray_provider.jobs.submit.runtime_env import ARCHIVES, SCHEMES
 
 if TYPE_CHECKING:
-    from ray_provider.jobs.client import RayJobsClient
     from ray_provider.jobs.submit.archive import Package
 
 log = logging.getLogger(__name__)
+
+
+class Packages(Protocol):
+    """What keeps packages for a cluster: its dashboard (``RayJobsClient``), or something beside it."""
+
+    async def package_exists(self, uri: str) -> bool:
+        """Whether it is there.
+
+        :param uri: such as ``gcs://_ray_pkg_0123.zip``.
+        """
+        ...
+
+    async def upload_package(self, uri: str, path: Path) -> None:
+        """Take a file as a package.
+
+        :param uri: the name it gets.
+        :param path: of the file.
+        """
+        ...
 
 
 def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
@@ -44,7 +62,7 @@ def needs_packaging(runtime_env: Mapping[str, Any] | None) -> bool:
 
 
 async def package_runtime_env(
-    client: RayJobsClient,
+    client: Packages,
     runtime_env: Mapping[str, Any],
     *,
     allow: Sequence[str] = (),
@@ -55,7 +73,7 @@ async def package_runtime_env(
     What the cluster has already is not uploaded again. The caller's mapping is left as it is. All is checked before
     the first upload.
 
-    :param client: an open client.
+    :param client: what keeps packages, such as an open client.
     :param runtime_env: as the user gave it.
     :param allow: files in the packages that are meant, though they look like secrets or are links that lead out.
     :param warn: told of the others.
@@ -138,7 +156,7 @@ class _Upload:
 
         return warning_of(self._package, allow) if self._package is not None else None
 
-    async def send(self, client: RayJobsClient, warn: Callable[[str], None]) -> str:
+    async def send(self, client: Packages, warn: Callable[[str], None]) -> str:
         """Upload it unless the cluster has it, and give the name that it got.
 
         The cluster keeps packages by their names, for jobs that come later too. So a name has to tell what is in the

@@ -129,7 +129,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
 
     how = cast("How", operator.access or operator.hook.config.access)
     manifest = _manifest(operator, context)
-    serve_config = manifest.serve_config if manifest is not None else _serve_config(operator)
+    serve_config = manifest.serve_config if manifest is not None else _serve_config(operator, context)
     owner = service_owner(context)
     cluster = cluster_spec(
         operator,
@@ -163,6 +163,16 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
         timeout_seconds=_TIMEOUT if timeout is None else float(timeout),
         scheduling_seconds=300.0 if scheduling is None else float(scheduling),
     )
+
+
+def proof_of(operator: Any, context: Context) -> Proof:
+    """Read what is asked of a service before it counts; what is served, and its code, is not looked at again.
+
+    :param operator: ``DeployRayService``.
+    :param context: of the task.
+    """
+    how = cast("How", operator.access or operator.hook.config.access)
+    return _proof(operator, service_owner(context), how)
 
 
 def _proof(operator: Any, owner: Mapping[str, Any], how: How) -> Proof:
@@ -204,7 +214,7 @@ def _manifest(operator: Any, context: Context) -> RayServiceManifest | None:
     return found
 
 
-def _serve_config(operator: Any) -> str:
+def _serve_config(operator: Any, context: Context) -> str:
     from ray_provider.clusters.rayservice.resource import serve_config_of
 
     given = operator.applications
@@ -221,6 +231,10 @@ def _serve_config(operator: Any) -> str:
             hint='Give applications=[{"name": "recommender", "import_path": "model:app"}], or ray_service_yaml.',
             field="applications",
         )
+    if operator.package_path:
+        from ray_provider.operators._rayservice.packages import with_packages
+
+        given = with_packages(operator, given, folders_of(context))
     text, lines = serve_config_of(given)
     for line in lines:
         operator.log.warning("%s", line)
