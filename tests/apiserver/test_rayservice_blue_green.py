@@ -239,6 +239,7 @@ async def test_a_service_that_somebody_deletes_is_known_by_who_named_it(pair, da
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 async def test_what_does_not_serve_gets_no_traffic(pair, dashboard):
     await served(pair, dashboard)
     second, handle = await proven(pair, dashboard, V2, run="run-2")
