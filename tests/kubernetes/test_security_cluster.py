@@ -39,18 +39,20 @@ GCS, DASHBOARD, METRICS, SERVE = 6379, 8265, 8080, 8000
 # "timeout" is what a policy does; "refused" has arrived at the pod, where nobody listens.
 KNOCK = """
 import json, socket, sys
-found = {}
-for name, host, port in json.loads(sys.argv[1]):
+from concurrent.futures import ThreadPoolExecutor
+def knock(door):
     try:
-        socket.create_connection((host, port), timeout=2.0).close()
-        found[name] = 'open'
+        socket.create_connection(door, timeout=2.0).close()
+        return 'open'
     except TimeoutError:
-        found[name] = 'timeout'
+        return 'timeout'
     except ConnectionRefusedError:
-        found[name] = 'refused'
+        return 'refused'
     except OSError as error:
-        found[name] = repr(error)
-print(json.dumps(found))
+        return repr(error)
+doors = {name: (host, port) for name, host, port in json.loads(sys.argv[1])}
+with ThreadPoolExecutor(len(doors)) as pool:
+    print(json.dumps(dict(zip(doors, pool.map(knock, doors.values())))))
 """
 
 
@@ -86,6 +88,8 @@ class Stage:
             "dashboard": (head, DASHBOARD),
             "head's metrics": (head, METRICS),
             "gcs": (head, GCS),
+            "head's Serve": (head, SERVE),
+            "worker's Serve": (worker, SERVE),
             "worker's metrics": (worker, METRICS),
             "worker's other port": (worker, 9999),
         }
@@ -128,12 +132,14 @@ def stage(kubernetes: Kubernetes, space: str) -> Iterator[Stage]:
     with ExitStack() as stack:
         named = stack.enter_context(kubernetes.namespace("named"))
         other = stack.enter_context(kubernetes.namespace("other"))
+        callers = stack.enter_context(kubernetes.namespace("callers"))
         operators = stack.enter_context(kubernetes.namespace("operators"))
-        given = values(HEAD_AND_WORKER, **policy_values(named, operators))
+        given = values(HEAD_AND_WORKER, **policy_values(named, callers, operators))
         handle = asyncio.run(scene.set_up(scene.spec(given, name=NAME), timeout_seconds=240.0))
         visitors = {
             "same namespace": (space, {}),
             "named namespace": (named, {}),
+            "named for Serve": (callers, {}),
             "another namespace": (other, {}),
             "operator": (operators, {"app.kubernetes.io/name": "kuberay-operator"}),
             "beside the operator": (operators, {}),
@@ -154,10 +160,13 @@ def stage(kubernetes: Kubernetes, space: str) -> Iterator[Stage]:
             asyncio.run(scene.delete(handle))
 
 
-def policy_values(named: str, operators: str) -> dict:
-    peer = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": named}}}
+def policy_values(named: str, callers: str, operators: str) -> dict:
+    def peer(namespace: str) -> dict:
+        return {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": namespace}}}
+
     return {
-        "networkPolicy__allowFrom": [peer],
+        "networkPolicy__allowFrom": [peer(named)],
+        "serve__allowFrom": [peer(callers)],
         "networkPolicy__operator__namespaces": [operators],
         "networkPolicy__apiServer__cidrs": [API_SERVER],
     }
@@ -173,8 +182,10 @@ def test_what_reaches_the_cluster_and_what_does_not(stage):
     who_gets_what = {
         "same namespace": PUBLIC,
         "named namespace": PUBLIC,
+        # Serve asks for no token: its port is for these alone, not even for the cluster's own namespace.
+        "named for Serve": {"head's Serve", "worker's Serve"},
         "another namespace": set(),
-        "operator": {"dashboard", "head's metrics"},
+        "operator": {"dashboard", "head's metrics", "head's Serve"},
         "beside the operator": set(),
         "false head": set(),
     }
