@@ -172,7 +172,6 @@ def policy_values(named: str, callers: str, operators: str) -> dict:
     }
 
 
-ALL = {"dashboard", "head's metrics", "gcs", "worker's metrics", "worker's other port"}
 PUBLIC = {"dashboard", "head's metrics", "worker's metrics"}
 REACHED = {"open", "refused"}
 
