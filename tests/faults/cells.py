@@ -22,6 +22,7 @@ import psutil
 
 from ray_provider.testing import AirflowStack
 from tests.support.gate import Gate
+from tests.support.logs import begun_log
 from tests.support.ray_head import RayHead
 
 FINAL = {"SUCCEEDED", "FAILED", "STOPPED"}
@@ -85,7 +86,7 @@ class Case:
         return jobs_of(self.ray, self.run_id)
 
     def log(self, try_number: int = 1) -> str:
-        return self.stack.client.log_text(self.dag, self.run_id, self.task, try_number=try_number)
+        return begun_log(self.stack.client, self.dag, self.run_id, self.task, try_number=try_number)
 
     def lines(self, try_number: int = 1) -> list[str]:
         return [line.strip() for line in self.log(try_number).splitlines()]

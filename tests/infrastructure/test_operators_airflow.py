@@ -13,6 +13,7 @@ import pytest
 
 from ray_provider.testing import AirflowStack
 from tests.infrastructure.runner_modules import Module, make_module, wait_for
+from tests.support.logs import begun_log
 from tests.support.terraform import need_terraform
 
 SECRET = "planted-in-a-connection-4711"
@@ -72,7 +73,7 @@ def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, modul
     client.wait_task("infrastructure_killed", run_id, "set_up", state="running", timeout=120)
     client.wait_until(
         "Terraform is in the middle of its apply",
-        lambda: "terraform_data.slow[0]: creating" in client.log_text("infrastructure_killed", run_id, "set_up"),
+        lambda: "terraform_data.slow[0]: creating" in begun_log(client, "infrastructure_killed", run_id, "set_up"),
         timeout=120,
     )
     assert lock.exists()

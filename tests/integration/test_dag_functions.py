@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from ray_provider.testing import AirflowStack
+from tests.support.logs import begun_log
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples" / "dags"
@@ -268,7 +269,7 @@ def test_a_function_that_is_killed_stops_on_ray(stack, token_ray_head):
     client.wait_task("functions_stuck", run_id, "never_ends", state="running", timeout=120)
     client.wait_until(
         "the function runs",
-        lambda: "it has begun" in client.log_text("functions_stuck", run_id, "never_ends"),
+        lambda: "it has begun" in begun_log(client, "functions_stuck", run_id, "never_ends"),
         timeout=120,
     )
     jobs = [job for job in token_ray_head.jobs() if (job["metadata"] or {}).get("airflow_dag_id") == "functions_stuck"]

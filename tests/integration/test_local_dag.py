@@ -14,6 +14,7 @@ from ray_provider.clusters.local.head import MARK
 from ray_provider.clusters.local.processes import family
 from ray_provider.clusters.local.state import LocalPaths
 from ray_provider.testing import AirflowStack
+from tests.support.logs import begun_log
 from tests.support.reaping import reap
 from tests.support.snippets import snippets
 
@@ -158,7 +159,7 @@ def test_a_model_is_deployed_updated_and_deleted(stack):
     client.wait_task("serves", run_id, "asked", state="success", timeout=300)
     client.wait_until(
         "the slow one is watched by its trigger",
-        lambda: "Application 'greeter': DEPLOYING" in client.log_text("serves", run_id, "slow"),
+        lambda: "Application 'greeter': DEPLOYING" in begun_log(client, "serves", run_id, "slow"),
         timeout=90,
     )
     client.set_state("serves", run_id, "slow", "failed")

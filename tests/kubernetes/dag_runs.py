@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray_provider.testing import AirflowApiError, AirflowStack
+from ray_provider.testing import AirflowStack
 from tests.support.kubernetes import Kubernetes, until
+from tests.support.logs import begun_log
 
 
 @contextmanager
@@ -63,12 +64,7 @@ class Case:
 
     def begun_log(self, try_number: int = 1) -> str:
         """Give the log of a try, empty until there is one."""
-        try:
-            return self.log(try_number)
-        except AirflowApiError as error:
-            if error.status != 404:
-                raise
-            return ""
+        return begun_log(self.client, self.dag, self.run, "job", try_number=try_number)
 
     def ends(self, state: str, timeout: float = 200) -> None:
         self.client.wait_run(self.dag, self.run, state=state, timeout=timeout)

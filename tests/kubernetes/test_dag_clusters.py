@@ -12,6 +12,7 @@ from ray_provider.testing import AirflowStack
 from tests.kubernetes.clusters import operator_runs
 from tests.kubernetes.dag_runs import airflow, left
 from tests.support.kubernetes import Kubernetes, until
+from tests.support.logs import begun_log
 from tests.support.reaping import reap
 
 pytestmark = pytest.mark.timeout(400)
@@ -61,7 +62,7 @@ def stuck_runs(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> dict[
     dag, run = "ray_stuck_deferred", runs["ray_stuck_deferred"]
     stack.client.wait_task(dag, run, "setup", state="deferred", timeout=90)
     # A trigger that has not begun can do nothing about it: Airflow forgets it.
-    until(lambda: "head waiting for a node" in stack.client.log_text(dag, run, "setup"), 60, "trigger", every=1)
+    until(lambda: "head waiting for a node" in begun_log(stack.client, dag, run, "setup"), 60, "trigger", every=1)
     until(lambda: len(kubernetes.get("pods", "-n", place)["items"]) == 2, 90, "both clusters' pods")
     for each, run in runs.items():
         assert kubernetes.exists("rayclusters", "-n", place, "-l", f"airflow-ray/dag_id={each}")
@@ -183,6 +184,6 @@ def test_what_was_ended_before_anything_watched_it_is_found_and_deleted(kubernet
     assert "1 of 1 deleted." in reap(stack, "--conn-id", "kube", "--delete")
     assert len(names()) == 1
     stack.start_component("triggerer")
-    until(lambda: "head waiting for a node" in stack.client.log_text(dag, kept, "setup"), 60, "trigger", every=1)
+    until(lambda: "head waiting for a node" in begun_log(stack.client, dag, kept, "setup"), 60, "trigger", every=1)
     stack.client.set_state(dag, kept, "setup", "failed")
     until(lambda: not left(kubernetes, place), 90, "end of the cluster")
