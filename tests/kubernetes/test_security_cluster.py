@@ -245,9 +245,8 @@ def test_egress_that_is_restricted(stage):
 
 def render(stage: Stage, changes: dict) -> list:
     """The policies of the same cluster with other values."""
-    named = stage.visitors["named namespace"][0]
-    operators = stage.visitors["operator"][0]
-    given = values(HEAD_AND_WORKER, **{**policy_values(named, operators), **changes})
+    spaces = [stage.visitors[who][0] for who in ("named namespace", "named for Serve", "operator")]
+    given = values(HEAD_AND_WORKER, **{**policy_values(*spaces), **changes})
     given |= {"fullnameOverride": NAME, "kuberayVersion": stage.kubernetes.kuberay_version}
     helm = Helm(stage.kubernetes.helm4, Path(stage.kubernetes.scratch))
     objects = helm.template(given, release=NAME, namespace=stage.scene.namespace)
