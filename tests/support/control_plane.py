@@ -42,6 +42,7 @@ CONTROLLERS = (
     "resourcequota-controller",
 )
 _DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+_KUBERAY = "/apis/ray.io/v1"
 _STOP_SECONDS = 2.0
 
 
@@ -157,10 +158,7 @@ class ControlPlane:
         )
         if anew:
             self._define_kuberay()
-        for kind in ("rayclusters", "rayjobs", "rayservices"):
-            self.until(f"{kind} served", lambda kind=kind: self.request(f"/apis/ray.io/v1/{kind}")[0] == 200)
-            # It is established seconds after it is served. What is stopped before never is, also not by its next start.
-            self.until(f"{kind} told", lambda kind=kind: f'"{kind}"'.encode() in self.request("/apis/ray.io/v1")[1])
+        self.until("kinds of KubeRay", self._lists_kuberay, part="kube-apiserver")
         self.until(
             "service account of the default namespace",
             lambda: self.request("/api/v1/namespaces/default/serviceaccounts/default")[0] == 200,
@@ -194,22 +192,22 @@ class ControlPlane:
             *further,
         ]
 
+    def _definitions(self) -> list[Path]:
+        """Give KubeRay's definitions: files named like ``ray.io_rayclusters.yaml``."""
+        return sorted((parts.operator_chart(self.kuberay_version).ensure() / "kuberay-operator/crds").glob("*.yaml"))
+
     def _define_kuberay(self) -> None:
-        files = sorted((parts.operator_chart(self.kuberay_version).ensure() / "kuberay-operator/crds").glob("*.yaml"))
-        for file in files:
+        for file in self._definitions():
             status, body = self.request(_DEFINITIONS, "POST", file.read_bytes())
             if status != 201:
                 raise NodeError(f"{file.name} refused with {status}: {body.decode(errors='replace')[:500]}")
-        # Served is not enough: what is kept before it is established never becomes that, and discovery leaves it out.
-        self.until("KubeRay's kinds established", lambda: self._established(len(files)))
 
-    def _established(self, number: int) -> bool:
-        status, body = self.request(_DEFINITIONS)
-        conditions = [
-            one for item in json.loads(body or b"{}").get("items", ()) for one in item["status"]["conditions"]
-        ]
-        true = [one for one in conditions if (one["type"], one["status"]) == ("Established", "True")]
-        return status == 200 and len(true) == number
+    def _lists_kuberay(self) -> bool:
+        """Whether its kinds are listed, and so established: seconds after they are served. What is stopped and kept before
+        that never is, also not by its next start."""
+        status, body = self.request(_KUBERAY)
+        kinds = {file.stem.rpartition("_")[2] for file in self._definitions()}
+        return status == 200 and kinds <= {one["name"] for one in json.loads(body)["resources"]}
 
     # Parts ------------------------------------------------------------------------------------------------------
 
