@@ -85,30 +85,26 @@ def applied(tmp_path_factory: pytest.TempPathFactory, aws: AwsServer) -> Workspa
     return workspace
 
 
-def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
-    status, text = applied.plan()
-    assert status == 0, text
-    assert "No changes" in text
+@pytest.fixture(scope="module")
+def outputs(applied: Workspace) -> dict[str, Any]:
+    return applied.outputs()
 
 
-def test_who_made_the_cluster_is_asked_once(applied: Workspace) -> None:
-    configure(applied, creator_is_admin=False)
-    status, text = applied.plan("-refresh=false")
+def idle(applied: Workspace, plan: Path) -> IdleCost:
+    return IdleCost.of(json.loads(applied.run("show", "-json", str(plan)).stdout))
+
+
+def test_the_plan_warns_of_what_is_kept_for_nobody_and_of_what_can_not_change(
+    applied: Workspace, tmp_path: Path
+) -> None:
+    kept = {**VARIABLES["node_pools"], "a10g": {**GPU_POOL, "min": 1}}
+    configure(applied, node_pools=kept, creator_is_admin=False)
+    _, text = applied.plan("-refresh=false", "-out", str(tmp_path / "plan"))
     configure(applied)
-    assert status == 0, text
+    # The pool. Who made the cluster is asked once: it is not made anew.
+    assert "0 to add, 1 to change, 0 to destroy" in text
     assert "creator_is_admin counts when the cluster is made" in " ".join(text.replace("\u2502", " ").split())
-
-
-def test_the_plan_says_what_runs_with_nobody_using_it(applied: Workspace, tmp_path: Path) -> None:
-    def idle(**changes: Any) -> IdleCost:
-        configure(applied, **changes)
-        applied.plan("-out", str(tmp_path / "plan"), "-lock=false")
-        configure(applied)
-        return IdleCost.of(json.loads(applied.run("show", "-json", str(tmp_path / "plan")).stdout))
-
-    things = "control plane, NAT gateway, 1 \u00d7 m6i.2xlarge, 1 \u00d7 m6i.xlarge"
-    assert idle().lines() == [f"With nobody using it, this runs: {things}, 0 GPUs."]
-    line, warning = idle(node_pools={"a10g": {**GPU_POOL, "min": 1}}).lines()
+    line, warning = idle(applied, tmp_path / "plan").lines()
     assert "1 \u00d7 g5.12xlarge" in line
     assert "4 GPUs" in line
     assert "node_pools.a10g keeps 1 machine with accelerators" in warning
@@ -172,13 +168,12 @@ def test_gpu_pool_as_the_api_has_it(applied: Workspace, aws: AwsServer) -> None:
     assert data["BlockDeviceMappings"][0]["Ebs"]["Encrypted"] is True
 
 
-def test_identities_of_service_accounts(applied: Workspace, aws: AwsServer) -> None:
+def test_identities_of_service_accounts(outputs: dict[str, Any], aws: AwsServer) -> None:
     eks, iam = aws.client("eks"), aws.client("iam")
     found = {
         item["serviceAccount"]: item for item in eks.list_pod_identity_associations(clusterName=NAME)["associations"]
     }
     assert set(found) == {"ray", "cluster-autoscaler"}
-    outputs = applied.outputs()
     role = outputs["service_accounts"]["ray"]["identity"].rpartition("/")[2]
     trust = iam.get_role(RoleName=role)["Role"]["AssumeRolePolicyDocument"]
     assert trust["Statement"][0]["Principal"] == {"Service": "pods.eks.amazonaws.com"}
@@ -194,8 +189,8 @@ def test_identities_of_service_accounts(applied: Workspace, aws: AwsServer) -> N
     assert '"*"' not in resources
 
 
-def test_bucket_is_closed(applied: Workspace, aws: AwsServer) -> None:
-    s3, bucket = aws.client("s3"), applied.outputs()["bucket_uri"].removeprefix("s3://")
+def test_bucket_is_closed(outputs: dict[str, Any], aws: AwsServer) -> None:
+    s3, bucket = aws.client("s3"), outputs["bucket_uri"].removeprefix("s3://")
     assert all(s3.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"].values())
     rule = s3.get_bucket_encryption(Bucket=bucket)["ServerSideEncryptionConfiguration"]["Rules"][0]
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "aws:kms"
@@ -212,8 +207,7 @@ def test_access_entry_is_limited_to_its_namespace(applied: Workspace, aws: AwsSe
     assert policy["accessScope"] == {"type": "namespace", "namespaces": ["ray"]}
 
 
-def test_outputs_describe_the_pools(applied: Workspace) -> None:
-    outputs = applied.outputs()
+def test_outputs_describe_the_pools(outputs: dict[str, Any]) -> None:
     assert outputs["cloud"] == "aws"
     assert outputs["location"] == "us-east-1"
     pool = outputs["node_pools"]["a10g"]
@@ -237,15 +231,15 @@ def test_no_token_in_state_or_outputs(applied: Workspace) -> None:
 
 
 @pytest.mark.parametrize("version", ["helm3", "helm4"])
-def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, version: str) -> None:
+def test_values_go_to_the_chart_as_they_are(outputs: dict[str, Any], tmp_path: Path, version: str) -> None:
     values = tmp_path / "values.json"
-    values.write_text(applied.run("output", "-json", "ray_helm_values").stdout)
+    values.write_text(json.dumps(outputs["ray_helm_values"]))
     done = subprocess.run(
         [str(tool(version)), "template", "ray", str(CHART), "--namespace", "ray", "-f", str(values)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     import yaml
@@ -283,10 +277,10 @@ RIGHTS = {
 
 
 def test_what_gpu_pods_need_goes_to_a_real_api_server_and_away_again(
-    applied: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    outputs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By SetupRayAddons and DeleteRayAddons: the module's own objects, with the pods that they would make."""
-    manifests = applied.outputs()["kubernetes_manifests"]
+    manifests = outputs["kubernetes_manifests"]
     (tmp_path / "plane").mkdir(mode=0o700)
     with control_plane(tmp_path / "plane") as plane:
         kubernetes = Kubernetes(plane.kubeconfig, tmp_path, plane.kuberay_version, plane)
@@ -311,8 +305,9 @@ def test_what_gpu_pods_need_goes_to_a_real_api_server_and_away_again(
         assert kubernetes.kubectl("get", kinds, "-A", "-l", "airflow-ray/managed=true", "-o", "name") == ""
 
 
-def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer) -> None:
-    pools = {
+#: What the rows from here on have: a pool more, another one's limit, and a cluster that nobody destroys by mistake.
+CHANGED: dict[str, Any] = {
+    "node_pools": {
         "cpu": {"machine_type": "m6i.2xlarge", "max": 8},
         "a10g": GPU_POOL,
         "h100": {
@@ -322,13 +317,18 @@ def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer)
             "max": 1,
             "zones": ["us-east-1a"],
         },
-    }
-    configure(applied, node_pools=pools)
-    status, text = applied.plan()
+    },
+    "deletion_protection": True,
+}
+
+
+def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer, tmp_path: Path) -> None:
+    configure(applied, **CHANGED)
+    status, text = applied.plan("-refresh=false", "-out", str(tmp_path / "plan"))
     assert status == 2
-    # The launch template, the group, its place, and five tags for the autoscaler.
-    assert "8 to add, 1 to change, 0 to destroy" in text
-    applied.apply()
+    # The launch template, the group, its place, and five tags for the autoscaler; the other pool, and the protection.
+    assert "8 to add, 2 to change, 0 to destroy" in text
+    applied.apply(str(tmp_path / "plan"))
     eks = aws.client("eks")
     assert set(eks.list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g", "h100"}
     assert eks.describe_nodegroup(clusterName=NAME, nodegroupName="cpu")["nodegroup"]["scalingConfig"]["maxSize"] == 8
@@ -339,40 +339,47 @@ def test_a_pool_is_added_and_another_resized(applied: Workspace, aws: AwsServer)
     reservation = versions[-1]["LaunchTemplateData"]["CapacityReservationSpecification"]["CapacityReservationTarget"]
     assert reservation["CapacityReservationId"] == "cr-0123456789abcdef0"
     assert applied.outputs()["node_pools"]["h100"]["accelerator"]["count"] == 8
-    status, text = applied.plan()
+
+
+def test_a_plan_after_it_finds_nothing_to_do_and_says_what_runs_with_nobody_using_it(
+    applied: Workspace, tmp_path: Path
+) -> None:
+    """After all that was made: the one plan that asks AWS about each thing."""
+    status, text = applied.plan("-out", str(tmp_path / "plan"))
     assert status == 0, text
+    assert "No changes" in text
+    things = "control plane, NAT gateway, 1 \u00d7 m6i.2xlarge, 1 \u00d7 m6i.xlarge"
+    assert idle(applied, tmp_path / "plan").lines() == [f"With nobody using it, this runs: {things}, 0 GPUs."]
 
 
 def test_a_machine_without_that_accelerator_is_refused_before_anything_changes(applied: Workspace) -> None:
     serial = applied.state()["serial"]
-    for accelerator, field in (({"type": "H100"}, "accelerator.type"), ({"count": 8}, "accelerator.count")):
-        configure(applied, node_pools={"a10g": {**GPU_POOL, "accelerator": accelerator}})
-        done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
-        assert done.returncode == 1
-        assert f"pools.a10g.{field}" in " ".join(done.stderr.split())
+    kind = {**GPU_POOL, "accelerator": {"type": "H100"}}
+    number = {**GPU_POOL, "accelerator": {"count": 8}}
+    configure(applied, node_pools={"kind": kind, "number": number})
+    done = applied.run("plan", "-input=false", "-no-color", "-refresh=false", check=False)
+    configure(applied, **CHANGED)
+    assert done.returncode == 1
+    for field in ("kind.accelerator.type", "number.accelerator.count"):
+        assert f"pools.{field}" in " ".join(done.stderr.split())
     assert applied.state()["serial"] == serial
 
 
 def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace, aws: AwsServer) -> None:
-    configure(applied, deletion_protection=True)
-    applied.apply("-refresh=false")
-    done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
-    assert done.returncode == 1
-    assert "deletion_protection is on" in done.stdout + done.stderr
-    assert aws.client("eks").list_clusters()["clusters"] == [NAME]
-    assert set(aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g"}
-    replace = ["-input=false", "-no-color", "-auto-approve", "-refresh=false", "-replace=aws_eks_cluster.this"]
-    done = applied.run("apply", *replace, check=False)
-    assert done.returncode == 1
-    assert "deletion_protection is on" in done.stdout + done.stderr
-    assert aws.client("eks").list_clusters()["clusters"] == [NAME]
-    assert set(aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]) == {"system", "cpu", "a10g"}
-    configure(applied)
+    asked = ["-input=false", "-no-color", "-auto-approve", "-refresh=false"]
+    for command in (["destroy", *asked], ["apply", *asked, "-replace=aws_eks_cluster.this"]):
+        done = applied.run(*command, check=False)
+        assert done.returncode == 1
+        assert "deletion_protection is on" in done.stdout + done.stderr
+        assert aws.client("eks").list_clusters()["clusters"] == [NAME]
+        pools = aws.client("eks").list_nodegroups(clusterName=NAME)["nodegroups"]
+        assert set(pools) == {"system", "cpu", "a10g", "h100"}
+    configure(applied, **{**CHANGED, "deletion_protection": False})
     applied.apply("-refresh=false")
 
 
 def test_destroy_leaves_nothing(applied: Workspace, aws: AwsServer) -> None:
-    applied.destroy()
+    applied.destroy("-refresh=false")  # a plan above has read it all
     assert applied.state()["resources"] == []
     assert leftovers(aws) == dict.fromkeys(leftovers(aws), [])
     keys = [

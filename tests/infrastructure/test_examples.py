@@ -54,7 +54,8 @@ def gke(tmp_path: Path) -> Workspace:
 @pytest.mark.parametrize(
     ("cloud", "example", "groups"),
     [
-        ("eks", "eks-gpu", {"cpu", "a10g"}),
+        # In `make test` the same commands on the other cloud, to their end; this module is applied by test_eks_apply.py.
+        pytest.param("eks", "eks-gpu", {"cpu", "a10g"}, marks=pytest.mark.slow),
         ("gke", "gke-gpu", {"cpu", "l4"}),
     ],
 )
@@ -77,7 +78,7 @@ def test_by_hand_from_init_to_helm(
         env=env,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr}"

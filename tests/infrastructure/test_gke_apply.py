@@ -78,23 +78,35 @@ def test_provider_is_the_published_one() -> None:
     assert need_schema("aws")["version"].startswith("6.")
 
 
-def test_second_plan_finds_nothing_to_do(applied: Workspace) -> None:
-    status, text = applied.plan()
+@pytest.fixture(scope="module")
+def outputs(applied: Workspace) -> dict[str, Any]:
+    return applied.outputs()
+
+
+def idle(applied: Workspace, plan: Path) -> IdleCost:
+    return IdleCost.of(json.loads(applied.run("show", "-json", str(plan)).stdout))
+
+
+def test_second_plan_finds_nothing_to_do_and_says_what_runs_with_nobody_using_it(
+    applied: Workspace, tmp_path: Path
+) -> None:
+    """And it warns of an endpoint that nobody reaches: Airflow is not in a network that did not exist before."""
+    status, text = applied.plan("-out", str(tmp_path / "plan"))
     assert status == 0, text
-
-
-def test_the_plan_says_what_runs_with_nobody_using_it(applied: Workspace, tmp_path: Path) -> None:
-    def idle(**changes: Any) -> IdleCost:
-        configure(applied, **changes)
-        applied.plan("-out", str(tmp_path / "plan"), "-lock=false")
-        configure(applied)
-        return IdleCost.of(json.loads(applied.run("show", "-json", str(tmp_path / "plan")).stdout))
-
-    assert idle().lines() == [
+    assert "Warning: Check block assertion failed" in text
+    assert "dns_endpoint: the Kubernetes API has a private address only" in said(text)
+    assert idle(applied, tmp_path / "plan").lines() == [
         "With nobody using it, this runs: control plane, NAT gateway, 1 \u00d7 n2-standard-8, 1 \u00d7 e2-standard-4, 0 GPUs."
     ]
+
+
+def test_a_plan_with_machines_for_nobody_and_an_endpoint_that_is_reached(applied: Workspace, tmp_path: Path) -> None:
     pools = {"t4": {"machine_type": "n1-standard-8", "accelerator": {"type": "nvidia-tesla-t4", "count": 2}, "min": 1}}
-    line, warning = idle(node_pools=pools).lines({"control plane": 0.1, "n1-standard-8": 0.4})
+    configure(applied, node_pools=pools, dns_endpoint=True)
+    _, text = applied.plan("-refresh=false", "-out", str(tmp_path / "plan"))
+    configure(applied)
+    assert "Check block assertion failed" not in text
+    line, warning = idle(applied, tmp_path / "plan").lines({"control plane": 0.1, "n1-standard-8": 0.4})
     assert "1 \u00d7 n1-standard-8, 2 GPUs; at least 0.50 an hour by your price table (without" in line
     assert "node_pools.t4 keeps 1 machine with accelerators" in warning
 
@@ -136,7 +148,7 @@ def test_pools_as_the_provider_got_them(applied: Workspace) -> None:
     assert config["tpu"]["guest_accelerator"] == []
 
 
-def test_outputs_have_the_same_names_and_shape_as_eks(applied: Workspace) -> None:
+def test_outputs_have_the_same_names_and_shape_as_eks(outputs: dict[str, Any]) -> None:
     import hcl2
 
     from tests.support.terraform import MODULES
@@ -153,7 +165,6 @@ def test_outputs_have_the_same_names_and_shape_as_eks(applied: Workspace) -> Non
         "kubernetes_support_ends",
     }
     assert names["eks"] - only_eks == names["gke"] - {"dns_endpoint"}
-    outputs = applied.outputs()
     # An output that is null is none.
     assert set(outputs) == names["gke"] - {"dns_endpoint"}
     for pool in outputs["node_pools"].values():
@@ -164,15 +175,15 @@ def test_outputs_have_the_same_names_and_shape_as_eks(applied: Workspace) -> Non
 
 
 @pytest.mark.parametrize("version", ["helm3", "helm4"])
-def test_values_go_to_the_chart_as_they_are(applied: Workspace, tmp_path: Path, version: str) -> None:
+def test_values_go_to_the_chart_as_they_are(outputs: dict[str, Any], tmp_path: Path, version: str) -> None:
     values = tmp_path / "values.json"
-    values.write_text(applied.run("output", "-json", "ray_helm_values").stdout)
+    values.write_text(json.dumps(outputs["ray_helm_values"]))
     done = subprocess.run(
         [str(tool(version)), "template", "ray", str(CHART), "--namespace", "ray", "-f", str(values)],
         capture_output=True,
         text=True,
         check=False,
-        timeout=60,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     (cluster,) = [
@@ -195,20 +206,31 @@ def test_no_token_in_state(applied: Workspace) -> None:
     assert state["outputs"]["cluster_ca_certificate"]["sensitive"] is True
 
 
-def test_a_pool_is_added_and_another_resized(applied: Workspace) -> None:
+def test_a_pool_is_added_and_another_resized(applied: Workspace, tmp_path: Path) -> None:
+    """In one apply with the protection, which the rows after it need."""
     pools = {
         **POOLS,
         "cpu": {"machine_type": "n2-standard-8", "max": 8},
         "a100": {"machine_type": "a2-ultragpu-8g", "capacity": "reservation", "reservation_name": "ours"},
     }
-    configure(applied, node_pools=pools)
-    status, text = applied.plan()
+    configure(applied, node_pools=pools, deletion_protection=True)
+    status, text = applied.plan("-refresh=false", "-out", str(tmp_path / "plan"))
     assert status == 2
-    assert "1 to add, 1 to change, 0 to destroy" in text
-    applied.apply()
+    # The pool; the other one, the cluster and its guard.
+    assert "1 to add, 3 to change, 0 to destroy" in text
+    applied.apply(str(tmp_path / "plan"))
     found = {pool["name"]: pool for pool in made(applied, "google_container_node_pool")}
     assert found["cpu"]["autoscaling"][0]["total_max_node_count"] == 8
     assert found["a100"]["node_config"][0]["reservation_affinity"][0]["values"] == ["ours"]
+
+
+def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace) -> None:
+    done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
+    assert done.returncode == 1
+    assert "deletion_protection is on" in done.stdout + done.stderr
+    assert {pool["name"] for pool in made(applied, "google_container_node_pool")} == {*POOLS, "a100", "system"}
+    configure(applied)
+    applied.apply()
 
 
 #: Pools that Google Cloud would refuse, or whose pods would never be scheduled, and what the plan says of each.
@@ -325,28 +347,6 @@ def test_what_can_not_be_meant_is_refused_by_name(applied: Workspace) -> None:
         assert message in said(done.stderr)
 
 
-def test_a_plan_warns_of_an_endpoint_that_nobody_reaches(applied: Workspace) -> None:
-    """Airflow is not in a network that did not exist before; with the DNS endpoint it need not be."""
-    _, text = applied.plan("-refresh=false")
-    assert "Warning: Check block assertion failed" in text
-    assert "dns_endpoint: the Kubernetes API has a private address only" in said(text)
-    configure(applied, dns_endpoint=True)
-    _, text = applied.plan("-refresh=false")
-    configure(applied)
-    assert "Check block assertion failed" not in text
-
-
-def test_protection_refuses_to_destroy_and_keeps_everything(applied: Workspace) -> None:
-    configure(applied, deletion_protection=True)
-    applied.apply()
-    done = applied.run("destroy", "-input=false", "-no-color", "-auto-approve", check=False)
-    assert done.returncode == 1
-    assert "deletion_protection is on" in done.stdout + done.stderr
-    assert len(made(applied, "google_container_node_pool")) == len(POOLS) + 1
-    configure(applied)
-    applied.apply()
-
-
 def test_destroy_leaves_nothing_also_of_what_a_plan_would_refuse(applied: Workspace) -> None:
     """A cluster that an earlier release made, before it knew better: it costs money until it is gone."""
     configure(
@@ -373,33 +373,32 @@ def test_destroy_leaves_nothing_also_of_what_a_plan_would_refuse(applied: Worksp
     print("\n".join(f"{name}: {seconds:.1f} s" for name, seconds in applied.times))
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [
-        (
-            'resource "google_container_cluster" "x" {\n  name = "x"\n  workload_identity = true\n}\n',
-            "Unsupported argument",
-        ),
-        (
-            'resource "google_container_cluster" "x" {\n  name = "x"\n  initial_node_count = "many"\n}\n',
-            "Incorrect attribute value type",
-        ),
-        ('resource "google_container_cluster" "x" {\n  name = "x"\n  no_such_block {}\n}\n', "Unsupported block type"),
-        ('resource "google_container_cluster" "x" {}\n', "Missing required argument"),
-    ],
-)
-def test_the_stand_in_refuses_what_the_provider_would(tmp_path: Path, text: str, complaint: str) -> None:
+#: One resource for each, and what Terraform says of it.
+WRONG = {
+    'name = "x"\n  workload_identity = true': "Unsupported argument",
+    'name = "x"\n  initial_node_count = "many"': "Incorrect attribute value type",
+    'name = "x"\n  no_such_block {}': "Unsupported block type",
+    "": "Missing required argument",
+}
+
+
+def test_the_stand_in_refuses_what_the_provider_would(tmp_path: Path) -> None:
     target = workspace(tmp_path, "google", "modules/gke/modules/network")
     for path in target.folder.glob("*.tf"):
         if path.name != "versions.tf":
             path.unlink()
-    (target.folder / "main.tf").write_text(text)
+    for number, body in enumerate(WRONG):
+        text = f'resource "google_container_cluster" "x{number}" {{\n  {body}\n}}\n'
+        (target.folder / f"wrong_{number}.tf").write_text(text)
     target.init()
     verdict = target.validate()
     assert verdict["valid"] is False
-    assert complaint in {diagnostic["summary"] for diagnostic in verdict["diagnostics"]}
+    found = {each["range"]["filename"]: each["summary"] for each in verdict["diagnostics"]}
+    assert found == {f"wrong_{number}.tf": complaint for number, complaint in enumerate(WRONG.values())}
 
 
+#: In `make test`, test_operators_eks.py goes the whole way on this schema, by the operators and with fewer kinds of pools.
+@pytest.mark.slow
 def test_eks_on_aws_provider_6(tmp_path: Path) -> None:
     """The whole way on the schema of the AWS provider's version 6."""
     target = workspace(tmp_path, "aws", "modules/eks")

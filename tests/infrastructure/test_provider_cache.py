@@ -49,7 +49,7 @@ def module(tmp_path: Path) -> Module:
     return make_module(tmp_path, MODULE)
 
 
-@pytest.mark.parametrize("whole_in_mirror", [True, False])
+@pytest.mark.parametrize("whole_in_mirror", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_damaged_provider_is_fetched_once_more(tmp_path: Path, module: Module, whole_in_mirror: bool) -> None:
     mirror, extra = stand_in.install(tmp_path / "plugin", "cloud", SCHEMA)
     packed(mirror)
@@ -129,7 +129,8 @@ def shop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     return Shop(tmp_path, monkeypatch, program)
 
 
-both = pytest.mark.parametrize("shop", ["terraform", "opentofu"], indirect=True)
+#: In `make test` the one that is found first shows it: what is compared and refused is ours.
+both = pytest.mark.parametrize("shop", ["terraform", pytest.param("opentofu", marks=pytest.mark.slow)], indirect=True)
 
 
 @both

@@ -88,7 +88,7 @@ def kept(tmp_path: Path) -> list[Path]:
     return sorted((tmp_path / "kept").rglob("*.tfstate"))
 
 
-@pytest.mark.parametrize("then", ["gone", "refuse"])
+@pytest.mark.parametrize("then", ["gone", pytest.param("refuse", marks=pytest.mark.slow)])
 def test_a_backend_that_fails_at_the_end_of_an_apply_and_comes_back(
     module: Module, server: StateServer, tmp_path: Path, then: str
 ) -> None:
@@ -158,7 +158,7 @@ def test_a_lock_of_somebody_else_is_left_alone(module: Module, server: StateServ
     assert len(kept(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("first", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_newer_state_is_not_overwritten(module: Module, server: StateServer, tmp_path: Path, first: bool) -> None:
     """Terraform itself overwrites anything with the state of a first apply, which has no lineage and no serial yet."""
     if not first:

@@ -310,58 +310,12 @@ run "refuses_what_needs_something_else" {
 }
 
 # Not by a variable: these would end a destroy, too.
-run "refuses_a_name_that_leaves_no_room_for_what_aws_adds" {
-  command = plan
-
-  variables {
-    name        = "ray-gpu-cluster-of-the-ml-team-01"
-    bucket_mode = "none"
-  }
-
-  expect_failures = [aws_eks_cluster.this]
-}
-
+# More of them, word for word: tests/infrastructure/test_refused_eks.py.
 run "refuses_the_modules_own_service_account" {
   command = plan
 
   variables {
     service_accounts = { ebs-csi = { namespace = "kube-system", name = "ebs" } }
-  }
-
-  expect_failures = [aws_eks_cluster.this]
-}
-
-run "refuses_a_zone_where_eks_makes_no_cluster" {
-  command = plan
-
-  variables {
-    availability_zones = ["us-east-1a", "us-east-1e"]
-  }
-
-  override_data {
-    target = data.aws_availability_zone.given
-    values = {
-      zone_id   = "use1-az3"
-      zone_type = "availability-zone"
-    }
-  }
-
-  expect_failures = [aws_eks_cluster.this]
-}
-
-run "refuses_a_local_zone" {
-  command = plan
-
-  variables {
-    availability_zones = ["us-east-1a", "us-east-1-bos-1a"]
-  }
-
-  override_data {
-    target = data.aws_availability_zone.given
-    values = {
-      zone_id   = "use1-bos1-az1"
-      zone_type = "local-zone"
-    }
   }
 
   expect_failures = [aws_eks_cluster.this]
