@@ -102,7 +102,8 @@ def run_dags(head: RayHead, result: Path) -> None:
 
 def run_quickstart(home: Path) -> None:
     """The DAG of the demonstration: a Ray of its own, a job over real data, and nothing left."""
-    from ray_provider.clusters.local.cluster import end_all_local, list_local
+    from ray_provider.clusters.local.cluster import end_all_local
+    from ray_provider.clusters.local.state import LocalPaths
 
     image, rays = home / "flight_delays.png", home / "ray"
     os.environ.update(
@@ -117,12 +118,12 @@ def run_quickstart(home: Path) -> None:
         for words in ("takes jobs after", "JetBlue Airways", "SUCCEEDED", "is deleted"):
             assert words in told, f"{words!r} is not in the log of ray_quickstart:\n{told[-8000:]}"
         assert image.read_bytes().startswith(b"\x89PNG")
-        assert list_local() == []
+        assert LocalPaths.below(rays) == []
         told = airflow("dags", "test", "ray_shared_cluster", "2026-01-02")
         for words in ("nodes: 1", "pi is about 3.", "is deleted"):
             assert words in told, f"{words!r} is not in the log of ray_shared_cluster:\n{told[-8000:]}"
         assert "the task makes one for itself" not in told, f"its tasks share a cluster:\n{told[-8000:]}"
-        assert list_local() == []
+        assert LocalPaths.below(rays) == []
     finally:
         end_all_local(rays)
     say("ray_quickstart, ray_shared_cluster: the table and the picture are there, the clusters are gone")

@@ -17,8 +17,7 @@ from typing import Any
 import pytest
 
 from ray_provider._compat import AirflowFailException
-from ray_provider.clusters.local.cluster import list_local
-from ray_provider.clusters.local.state import HOME_VARIABLE
+from ray_provider.clusters.local.state import HOME_VARIABLE, LocalPaths, local_home
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.operators import SetupRayCluster, SubmitRayJob
 from tests.support.airflow_task import FakeTask, context_of
@@ -314,5 +313,5 @@ def test_a_set_up_that_can_not_work_starts_nothing(connection, arguments, says, 
     for words in says:
         assert words in told
     assert "What to do: " in told
-    assert list_local() == []
+    assert LocalPaths.below(local_home()) == []
     assert not (tmp_path / "ray").exists()

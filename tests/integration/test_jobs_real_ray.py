@@ -298,7 +298,7 @@ async def test_watching_goes_on_where_another_left_off(client):
 async def test_no_token_and_a_wrong_one_are_told_apart(token_ray_head):
     for token, status, says in ((None, 401, "No token reached Ray"), ("wrong", 403, "refuses the token")):
         async with RayJobsClient(RayEndpoint(token_ray_head.url, token=token)) as client:
-            assert await client.authentication_mode() == "token"
+            assert await client.transport.json("GET", "/api/authentication_mode") == {"authentication_mode": "token"}
             with pytest.raises(RayAuthenticationError, match=says) as raised:
                 await submit_once(client, JobSpec("true", new_id()))
             assert raised.value.status == status

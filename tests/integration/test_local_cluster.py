@@ -22,14 +22,13 @@ from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.clusters.local.cluster import (
     delete_local,
     end_all_local,
-    list_local,
     local_endpoint,
     start_local,
 )
 from ray_provider.clusters.local.head import MARK, find_all, find_head
 from ray_provider.clusters.local.processes import family, wait_gone
 from ray_provider.clusters.local.spec import LocalClusterSpec
-from ray_provider.clusters.local.state import LocalPaths, LocalRecord
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home
 from ray_provider.exceptions import ClusterFailedError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
@@ -152,7 +151,7 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
     other = await start_local(LocalClusterSpec("a", num_cpus=2, owner={**OWNER, "run_id": "r2"}))
     assert (other.address, other.created, other.owner) == (handle.address, False, OWNER)
     assert (await start_local(LocalClusterSpec("a", num_cpus=2, owner=OWNER))).created
-    assert [entry.name for entry in list_local()] == ["a"]
+    assert [entry.name for entry in LocalPaths.below(local_home())] == ["a"]
     said.clear()
     kept = await start_local(LocalClusterSpec("a", num_cpus=1), on_progress=said.append)
     assert kept.address == handle.address
@@ -179,7 +178,7 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     head = find_head(LocalRecord.read(LocalPaths.of("a")))
     head.kill()
     assert wait_gone([head], 10) == []
-    assert list_local() == []
+    assert find_head(LocalRecord.read(LocalPaths.of("a"))) is None
     old = processes_of("a")
     said: list[str] = []
     fresh = await start_local(LocalClusterSpec("a", num_cpus=1, owner=OWNER), on_progress=said.append)

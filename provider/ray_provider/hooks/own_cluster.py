@@ -24,7 +24,6 @@ class OwnCluster:
     :param ray_cluster_yaml: path or URL of a RayCluster manifest; unless given, what the provider's chart makes by
         default. On the local backend it has no effect: there is one machine, and all of it is the cluster.
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``.
-    :param kuberay_version: of the KubeRay operator, if it has to be installed.
     :param update_if_exists: change a cluster of that name that is there.
     :param gpu_device_plugin_yaml: path or URL of a device plugin's DaemonSet.
     :param folders: where relative paths begin.
@@ -34,7 +33,6 @@ class OwnCluster:
     name: str
     ray_cluster_yaml: str | None = None
     owner: Mapping[str, Any] = field(default_factory=dict)
-    kuberay_version: str = "1.0.0"
     update_if_exists: bool = True
     gpu_device_plugin_yaml: str = ""
     folders: tuple[Path, ...] = ()

@@ -92,20 +92,6 @@ class RayJobsClient:
             raise not_ray_error(self.endpoint, "GET", "/api/version", 200, str(data))
         return ClusterVersion.from_json(data)
 
-    async def authentication_mode(self, *, retry: RetryPolicy | None = None) -> str | None:
-        """Ask whether the cluster wants a token: ``token`` or ``disabled``; None if it is too old to say.
-
-        :param retry: unless given, the client's own.
-        :raises RayApiError: it is refused.
-        """
-        try:
-            data = await self.transport.json("GET", "/api/authentication_mode", retry=retry)
-        except RayApiError as error:
-            if error.status == 404:
-                return None
-            raise
-        return str(data.get("authentication_mode")) if isinstance(data, dict) else None
-
     async def get(self, submission_id: str, *, retry: RetryPolicy | None = None) -> JobDetails | None:
         """Ask for a job. None: Ray does not know it. A 404 that is not Ray's own is an error.
 

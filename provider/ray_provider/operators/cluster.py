@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -13,6 +13,7 @@ from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
+from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import (
     HANDLE_XCOM_KEY,
     ClusterOperator,
@@ -23,7 +24,7 @@ from ray_provider.operators._cluster.common import (
 )
 from ray_provider.operators._cluster.run import ClusterRun
 from ray_provider.operators._job.arguments import number, timeout_at
-from ray_provider.operators._job.memory import identity
+from ray_provider.operators._job.memory import left_before
 from ray_provider.operators.cluster_delete import DeleteRayCluster
 from ray_provider.triggers import failure
 
@@ -36,8 +37,7 @@ if TYPE_CHECKING:
 
 #: XCom with the dashboard's URL, as astro-provider-ray names it.
 DASHBOARD_XCOM_KEY = "dashboard"
-#: What Airflow resumes a task with whose trigger failed or timed out.
-_FAIL = "__fail__"
+#: How much later than the wait's own end Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 120.0
 
 __all__ = ["DASHBOARD_XCOM_KEY", "DeleteRayCluster", "SetupRayCluster"]
@@ -255,11 +255,10 @@ class SetupRayCluster(ClusterOperator):
         :param next_kwargs: of it: the trigger's event, or an error.
         :param context: of the task.
         """
-        if next_method == _FAIL:
-            handle = self._handle_of(context)
-            if handle is not None:
-                reason = str((next_kwargs or {}).get("error", "the trigger failed"))
-                self._take_back(handle, ClusterError(reason))
+        gone = triggerer.why_gone(next_method, next_kwargs)
+        handle = None if gone is None else self._handle_of(context)
+        if gone is not None and handle is not None:
+            self._take_back(handle, ClusterError(gone))
         return super().resume_execution(next_method, next_kwargs, context)
 
     # -- steps ---------------------------------------------------------------------------------------------------------
@@ -382,6 +381,5 @@ class SetupRayCluster(ClusterOperator):
 
     @staticmethod
     def _handle_of(context: Context) -> ClusterHandle | None:
-        ti = context["ti"]
-        told = ti.xcom_pull(task_ids=ti.task_id, key=HANDLE_XCOM_KEY, map_indexes=identity(context)["map_index"])
-        return owned_here(ClusterHandle.from_dict(told), context) if isinstance(told, Mapping) else None
+        left = left_before(context, HANDLE_XCOM_KEY)
+        return None if left is None else owned_here(ClusterHandle.from_dict(left), context)

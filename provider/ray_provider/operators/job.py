@@ -15,6 +15,7 @@ from ray_provider.exceptions import ClusterError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
+from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import folders_of
 from ray_provider.operators._cluster.of_task import own_cluster
 from ray_provider.operators._job import arguments, attempts, deferral, removal
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from ray_provider.jobs.models import JobDetails, JobSpec
     from ray_provider.jobs.watch.watcher import JobOutcome
     from ray_provider.operators._rayjob.arguments import RayJobArguments
-
-#: What Airflow resumes a task with whose trigger failed or timed out.
-_FAIL = "__fail__"
 
 
 class SubmitRayJob(BaseOperator):
@@ -222,8 +220,9 @@ class SubmitRayJob(BaseOperator):
         :param next_kwargs: of it: the trigger's event, or an error.
         :param context: of the task.
         """
-        if next_method == _FAIL:
-            self._abandon(context, str((next_kwargs or {}).get("error", "")))
+        gone = triggerer.why_gone(next_method, next_kwargs)
+        if gone is not None:
+            self._abandon(context, gone)
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ray_provider._compat import BaseOperator, conf
 from ray_provider.airflow_errors import errors_for_airflow
-from ray_provider.exceptions import RayProviderError, ServeError
+from ray_provider.exceptions import ServeError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
+from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import where_is
 from ray_provider.operators._job.arguments import deadline_of, number
-from ray_provider.operators._job.memory import left_before
 from ray_provider.operators._job.storage import as_text
 from ray_provider.operators._rayservice.arguments import Deploy, deploy_of, named_service, proof_of, refuse_local
 from ray_provider.operators._rayservice.run import RayServiceRun
@@ -34,7 +34,6 @@ URL_XCOM_KEY = "ray_serve_url"
 DEPLOYED_XCOM_KEY = "ray_service_deployed"
 #: How much later than the deploy's own deadline Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 180.0
-_FAIL = "__fail__"
 
 
 class DeployRayService(BaseOperator):
@@ -233,10 +232,9 @@ class DeployRayService(BaseOperator):
             deadline = deadline_of(context, wanted.timeout_seconds, self.execution_timeout)
             run = self._new_run()
             found = run.deploy(wanted, deadline, defer=self.deferrable)
-            if not isinstance(found, Deployed):
-                return self._done(context, run, found)
-            self._defer(context, found, wanted, deadline)
-            raise AssertionError("unreachable: a deferral raises")
+            if isinstance(found, Deployed):
+                self._defer(context, found, wanted, deadline)
+            return self._done(context, run, found)
 
     def execute_complete(self, context: Context, event: Mapping[str, Any]) -> dict[str, Any]:
         """Go on after the trigger fired.
@@ -261,8 +259,9 @@ class DeployRayService(BaseOperator):
         :param next_kwargs: of it: the trigger's event, or an error.
         :param context: of the task.
         """
-        if next_method == _FAIL and not self.keep_on_failure:
-            self._abandon(context, str((next_kwargs or {}).get("error", "")))
+        gone = triggerer.why_gone(next_method, next_kwargs)
+        if gone is not None and not self.keep_on_failure:
+            triggerer.take_back(self, context, gone, what="the RayService", key=DEPLOYED_XCOM_KEY, how=self._take_back)
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -290,38 +289,30 @@ class DeployRayService(BaseOperator):
             self.log.info("It is not known from here where the service answers: give serve_url.")
         return handle.to_dict()
 
-    def _defer(self, context: Context, deployed: Deployed, wanted: Deploy, deadline: float) -> None:
+    def _defer(self, context: Context, deployed: Deployed, wanted: Deploy, deadline: float) -> NoReturn:
         from ray_provider.clusters.rayservice.waiting import WaitOptions
 
-        context["ti"].xcom_push(key=DEPLOYED_XCOM_KEY, value=deployed.to_dict())
-        self.log.info("Waiting for RayService %s/%s in the triggerer.", deployed.namespace, deployed.name)
-        now = time.time()
-        self.defer(
-            trigger=RayServiceTrigger(
+        triggerer.defer(
+            self,
+            context,
+            RayServiceTrigger(
                 conn_id=self.conn_id,
                 service=deployed.to_dict(),
                 wait=WaitOptions(deadline, wanted.scheduling_seconds).to_dict(),
                 kubernetes=where_is(self.infrastructure),
                 access=self.access,
                 keep=self.keep_on_failure,
-                deferred_at=now,
+                deferred_at=time.time(),
             ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+            what=f"RayService {deployed.namespace}/{deployed.name}",
+            left=(DEPLOYED_XCOM_KEY, deployed.to_dict()),
+            timeout=triggerer.time_left(deadline, _BACKSTOP_SECONDS),
         )
 
-    def _abandon(self, context: Context, reason: str) -> None:
-        """Take back a deploy whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
+    def _take_back(self, deployed: Mapping[str, Any]) -> str:
         from ray_provider.clusters.rayservice.waiting import Deployed
 
-        told = left_before(context, DEPLOYED_XCOM_KEY)
-        if told is None:
-            return
-        self.log.warning("Nobody watches the RayService any more (%s): the deploy is taken back.", reason)
-        try:
-            self.log.info("%s", self._new_run().take_back(Deployed(**told)))
-        except RayProviderError:
-            self.log.exception("The deploy of the RayService could not be taken back.")
+        return self._new_run().take_back(Deployed(**deployed))
 
 
 class DeleteRayService(BaseOperator):

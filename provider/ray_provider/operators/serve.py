@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import quote
 
 from ray_provider import cluster_of_group
 from ray_provider._compat import BaseOperator, conf
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import named_cluster
-from ray_provider.exceptions import RayProviderError, ServeError
+from ray_provider.exceptions import ServeError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.hooks.serve_application import which_application
 from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
+from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import folders_of
 from ray_provider.operators._job.arguments import deadline_of, names, number
-from ray_provider.operators._job.memory import left_before
 from ray_provider.operators._serve.arguments import Deploy, deploy_of
 from ray_provider.operators._serve.run import ServeRun, Waits
 from ray_provider.serve.handle import ServeHandle
@@ -37,7 +37,6 @@ URL_XCOM_KEY = "ray_serve_url"
 WRITTEN_XCOM_KEY = "ray_serve_written"
 #: How much later than the deploy's own deadline Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 120.0
-_FAIL = "__fail__"
 
 
 class DeployServeApplication(BaseOperator):
@@ -177,8 +176,11 @@ class DeployServeApplication(BaseOperator):
         :param next_kwargs: of it: the trigger's event, or an error.
         :param context: of the task.
         """
-        if next_method == _FAIL and not self.keep_on_failure:
-            self._abandon(context, str((next_kwargs or {}).get("error", "")))
+        gone = triggerer.why_gone(next_method, next_kwargs)
+        if gone is not None and not self.keep_on_failure:
+            triggerer.take_back(
+                self, context, gone, what=f"application {self.name!r}", key=WRITTEN_XCOM_KEY, how=self._take_back
+            )
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -206,9 +208,7 @@ class DeployServeApplication(BaseOperator):
         self._link(context, run)
         if isinstance(found, Waits):
             self._defer(context, run, found, wanted, deadline)
-        else:
-            return self._done(context, run, found)
-        raise AssertionError("unreachable: a deferral raises")
+        return self._done(context, run, found)
 
     def _link(self, context: Context, run: ServeRun) -> None:
         page = f"{run.dashboard}/#/serve/applications/{quote(str(self.name), safe='')}"
@@ -223,38 +223,29 @@ class DeployServeApplication(BaseOperator):
             self.log.info("The dashboard's address does not tell where Serve answers: give serve_url.")
         return handle.to_dict()
 
-    def _defer(self, context: Context, run: ServeRun, waits: Waits, wanted: Deploy, deadline: float) -> None:
-        cluster = run.cluster.to_dict() if run.cluster else None
-        context["ti"].xcom_push(key=WRITTEN_XCOM_KEY, value=dict(waits.written))
-        self.log.info("Waiting for application %r in the triggerer.", self.name)
-        now = time.time()
-        self.defer(
-            trigger=RayServeTrigger(
+    def _defer(self, context: Context, run: ServeRun, waits: Waits, wanted: Deploy, deadline: float) -> NoReturn:
+        triggerer.defer(
+            self,
+            context,
+            RayServeTrigger(
                 conn_id=self.conn_id,
                 name=self.name,
                 deadline=deadline,
                 written=waits.written,
-                cluster=cluster,
+                cluster=run.cluster.to_dict() if run.cluster else None,
                 keep=self.keep_on_failure,
                 max_unreachable_seconds=wanted.max_unreachable_seconds,
-                deferred_at=now,
+                deferred_at=time.time(),
             ),
-            method_name="execute_complete",
-            timeout=timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS),
+            what=f"application {self.name!r}",
+            left=(WRITTEN_XCOM_KEY, waits.written),
+            timeout=triggerer.time_left(deadline, _BACKSTOP_SECONDS),
         )
 
-    def _abandon(self, context: Context, reason: str) -> None:
-        """Take back a deploy whose trigger is gone. Airflow raises its own error afterwards, so this one must not."""
+    def _take_back(self, written: Mapping[str, Any]) -> str:
         from ray_provider.serve.deploy import Written
 
-        told = left_before(context, WRITTEN_XCOM_KEY)
-        if told is None:
-            return
-        self.log.warning("Nobody watches application %r any more (%s): the deploy is taken back.", self.name, reason)
-        try:
-            self.log.info("%s", self._new_run().take_back(Written.from_dict(told)))
-        except RayProviderError:
-            self.log.exception("The deploy of application %r could not be taken back.", self.name)
+        return self._new_run().take_back(Written.from_dict(written))
 
 
 class DeleteServeApplication(BaseOperator):

@@ -14,9 +14,10 @@ import psutil
 import pytest
 
 from ray_provider.clusters.local import cluster, head
-from ray_provider.clusters.local.cluster import delete_local, end_all_local, list_local, local_endpoint, start_local
+from ray_provider.clusters.local.cluster import delete_local, end_all_local, local_endpoint, start_local
+from ray_provider.clusters.local.head import find_head
 from ray_provider.clusters.local.spec import LocalClusterSpec
-from ray_provider.clusters.local.state import LocalPaths, LocalRecord
+from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home
 from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError
 from ray_provider.jobs.client import RayJobsClient
 
@@ -163,8 +164,7 @@ async def test_a_ray_is_started_and_takes_jobs(ray, monkeypatch):
         str(paths.folder),
     )
     assert stat.S_IMODE(paths.folder.stat().st_mode) == 0o700
-    assert [each.name for each in list_local()] == ["a"]
-    assert not list_local()[0].created
+    assert [each.name for each in LocalPaths.below(local_home())] == ["a"]
 
 
 async def test_a_ray_that_runs_is_used_again(ray):
@@ -203,7 +203,7 @@ async def test_a_delete_ends_all_that_it_started_and_leaves_nothing(ray, tmp_pat
     assert await delete_local("a", on_progress=said.append) is True
     assert said == [f"The local Ray 'a' is deleted: {len(running)} processes ended, its folder removed."]
     assert [one for one in running if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
-    assert (paths.folder.exists(), paths.ray_folder.exists(), list_local()) == (False, False, [])
+    assert (paths.folder.exists(), paths.ray_folder.exists()) == (False, False)
     assert await delete_local("a", on_progress=said.append) is False
     assert said[-1] == "There is no local Ray 'a': nothing to delete."
     assert handle.auth.path == str(paths.token)
@@ -217,7 +217,7 @@ async def test_what_a_killed_head_left_is_removed_before_the_next(ray):
     left = [one for one in processes() if one.pid != record.pid]
     os.kill(int(record.pid or 0), signal.SIGKILL)
     said: list[str] = []
-    assert list_local() == [] or await _soon(lambda: list_local() == [])
+    assert await _soon(lambda: find_head(record) is None)
     await start_local(ray.spec(), on_progress=said.append)
     assert said[0].startswith("What an earlier local Ray 'a' left is removed (")
     assert f"({len(left)} processes were still running)" in said[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from ray_provider.clusters.handle import AuthReference, ClusterHandle
-from ray_provider.clusters.local import cluster, head
+from ray_provider.clusters.local import head
 from ray_provider.clusters.local.cluster import delete_local, local_endpoint, start_local
 from ray_provider.clusters.local.spec import LocalClusterSpec
 from ray_provider.clusters.local.state import LocalPaths, LocalRecord, local_home, locked, this_machine
@@ -213,5 +213,5 @@ def test_a_token_that_is_not_here_tells_where_tasks_have_to_run(tmp_path):
     assert "secret-token" not in repr(endpoint) + repr(handle.to_dict())
 
 
-def test_no_cluster_is_found_where_there_is_none():
-    assert cluster.list_local() == []
+def test_no_cluster_is_found_where_there_is_none(tmp_path):
+    assert LocalPaths.below(tmp_path / "none") == []

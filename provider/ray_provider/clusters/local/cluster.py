@@ -30,7 +30,6 @@ from ray_provider.clusters.local.spec import LocalClusterSpec
 from ray_provider.clusters.local.state import (
     LocalPaths,
     LocalRecord,
-    local_home,
     locked,
     this_machine,
 )
@@ -151,16 +150,6 @@ def local_endpoint(handle: ClusterHandle) -> RayEndpoint:
             name=handle.name,
         )
     return _endpoint(paths, record)
-
-
-def list_local() -> list[ClusterHandle]:
-    """Give the local clusters of this user that are ready and whose head runs."""
-    found = []
-    for paths in LocalPaths.below(local_home()):
-        record = LocalRecord.read(paths)
-        if record and record.phase == "ready" and record.machine == this_machine() and find_head(record):
-            found.append(_handle(paths, record, created=False))
-    return found
 
 
 def end_all_local(home: Path) -> list[str]:

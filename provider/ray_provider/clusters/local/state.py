@@ -26,8 +26,9 @@ from ray_provider.exceptions import ClusterError, ClusterTimeoutError, Configura
 #: Overrides the folder in which all local clusters of this user are remembered.
 HOME_VARIABLE = "AIRFLOW_RAY_LOCAL_HOME"
 
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
-_MAX_NAME = 63
+#: What a folder of ours can be called. What a cluster that is made can be called says ``naming.check_name``, which is
+#: narrower: older releases made clusters whose names KubeRay would not take, and those are still found and deleted.
+_FOLDER = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 #: Ray puts sockets below its folder, as `session_<26 characters>_<pid>/sockets/dash_<module>`. The kernel takes paths
 #: of at most 107 characters for them (macOS: 103).
 _MAX_RAY_FOLDER = 103 - len("/session_2026-01-01_00-00-00_000000_4194304/sockets/dash_MetricsHead")
@@ -43,21 +44,6 @@ def local_home() -> Path:
         return Path(given).expanduser().absolute()
     state = os.environ.get("XDG_STATE_HOME")
     return (Path(state) if state else Path.home() / ".local" / "state").absolute() / "airflow-ray"
-
-
-def check_name(name: str) -> str:
-    """Give the name back if a cluster can be called that.
-
-    :param name: at most 63 lower-case letters, digits and hyphens.
-    :raises ConfigurationError: it can't.
-    """
-    if len(name) > _MAX_NAME or not _NAME.fullmatch(name):
-        raise ConfigurationError(
-            f"{name!r} can't be the name of a Ray cluster.",
-            hint=f"Use at most {_MAX_NAME} lower-case letters, digits and hyphens; begin and end with no hyphen.",
-            field="name",
-        )
-    return name
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +63,15 @@ class LocalPaths:
 
         :param name: of the cluster.
         :param home: unless given, as :func:`local_home` says.
-        :raises ConfigurationError: it can't be called that.
+        :raises ConfigurationError: no folder of ours can be called that.
         """
-        return cls(check_name(name), home or local_home())
+        if not _FOLDER.fullmatch(name):
+            raise ConfigurationError(
+                f"{name!r} can't be the name of a Ray cluster.",
+                hint="Use lower-case letters, digits and hyphens; begin and end with no hyphen.",
+                field="name",
+            )
+        return cls(name, home or local_home())
 
     @classmethod
     def below(cls, home: Path) -> list[LocalPaths]:

@@ -31,7 +31,6 @@ class ClusterArguments(JobArguments, Protocol):
     makes_cluster: ClassVar[bool]
     names_cluster: Any
     xcom_task_key: Any
-    kuberay_version: Any
     update_if_exists: Any
     gpu_device_plugin_yaml: Any
 
@@ -89,7 +88,6 @@ def own_cluster(
         name="task-" + submission_id_for(task_memory.owner_of(context, memory.next_attempt())).rpartition("-")[2],
         ray_cluster_yaml=operator.ray_cluster_yaml or None,
         owner=owner_of(context),
-        kuberay_version=operator.kuberay_version,
         update_if_exists=operator.update_if_exists,
         gpu_device_plugin_yaml=operator.gpu_device_plugin_yaml or "",
         folders=folders_of(context),
