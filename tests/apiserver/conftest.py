@@ -14,7 +14,7 @@ from ray_provider.hooks import RayHook
 from tests.support import kubernetes as support
 from tests.support.control_plane import ControlPlane
 from tests.support.control_plane import control_plane as started
-from tests.unit.airflow.conftest import TOKEN, Dashboard
+from tests.support.dashboard import TOKEN, Dashboard
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ from ray_provider.clusters.lifecycle import rayjob_end
 from ray_provider.exceptions import JobFailedError, JobLostError, JobStoppedError
 from ray_provider.sensors import RayJobSensor
 from tests.support.airflow_task import FakeTask, context_of
-from tests.unit.airflow.conftest import TOKEN
+from tests.support.dashboard import TOKEN
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
 

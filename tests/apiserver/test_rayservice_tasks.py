@@ -23,8 +23,8 @@ from ray_provider.operators import DeleteRayService, DeployRayService
 from ray_provider.triggers import RayServiceTrigger
 from tests.apiserver.test_rayservices import OPEN, Services
 from tests.support.airflow_task import FakeTask, context_of
+from tests.support.dashboard import TOKEN
 from tests.support.kubernetes import until
-from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
 

@@ -29,8 +29,8 @@ from ray_provider.sensors import RayClusterSensor
 from ray_provider.triggers import RayClusterTrigger
 from tests.kubernetes.clusters import HEAD_ONLY, values
 from tests.support.airflow_task import FakeTask, context_of
+from tests.support.dashboard import TOKEN
 from tests.support.kubernetes import Kubernetes, until
-from tests.unit.airflow.conftest import TOKEN
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
 

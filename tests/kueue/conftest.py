@@ -17,11 +17,11 @@ from ray_provider.hooks import RayHook
 from tests.apiserver.conftest import control_plane, kubernetes, namespace
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.control_plane import ControlPlane
+from tests.support.dashboard import TOKEN, Dashboard
 from tests.support.helm import ROOT
 from tests.support.kubernetes import Kubernetes, until
 from tests.support.kueue import Nodes, Team
 from tests.support.kueue import kueue as at_work
-from tests.unit.airflow.conftest import TOKEN, Dashboard
 
 __all__ = ["control_plane", "kubernetes", "namespace"]
 

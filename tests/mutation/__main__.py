@@ -35,9 +35,11 @@ FOLDERS = {
     "jobs": ["tests/unit/jobs"],
     "clusters": ["tests/unit/clusters"],
     "infrastructure": ["tests/unit/infrastructure"],
-    "functions": ["tests/unit/functions", "tests/unit/airflow/test_task_ray.py"],
+    "functions": ["tests/unit/functions", "tests/unit/decorators"],
     "top": ["tests/unit"],
 }
+#: Those of the Airflow glue, whose parts are tested through each other.
+GLUE = [f"tests/unit/{name}" for name in ("operators", "hooks", "triggers", "sensors", "decorators", "task_groups")]
 FAILED, COLLECTION, USAGE, NO_TESTS = 1, 2, 4, 5
 
 
@@ -141,7 +143,7 @@ def judge(mutant: Mutant, known: Map, copy: Path, *, least_limit: float, most: i
     units = [test for test in found if test.startswith("tests/unit")]
     others = [test for test in found if test not in units]
     if not found:
-        units = known.tests_in(FOLDERS.get(mutant.area, ["tests/unit/airflow"]), naming=Path(mutant.path).stem)
+        units = known.tests_in(FOLDERS.get(mutant.area, GLUE), naming=Path(mutant.path).stem)
     batches = [batch[:most] for batch in (units, others) if batch]
     file = copy / mutant.path
     file.write_text(mutant.text)

@@ -2,7 +2,7 @@
 
 Run it in a checkout of the release (this file follows the code: of commit 6260089 it had the module paths of then)::
 
-    python tests/support/in_flight.py > NEXT/tests/unit/airflow/in_flight.json
+    python tests/support/in_flight.py > NEXT/tests/unit/triggers/in_flight.json
 """
 
 from __future__ import annotations

@@ -44,6 +44,14 @@ def test_no_folder_is_too_full():
     assert {folder: count for folder, count in folders().items() if count > MOST} == {}
 
 
+def test_the_unit_tests_stand_in_the_folders_of_what_they_test():
+    tests = Path(__file__).parent
+    standing = {file.parent for file in tests.rglob("*.py") if file.name.startswith("test_")}
+    assert {folder.relative_to(tests).as_posix() for folder in standing} - set(folders()) == set()
+    counts = {folder.relative_to(tests).as_posix(): len(list(folder.glob("*.py"))) for folder in standing}
+    assert {folder: count for folder, count in counts.items() if count > MOST} == {}
+
+
 def modules() -> dict[str, str]:
     """Give the text of each module of the package."""
     files = (file for file in PACKAGE.rglob("*.py") if "_bundled" not in file.parts)

@@ -21,7 +21,7 @@ from ray_provider.infrastructure.cloud.credentials import Token
 from ray_provider.infrastructure.cloud.eks import EksCluster, assume_role, eks_credentials, eks_token
 from ray_provider.infrastructure.cloud.gke import GkeCluster, acting_as, container_client, gke_credentials, gke_token
 from ray_provider.infrastructure.errors import TerraformCredentialsError
-from tests.unit.infrastructure.test_presence import Container, Session, refused
+from tests.unit.infrastructure.cloud.test_presence import Container, Session, refused
 
 TEXT = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 PEM = base64.b64encode(TEXT.encode()).decode()

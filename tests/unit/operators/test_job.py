@@ -20,8 +20,8 @@ from ray_provider.jobs.submit import once
 from ray_provider.operators import SubmitRayJob
 from ray_provider.operators._job import arguments
 from ray_provider.operators._job import run as job_run
-from tests.unit.airflow.conftest import TOKEN
-from tests.unit.airflow.dying import die_while_waiting
+from tests.support.dashboard import TOKEN
+from tests.unit.operators.dying import die_while_waiting
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 

@@ -26,7 +26,7 @@ from ray_provider.sensors import RayServeSensor
 from ray_provider.serve import deploy, removal
 from ray_provider.serve.client import ServeClient
 from ray_provider.triggers import RayServeTrigger, coming_back
-from tests.unit.airflow.conftest import TOKEN
+from tests.support.dashboard import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(90)]
 

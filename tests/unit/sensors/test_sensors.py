@@ -21,7 +21,7 @@ from ray_provider.sensors import RayClusterSensor, RayJobSensor
 from ray_provider.sensors import cluster as cluster_sensor
 from ray_provider.triggers import RayClusterTrigger, RayJobTrigger, coming_back
 from tests.support.kubernetes_api import kubeconfig, running
-from tests.unit.clusters.test_watching import CLUSTERS
+from tests.unit.clusters.kubernetes.test_watching import CLUSTERS
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.hooks import RayHook
 from tests.support.kubernetes_api import kubeconfig, running
-from tests.unit.clusters.test_capacity import GPU, cluster, not_ready
-from tests.unit.clusters.test_watching import CLUSTERS
+from tests.unit.clusters.kuberay.test_capacity import GPU, cluster, not_ready
+from tests.unit.clusters.kubernetes.test_watching import CLUSTERS
 
 
 async def test_pods_that_do_not_start_are_told_through_the_connection(connection):

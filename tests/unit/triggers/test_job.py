@@ -11,7 +11,7 @@ import pytest
 
 from ray_provider import _compat
 from ray_provider.triggers import RayJobTrigger, coming_back
-from tests.unit.airflow.conftest import TOKEN
+from tests.support.dashboard import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 

@@ -14,7 +14,7 @@ from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.watch.logs import LogFollower
 from tests.support.jobs_api import NODE, JobsApi
 from tests.unit.jobs.conftest import QUICK
-from tests.unit.jobs.test_loglines import oracle
+from tests.unit.jobs.watch.test_loglines import oracle
 
 
 @pytest.fixture(autouse=True)

@@ -17,7 +17,7 @@ from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import ClusterTimeoutError, ConfigurationError
 from ray_provider.hooks import RayHook
 from tests.support.kubernetes_api import running, until
-from tests.unit.clusters.test_rayjob_start import ADMITTED, FULL, PREEMPTED
+from tests.unit.clusters.lifecycle.test_rayjob_start import ADMITTED, FULL, PREEMPTED
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
 WORKLOADS = "/apis/kueue.x-k8s.io/v1beta2/namespaces/n/workloads"

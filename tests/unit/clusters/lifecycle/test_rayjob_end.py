@@ -21,7 +21,7 @@ from ray_provider.exceptions import (
     RayConnectionError,
 )
 from ray_provider.jobs.models import JobDetails
-from tests.unit.clusters.test_rayjob_start import JOBS, Scene, running
+from tests.unit.clusters.lifecycle.test_rayjob_start import JOBS, Scene, running
 
 RUNNING = ("Running", "RUNNING")
 

@@ -15,8 +15,8 @@ from ray_provider.clusters.lifecycle.rayjob_end import look
 from ray_provider.clusters.lifecycle.rayjob_watch import failed_submitter
 from ray_provider.exceptions import ClusterTimeoutError, JobFailedError, JobStoppedError, RayConnectionError
 from ray_provider.jobs.models import JobDetails
-from tests.unit.clusters.test_rayjob_end import ending
-from tests.unit.clusters.test_rayjob_start import HANDLE, scene
+from tests.unit.clusters.lifecycle.test_rayjob_end import ending
+from tests.unit.clusters.lifecycle.test_rayjob_start import HANDLE, scene
 
 PODS = path_of("pods", "n")
 

@@ -10,7 +10,7 @@ import pytest
 from ray_provider.exceptions import ConfigurationError, JobLostError
 from ray_provider.hooks import RayHook
 from ray_provider.hooks.peer import JobStatus, run_sync
-from tests.unit.airflow.conftest import TOKEN
+from tests.support.dashboard import TOKEN
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 
