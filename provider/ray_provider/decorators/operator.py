@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from http import HTTPStatus
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import DecoratedOperator
 
 from ray_provider._compat import AirflowFailException, AirflowSkipException, redact
+from ray_provider.decorators import transfer
 from ray_provider.decorators.arguments import checked_config, context_arguments, make_config
 from ray_provider.decorators.storage import reference_of
 from ray_provider.decorators.values import materialize
@@ -51,8 +48,6 @@ _SENDS = ("auto", "pickle", "source")
 _ARGUMENTS = (frozenset(inspect.signature(SubmitRayJob.__init__).parameters) - {"self", "kwargs"}) | set(_OWN)
 #: What a result file may have beyond the value itself: its header, or the texts of an exception (bytes).
 _RESULT_MARGIN = 1024 * 1024
-#: A result that can't be read for so long (seconds) is given up.
-_RESULT_PATIENCE = 30.0
 
 
 class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
@@ -189,10 +184,10 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
 
         check(run.ray_version, spec, functions=True)
         packed, self._packed = self._packed, None
-        if self.send != "source" and (theirs := run.run(_other_python)):
+        if self.send != "source" and (theirs := run.run(transfer.other_python)):
             packed = self._packed_for(theirs)
         self._pack = None
-        run.run(lambda client: _send(client, packed))
+        run.run(lambda client: transfer.send(client, packed))
         runtime_env = spec.runtime_env
         variables = {
             **_context_variables(context),
@@ -292,7 +287,9 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
             why = str(error.data.get("reason") or error.message)
             raise python_mismatch(theirs.split("."), ours, not_as_source=why) from error
         self.log.info(
-            "The Ray cluster runs Python %s, this worker %s: the function is sent as source.", theirs, _text(ours)
+            "The Ray cluster runs Python %s, this worker %s: the function is sent as source.",
+            theirs,
+            ".".join(map(str, ours)),
         )
         return packed
 
@@ -316,7 +313,7 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         from ray_provider.functions.results import decode
 
         async def read(client: RayJobsClient) -> bytes:
-            return await _read_result(client, outcome.submission_id, self.max_result_bytes + _RESULT_MARGIN)
+            return await transfer.read_result(client, outcome.submission_id, self.max_result_bytes + _RESULT_MARGIN)
 
         found = decode(run.run(read), allow_pickle=self.allow_pickle_results)
         if found.error is None:
@@ -325,63 +322,6 @@ class RayDecoratedOperator(DecoratedOperator, SubmitRayJob):
         # Only texts are hidden in: what else the error says (None, False) has to stay what it is.
         hidden = {name: redact(value) if isinstance(value, str) else value for name, value in found.error.items()}
         return replace(found, error=hidden)
-
-
-async def _read_result(client: RayJobsClient, submission_id: str, max_bytes: int) -> bytes:
-    """Read what the function left. A dashboard or a node's agent that is busy is asked again for a while."""
-    from ray_provider._shared.retry import Attempts, RetryPolicy
-    from ray_provider.functions.results import result_file
-
-    attempts = Attempts(RetryPolicy(deadline_seconds=_RESULT_PATIENCE))
-    while True:
-        details = await client.get(submission_id)
-        if details is None or not details.driver_node_id:
-            raise JobError(
-                f"The result of job {submission_id} can't be found: Ray does not say where it ran.",
-                submission_id=submission_id,
-            )
-        try:
-            content = await client.read_log_file(
-                details.driver_node_id, result_file(submission_id), max_bytes=max_bytes
-            )
-        except (RayApiError, RayConnectionError) as error:
-            passing = not isinstance(error, RayApiError) or (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
-            if passing and await attempts.wait():
-                continue
-            raise
-        if not content:
-            raise JobError(
-                f"Job {submission_id} left no result: its process ended before the function did.",
-                submission_id=submission_id,
-            )
-        return content
-
-
-async def _send(client: RayJobsClient, packed: PackedCall) -> None:
-    """Upload a call, unless the cluster has it."""
-    if await client.package_exists(packed.uri):
-        return
-    with tempfile.TemporaryDirectory(prefix="ray_") as folder:
-        path = Path(folder) / "call.zip"
-        await asyncio.to_thread(path.write_bytes, packed.content)
-        await client.upload_package(packed.uri, path)
-
-
-async def _other_python(client: RayJobsClient) -> str | None:
-    """Give the minor version of the cluster's Python where it is not this one's; ``None``: it is, or Ray is too old."""
-    try:
-        answer = await client.transport.json("GET", "/api/v0/cluster_metadata")
-    except RayApiError as error:
-        if error.status != HTTPStatus.NOT_FOUND:
-            raise
-        return None
-    version = str((answer.get("data") or {}).get("pythonVersion") or "") if isinstance(answer, dict) else ""
-    theirs = _text(version.split(".")[:2])
-    return theirs if version and theirs != _text(sys.version_info[:2]) else None
-
-
-def _text(version: Sequence[Any]) -> str:
-    return ".".join(map(str, version))
 
 
 def _context_variables(context: Context) -> dict[str, str]:

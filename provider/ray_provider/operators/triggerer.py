@@ -48,7 +48,6 @@ def defer(
     context["ti"].xcom_push(key=left[0], value=dict(left[1]))
     operator.log.info("Waiting for %s in the triggerer.", what)
     operator.defer(trigger=trigger, method_name="execute_complete", timeout=timeout)
-    raise AssertionError("unreachable: a deferral raises")
 
 
 def why_gone(next_method: str, next_kwargs: Mapping[str, Any] | None) -> str | None:

@@ -21,7 +21,7 @@ from ray_provider.operators import SubmitRayJob
 from ray_provider.operators._job import arguments
 from ray_provider.operators._job import run as job_run
 from tests.support.dashboard import TOKEN
-from tests.unit.operators.dying import die_while_waiting
+from tests.support.dying import die_while_waiting
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 

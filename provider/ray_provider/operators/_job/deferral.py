@@ -6,7 +6,6 @@ import time
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ray_provider.operators import triggerer
 from ray_provider.operators._job import arguments
 from ray_provider.operators._job.arguments import JobArguments
 from ray_provider.triggers.job import RayJobTrigger
@@ -60,4 +59,4 @@ def of_job(operator: Deferring, run: JobRun, started: datetime | None) -> tuple[
         session_name=run.session_name,
         appears_until=run.appears_until,
     )
-    return trigger, None if deadline is None else triggerer.time_left(deadline, _BACKSTOP_SECONDS)
+    return trigger, None if deadline is None else timedelta(seconds=max(0.0, deadline - now) + _BACKSTOP_SECONDS)

@@ -25,6 +25,7 @@ from ray_provider.operators._job import arguments, attempts
 from ray_provider.operators._job import memory as task_memory
 from ray_provider.operators._job.memory import TaskMemory
 from ray_provider.operators._rayjob import submitter
+from ray_provider.operators._rayjob.attempt import attempt_of, outcome_without_cluster, plan
 from ray_provider.triggers import failure
 from ray_provider.triggers.watching import OFFSET_XCOM_KEY, tell
 
@@ -33,15 +34,13 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.kuberay.rayjob import RayJobState
-    from ray_provider.jobs.models import JobDetails, JobSpec
+    from ray_provider.jobs.models import JobSpec
     from ray_provider.operators._job.run import JobRun
     from ray_provider.operators._rayjob.arguments import RayJobArguments
     from ray_provider.operators._rayjob.operator import RayJobOperator
 
 #: How much later than the start's own limits Airflow's timeout of the deferral is (seconds).
 _BACKSTOP_SECONDS = 120.0
-_ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 
 
 def begin(
@@ -66,15 +65,15 @@ def begin(
     namespace = run.take(lambda: own_rayjob.namespace_of(run.hook, where, first.cluster.namespace))
     with operator.answering_for(run, memory):
         run.cluster_owner = owner
-        plan, state = _plan(operator, context, run, memory, wanted, namespace)
-        run.job_id = operator.id_of_attempt(context, plan.attempt)
-        made = first if plan.attempt == 1 else wanted.spec(operator, context, plan.attempt, memory.max_tries)
+        todo, state = plan(operator, context, run, memory, wanted, namespace)
+        run.job_id = operator.id_of_attempt(context, todo.attempt)
+        made = first if todo.attempt == 1 else wanted.spec(operator, context, todo.attempt, memory.max_tries)
         # From here on a kill deletes it, whether the answer has come or not.
         run.cluster = ClusterHandle(
             "kubernetes", "", "", namespace, owner=owner, kubernetes=where, rayjob=made.cluster.name
         )
-        adopted = state is not None and plan.action == "adopt"
-        memory.keep(attempts.AttemptRecord(run.job_id, plan.attempt, max_tries=memory.max_tries, submitted=adopted))
+        adopted = state is not None and todo.action == "adopt"
+        memory.keep(attempts.AttemptRecord(run.job_id, todo.attempt, max_tries=memory.max_tries, submitted=adopted))
         task_memory.tell(context, run)
         if not adopted:
             try:
@@ -86,9 +85,9 @@ def begin(
         elif state is not None:
             run.cluster = replace(run.cluster, name=state.cluster)
             if state.is_over and not run.take(lambda: own_rayjob.has_cluster(run.hook, run.cluster)):
-                outcome = _outcome_without_cluster(operator, state.job_id, state.job, state.message)
+                outcome = outcome_without_cluster(operator, state.job_id, state.job, state.message)
                 return operator.conclude(context, run, memory, outcome)
-        return _start(operator, context, run, memory, spec, plan.attempt, wanted)
+        return _start(operator, context, run, memory, spec, todo.attempt, wanted)
 
 
 def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]) -> Any:
@@ -111,7 +110,7 @@ def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]
         spec = arguments.job_spec(operator, folders_of(context))
         if event["status"] == "over":
             job = event["job"]
-            outcome = _outcome_without_cluster(operator, job["job_id"], job["status"], job["message"])
+            outcome = outcome_without_cluster(operator, job["job_id"], job["status"], job["message"])
             return operator.conclude(context, run, memory, outcome)
         if event["status"] != "ready":
             raise failure.read(event["error"], ClusterError)
@@ -119,7 +118,7 @@ def started(operator: RayJobOperator, context: Context, event: Mapping[str, Any]
             operator.log.info("%s", line)
         handle = ClusterHandle.from_dict(event["cluster"])
         run.cluster = replace(handle, owner=run.cluster_owner or {}, rayjob=run.cluster.rayjob if run.cluster else None)
-        return _submit(operator, context, run, memory, spec, _attempt_of(operator, context, run, memory), wanted)
+        return _submit(operator, context, run, memory, spec, attempt_of(operator, context, run, memory), wanted)
 
 
 def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskMemory, outcome: JobOutcome) -> Any:
@@ -143,7 +142,7 @@ def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskM
     with operator.answering_for(run, memory):
         spec = arguments.job_spec(operator, folders_of(context))
         operator.prepare(context)
-        attempt = _attempt_of(operator, context, run, memory)
+        attempt = attempt_of(operator, context, run, memory)
         task_memory.tell(context, run)
         return _start(operator, context, run, memory, spec, attempt, wanted)
 
@@ -194,7 +193,7 @@ def _start(
             lambda: own_rayjob.wait(run.hook, handle, options, how=wanted.access, since=now, say=partial(tell, run.log))
         )
     except RayJobOver as over:
-        outcome = _outcome_without_cluster(operator, over.state.job_id, over.state.job, over.state.message)
+        outcome = outcome_without_cluster(operator, over.state.job_id, over.state.job, over.state.message)
         return operator.conclude(context, run, memory, outcome)
     return _submit(operator, context, run, memory, spec, attempt, wanted)
 
@@ -295,94 +294,6 @@ def _defer(operator: RayJobOperator, context: Context, handle: ClusterHandle, wa
         method_name="execute_started",
         timeout=None if limit is None else timedelta(seconds=limit),
     )
-
-
-# -- which attempt -----------------------------------------------------------------------------------------------------
-
-
-def _plan(
-    operator: RayJobOperator,
-    context: Context,
-    run: JobRun,
-    memory: TaskMemory,
-    wanted: RayJobArguments,
-    namespace: str,
-) -> tuple[attempts.Plan, RayJobState | None]:
-    """Decide what to do by what earlier tries left, and delete what has to be gone before."""
-    owner = run.cluster_owner or {}
-    found = run.take(lambda: own_rayjob.find(run.hook, wanted.where, namespace, owner))
-    state = found[0] if found else None
-    if state is not None and state.job_id != operator.id_of_attempt(context, state.attempt):
-        # Of a run that was deleted, and made anew under its id.
-        _delete(run, wanted, namespace, state.name)
-        state = None
-    record, job = memory.earlier, None
-    if state is not None and (record is None or state.attempt >= record.attempt):
-        same = record is not None and record.submission_id == state.job_id
-        record = attempts.AttemptRecord(
-            state.job_id,
-            state.attempt,
-            max_tries=record.max_tries if record is not None and same else state.max_tries,
-            submitted=True,
-            final=record.final if record is not None and same else None,
-            stopping=(record.stopping if record is not None and same else False) or state.deleting,
-        )
-        job = _details(state)
-    elif state is not None:
-        _delete(run, wanted, namespace, state.name)
-        state = None
-    plan = attempts.decide(record, job, max_tries=memory.max_tries, durable=operator.durable)
-    if plan.why:
-        operator.log.info("%s", plan.why)
-    if state is not None and plan.action == "submit" and (plan.stop_first or not operator.keep_on_failure):
-        _delete(run, wanted, namespace, state.name)
-    return plan, state
-
-
-def _details(state: RayJobState) -> JobDetails:
-    """Give what a RayJob says of its job in Ray's words."""
-    from ray_provider.jobs.models import JobDetails
-
-    status = state.job if state.job in _ENDED else ("FAILED" if state.is_over else "RUNNING")
-    return JobDetails(submission_id=state.job_id, status=status)
-
-
-def _outcome_without_cluster(operator: RayJobOperator, job_id: str, status: str, message: str) -> JobOutcome:
-    """Give how a job ended whose cluster KubeRay has deleted since: only the RayJob tells."""
-    operator.log.warning(
-        "Job %s has ended while nobody watched it, and KubeRay has deleted its cluster (ttl_seconds): its log is gone.",
-        job_id,
-    )
-    return JobOutcome(job_id, "final", status=status, message=message)
-
-
-def _delete(run: JobRun, wanted: RayJobArguments, namespace: str, name: str) -> None:
-    from ray_provider.hooks import own_cluster
-
-    handle = ClusterHandle(
-        "kubernetes", "", "", namespace, owner=dict(run.cluster_owner or {}), kubernetes=wanted.where, rayjob=name
-    )
-    run.take(lambda: own_cluster.delete(run.hook, handle))
-
-
-def _attempt_of(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskMemory) -> int:
-    """Give the logical attempt that a resumed task is at: the one whose id lies in XCom."""
-    if memory.earlier is not None and memory.earlier.submission_id == run.job_id:
-        return memory.earlier.attempt
-    cluster = run.cluster
-    states = (
-        run.take(lambda: own_rayjob.find(run.hook, cluster.kubernetes, cluster.namespace, run.cluster_owner or {}))
-        if cluster
-        else []
-    )
-    state = next((one for one in states if cluster and one.name == cluster.rayjob), None)
-    if state is None or state.job_id != operator.id_of_attempt(context, state.attempt):
-        raise RayProviderError(
-            f"The RayJob {cluster.rayjob if cluster else ''} of this task is gone: somebody deleted it.",
-            hint="Clear the task to run it anew.",
-            cause="deleted",
-        )
-    return state.attempt
 
 
 def _refuse_detached(operator: RayJobOperator) -> None:
