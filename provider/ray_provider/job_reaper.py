@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ray_provider import _compat
+from ray_provider._shared import xcom_keys
 from ray_provider._shared.plain_text import colourless
 from ray_provider.exceptions import RayProviderError
 from ray_provider.reaper import ReapOptions, age_text, survey
@@ -230,12 +231,10 @@ def ask_airflow(jobs: Iterable[FoundJob]) -> Airflow:
 
     :param jobs: whose owners it is asked for.
     """
-    from ray_provider.triggers.watching import JOB_XCOM_KEY
-
     owners = [job.owner for job in jobs]
     runs = {owner.run_id for owner in owners}
     dags = _compat.known_dags() & {owner.dag_id for owner in owners}
-    told = _compat.stored_xcoms(JOB_XCOM_KEY, dags, runs)
+    told = _compat.stored_xcoms(xcom_keys.JOB, dags, runs)
     return Airflow(
         _compat.deployment_name(),
         frozenset(dags),

@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from ray_provider._compat import BaseOperatorLink
+from ray_provider._shared import xcom_keys
 
 if TYPE_CHECKING:
     from ray_provider.jobs.endpoint import RayEndpoint
-
-#: The operator pushes the whole link under this key right after the submit.
-LINK_XCOM_KEY = "ray_dashboard_link"
 
 
 def job_page(endpoint: RayEndpoint, submission_id: str) -> str:
@@ -31,7 +29,7 @@ class RayDashboardLink(BaseOperatorLink):
     @property
     def xcom_key(self) -> str:
         """Where the link lies. Airflow 3 reads it from there by itself."""
-        return LINK_XCOM_KEY
+        return xcom_keys.LINK
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
         """Read the link.

@@ -9,13 +9,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider._compat import conf
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ClusterError, ConfigurationError, RayProviderError
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import (
-    HANDLE_XCOM_KEY,
     ClusterOperator,
     cluster_spec,
     folders_of,
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
 #: XCom with the dashboard's URL, as astro-provider-ray names it.
-DASHBOARD_XCOM_KEY = "dashboard"
+DASHBOARD_XCOM_KEY = xcom_keys.DASHBOARD
 #: How much later than the wait's own end Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 120.0
 
@@ -270,7 +270,7 @@ class SetupRayCluster(ClusterOperator):
         applied = run.apply(spec, keep_on_failure=self.keep_on_failure)
         now = time.time()
         deadline, limit = self._limits(context, readiness, now, queue=applied.queue)
-        context["ti"].xcom_push(key=HANDLE_XCOM_KEY, value=applied.handle.to_dict())
+        context["ti"].xcom_push(key=xcom_keys.HANDLE, value=applied.handle.to_dict())
         self.log.info("Waiting in the triggerer until Ray cluster %s is ready.", applied.handle.name)
         self.defer(
             trigger=RayClusterTrigger(
@@ -310,7 +310,7 @@ class SetupRayCluster(ClusterOperator):
         return deadline, rest if limit is None or (rest is not None and rest < limit) else limit
 
     def _done(self, context: Context, handle: ClusterHandle) -> dict[str, Any]:
-        context["ti"].xcom_push(key=DASHBOARD_XCOM_KEY, value=handle.address)
+        context["ti"].xcom_push(key=xcom_keys.DASHBOARD, value=handle.address)
         self.log.info("Dashboard: %s", handle.address)
         return handle.to_dict()
 
@@ -381,5 +381,5 @@ class SetupRayCluster(ClusterOperator):
 
     @staticmethod
     def _handle_of(context: Context) -> ClusterHandle | None:
-        left = left_before(context, HANDLE_XCOM_KEY)
+        left = left_before(context, xcom_keys.HANDLE)
         return None if left is None else owned_here(ClusterHandle.from_dict(left), context)

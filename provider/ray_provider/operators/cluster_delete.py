@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators._cluster.common import HANDLE_XCOM_KEY, ClusterOperator, folders_of, owned_here, owner_of
+from ray_provider.operators._cluster.common import ClusterOperator, folders_of, owned_here, owner_of
 from ray_provider.operators._cluster.run import ClusterRun
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class DeleteRayCluster(ClusterOperator):
         Ended before its trigger had begun, nobody else would take it away. Asked for by ``trigger_rule="all_done"``.
         """
         ti = context["ti"]
-        found = (ti.xcom_pull(task_ids=one, key=HANDLE_XCOM_KEY) for one in sorted(self.upstream_task_ids))
+        found = (ti.xcom_pull(task_ids=one, key=xcom_keys.HANDLE) for one in sorted(self.upstream_task_ids))
         return [one for one in found if isinstance(one, Mapping)]
 
     def _delete_handle(self, cluster: Any, context: Context) -> bool:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider._compat import AirflowFailException, BaseOperator, deployment_name
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError, InfrastructureError, RayProviderError
 from ray_provider.hooks.terraform import TerraformTask
@@ -22,8 +23,6 @@ if TYPE_CHECKING:
     from ray_provider.hooks.cloud_cluster import CloudCluster
     from ray_provider.infrastructure.run import InfrastructureRun
 
-#: XCom with the plan's summary: counts, and what was changed by name.
-PLAN_XCOM_KEY = "plan"
 _LIVE = ("refuse", "ignore")
 _ON_FAILURE = ("keep", "destroy")
 
@@ -188,7 +187,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
             self.log.info("%s", run.redactor(line))
         for line in summary.idle.lines(prices) if summary.idle is not None else ():
             self.log.info("%s", line)
-        context["ti"].xcom_push(key=PLAN_XCOM_KEY, value=summary.to_dict())
+        context["ti"].xcom_push(key=xcom_keys.PLAN, value=summary.to_dict())
         guarded = tuple(self.guarded_types)
         guard_missing(
             summary.deleted_outside(guarded),

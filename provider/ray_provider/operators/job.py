@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider import cluster_of_group
 from ray_provider._compat import BaseOperator, TaskDeferred, TriggerTask, conf, redact
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ClusterError, RayProviderError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
-from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink, job_page
+from ray_provider.links import RayDashboardLink, job_page
 from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import folders_of
 from ray_provider.operators._cluster.of_task import own_cluster
@@ -359,7 +360,7 @@ class SubmitRayJob(BaseOperator):
             memory.submitted()
         else:
             run.adopted()
-        context["ti"].xcom_push(key=LINK_XCOM_KEY, value=job_page(endpoint, run.job_id))
+        context["ti"].xcom_push(key=xcom_keys.LINK, value=job_page(endpoint, run.job_id))
         self.log.info("Job page: %s", job_page(endpoint, run.job_id))
         if not self.wait_for_completion:
             return run.job_id

@@ -8,11 +8,12 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from ray_provider._compat import BaseOperator, conf
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ServeError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
-from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
+from ray_provider.links import RayDashboardLink
 from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import where_is
 from ray_provider.operators._job.arguments import deadline_of, number
@@ -28,10 +29,6 @@ if TYPE_CHECKING:
     from ray_provider.clusters.rayservice.handle import RayServiceHandle
     from ray_provider.clusters.rayservice.waiting import Deployed
 
-#: XCom: where the service answers.
-URL_XCOM_KEY = "ray_serve_url"
-#: XCom of a deferred deploy: what it wrote, for the case that its trigger fails.
-DEPLOYED_XCOM_KEY = "ray_service_deployed"
 #: How much later than the deploy's own deadline Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 180.0
 
@@ -261,7 +258,7 @@ class DeployRayService(BaseOperator):
         """
         gone = triggerer.why_gone(next_method, next_kwargs)
         if gone is not None and not self.keep_on_failure:
-            triggerer.take_back(self, context, gone, what="the RayService", key=DEPLOYED_XCOM_KEY, how=self._take_back)
+            triggerer.take_back(self, context, gone, what="the RayService", key=xcom_keys.DEPLOYED, how=self._take_back)
         return super().resume_execution(next_method, next_kwargs, context)
 
     def on_kill(self) -> None:
@@ -281,8 +278,8 @@ class DeployRayService(BaseOperator):
         return self._run
 
     def _done(self, context: Context, run: RayServiceRun, handle: RayServiceHandle) -> dict[str, Any]:
-        context["ti"].xcom_push(key=LINK_XCOM_KEY, value=f"{run.dashboard}/#/serve")
-        context["ti"].xcom_push(key=URL_XCOM_KEY, value=handle.url)
+        context["ti"].xcom_push(key=xcom_keys.LINK, value=f"{run.dashboard}/#/serve")
+        context["ti"].xcom_push(key=xcom_keys.URL, value=handle.url)
         if handle.url:
             self.log.info("RayService %s/%s answers at %s", handle.namespace, handle.name, handle.url)
         else:
@@ -305,7 +302,7 @@ class DeployRayService(BaseOperator):
                 deferred_at=time.time(),
             ),
             what=f"RayService {deployed.namespace}/{deployed.name}",
-            left=(DEPLOYED_XCOM_KEY, deployed.to_dict()),
+            left=(xcom_keys.DEPLOYED, deployed.to_dict()),
             timeout=triggerer.time_left(deadline, _BACKSTOP_SECONDS),
         )
 

@@ -10,13 +10,14 @@ from urllib.parse import quote
 
 from ray_provider import cluster_of_group
 from ray_provider._compat import BaseOperator, conf
+from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import named_cluster
 from ray_provider.exceptions import ServeError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
 from ray_provider.hooks.serve_application import which_application
-from ray_provider.links import LINK_XCOM_KEY, RayDashboardLink
+from ray_provider.links import RayDashboardLink
 from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import folders_of
 from ray_provider.operators._job.arguments import deadline_of, names, number
@@ -31,10 +32,6 @@ if TYPE_CHECKING:
 
     from ray_provider.serve.deploy import Written
 
-#: XCom: where the application answers.
-URL_XCOM_KEY = "ray_serve_url"
-#: XCom of a deferred deploy: what it wrote, for the case that its trigger fails.
-WRITTEN_XCOM_KEY = "ray_serve_written"
 #: How much later than the deploy's own deadline Airflow's timeout of the deferral is: only if the trigger fails to act.
 _BACKSTOP_SECONDS = 120.0
 
@@ -179,7 +176,7 @@ class DeployServeApplication(BaseOperator):
         gone = triggerer.why_gone(next_method, next_kwargs)
         if gone is not None and not self.keep_on_failure:
             triggerer.take_back(
-                self, context, gone, what=f"application {self.name!r}", key=WRITTEN_XCOM_KEY, how=self._take_back
+                self, context, gone, what=f"application {self.name!r}", key=xcom_keys.WRITTEN, how=self._take_back
             )
         return super().resume_execution(next_method, next_kwargs, context)
 
@@ -212,11 +209,11 @@ class DeployServeApplication(BaseOperator):
 
     def _link(self, context: Context, run: ServeRun) -> None:
         page = f"{run.dashboard}/#/serve/applications/{quote(str(self.name), safe='')}"
-        context["ti"].xcom_push(key=LINK_XCOM_KEY, value=page)
+        context["ti"].xcom_push(key=xcom_keys.LINK, value=page)
 
     def _done(self, context: Context, run: ServeRun, handle: ServeHandle) -> dict[str, Any]:
         self._link(context, run)
-        context["ti"].xcom_push(key=URL_XCOM_KEY, value=handle.url)
+        context["ti"].xcom_push(key=xcom_keys.URL, value=handle.url)
         if handle.url:
             self.log.info("Application %r answers at %s", handle.name, handle.url)
         elif handle.route_prefix is not None:
@@ -238,7 +235,7 @@ class DeployServeApplication(BaseOperator):
                 deferred_at=time.time(),
             ),
             what=f"application {self.name!r}",
-            left=(WRITTEN_XCOM_KEY, waits.written),
+            left=(xcom_keys.WRITTEN, waits.written),
             timeout=triggerer.time_left(deadline, _BACKSTOP_SECONDS),
         )
 

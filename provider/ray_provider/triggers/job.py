@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
+from ray_provider._shared import xcom_keys
 from ray_provider.exceptions import RayProviderError
 from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
@@ -234,7 +235,7 @@ class RayJobTrigger(BaseTrigger):
         state = await self._patiently(_compat.core_state_of, task)
         if state != "deferred":
             return True
-        own = await self._patiently(_compat.get_xcom, task, watching.JOB_XCOM_KEY)
+        own = await self._patiently(_compat.get_xcom, task, xcom_keys.JOB)
         if isinstance(own, Mapping) and own.get("submission_id") == self.job_id:
             self.log.info("Job %s is left to the trigger that watches it now.", self.job_id)
             return False
@@ -279,7 +280,7 @@ class _Offset:
         if task is None:
             return
         try:
-            found = await _compat.get_xcom(task, watching.OFFSET_XCOM_KEY)
+            found = await _compat.get_xcom(task, xcom_keys.OFFSET)
         except Exception as error:  # noqa: BLE001 - lines that come twice are better than none
             log.warning("Can't tell how much of the log is here already: %s", error)
             return
@@ -320,7 +321,7 @@ class _Offset:
         try:
             await _compat.set_xcom(
                 self._task,
-                watching.OFFSET_XCOM_KEY,
+                xcom_keys.OFFSET,
                 {"submission_id": self.job_id, "offset": value, "lines": lines},
             )
         except Exception as error:  # noqa: BLE001 - the log itself goes on

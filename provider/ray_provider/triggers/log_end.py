@@ -13,6 +13,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from ray_provider import _compat
+from ray_provider._shared import xcom_keys
 from ray_provider.triggers import watching
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class LogEnd:
         try:
             async with asyncio.timeout(_PATIENCE):
                 while _answered < until:
-                    await _compat.get_xcom(task, watching.OFFSET_XCOM_KEY)
+                    await _compat.get_xcom(task, xcom_keys.OFFSET)
                     _answered += 1
         except Exception as error:  # noqa: BLE001 - the job's end is told all the same
             log.warning("The last lines of the log may be missing here: Airflow does not answer (%r).", error)

@@ -21,10 +21,6 @@ if TYPE_CHECKING:
     from ray_provider.jobs.watch.waiting import Ask
     from ray_provider.jobs.watch.watcher import JobOutcome, WatchOptions
 
-#: XCom of a task: which job is its own. Written before the submit, read when a trigger wants to stop something.
-JOB_XCOM_KEY = "ray_job"
-#: XCom of a task: how many bytes of the job's log have been passed on.
-OFFSET_XCOM_KEY = "ray_log_offset"
 
 #: How long a job that was told to stop may take. Ray sends SIGTERM, and SIGKILL 3 s later.
 STOP_SECONDS = 60.0

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
 BACKENDS = ("kubernetes", "local")
-#: XCom of a deferred set-up: what it made, for the case that its trigger fails or never begins.
-HANDLE_XCOM_KEY = "ray_cluster"
 
 #: Arguments that the local backend has no use for, and what they are unless given.
 _ONLY_KUBERNETES: dict[str, Any] = {

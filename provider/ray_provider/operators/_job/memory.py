@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ray_provider import _compat
+from ray_provider._shared import xcom_keys
 from ray_provider._version import __version__
 from ray_provider.clusters.handle import ClusterHandle, named_cluster
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.operators._job import attempts
-from ray_provider.triggers.watching import JOB_XCOM_KEY
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -134,7 +134,7 @@ def tell(context: Context, run: JobRun) -> None:
         "cluster": run.cluster.to_dict() if run.cluster else None,
         "cluster_owner": dict(run.cluster_owner) if run.cluster_owner else None,
     }
-    context["ti"].xcom_push(key=JOB_XCOM_KEY, value=value)
+    context["ti"].xcom_push(key=xcom_keys.JOB, value=value)
 
 
 def recall(context: Context, run: JobRun) -> None:
@@ -144,7 +144,7 @@ def recall(context: Context, run: JobRun) -> None:
     :param run: gets what is read.
     :raises ConfigurationError: what lies there is no cluster's handle.
     """
-    told = left_before(context, JOB_XCOM_KEY)
+    told = left_before(context, xcom_keys.JOB)
     if told is None:
         return
     run.job_id = told.get("submission_id")

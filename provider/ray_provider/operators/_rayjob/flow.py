@@ -8,6 +8,7 @@ from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ray_provider._shared import xcom_keys
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import (
     ClusterError,
@@ -27,7 +28,7 @@ from ray_provider.operators._job.memory import TaskMemory
 from ray_provider.operators._rayjob import submitter
 from ray_provider.operators._rayjob.attempt import attempt_of, outcome_without_cluster, plan
 from ray_provider.triggers import failure
-from ray_provider.triggers.watching import OFFSET_XCOM_KEY, tell
+from ray_provider.triggers.watching import tell
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -136,7 +137,7 @@ def again(operator: RayJobOperator, context: Context, run: JobRun, memory: TaskM
         raise outcome.error() or RuntimeError("The outcome is no error.")
     operator.log.warning("%s It waits for its turn, and is submitted again then.", outcome.message)
     # The log of the job begins anew, in another cluster.
-    context["ti"].xcom_push(key=OFFSET_XCOM_KEY, value={"submission_id": run.job_id, "offset": 0, "lines": 0})
+    context["ti"].xcom_push(key=xcom_keys.OFFSET, value={"submission_id": run.job_id, "offset": 0, "lines": 0})
     run.forget_ray()
     run.cluster = replace(run.cluster, name="", service=None, address="")
     with operator.answering_for(run, memory):
