@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -31,6 +32,8 @@ from ray_provider.exceptions import ClusterFailedError, ClusterTimeoutError, Kub
 Say = Callable[[str], None]
 _STUCK_SECONDS = 15.0
 _LOG_LINES = 15
+#: How long a watch that begins past its deadline (no triggerer ran meanwhile) waits for what there is.
+_FIRST_LOOK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,8 @@ class ReadinessWatch:
         findings += await self._stuck(now)
         keys = {(finding.cause, finding.subject) for finding in findings}
         self._first_seen = {key: self._first_seen.get(key, now) for key in keys}
-        pause = self._deadline - now
+        until = self._ends()
+        pause = until - now
         if self._unnoticed_since is not None:
             ends = (self._unnoticed_since + limit - now for limit in self._notice_limits())
             pause = min([pause, *(end for end in ends if end > 0)])
@@ -241,10 +245,18 @@ class ReadinessWatch:
             if left <= 0:
                 raise self._failed(finding, await self._last_lines(finding))
             pause = min(pause, left)
-        # One that was in a queue may have more time than this watch was told: that is known when it is read.
-        if now >= self._deadline and (view.cluster_known or not self._options.queue_apart):
+        if now >= until:
             raise await self._timed_out(findings)
         return None, max(0.05, min(pause, _STUCK_SECONDS))
+
+    def _ends(self) -> float:
+        """Give when waiting ends: not before anything is known of the cluster, which may be ready for long.
+
+        One that was in a queue may have more time than this watch was told, too: that is known when it is read.
+        """
+        if self.view.cluster_known and self.view.pods_known:
+            return self._deadline
+        return math.inf if self._options.queue_apart else max(self._deadline, self._began + _FIRST_LOOK_SECONDS)
 
     async def _held(self, held: Finding, now: float, *, in_queue: bool) -> float:
         """Wait on for a cluster that is suspended. Gives when to look again.

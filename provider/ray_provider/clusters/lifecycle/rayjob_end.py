@@ -43,6 +43,8 @@ _LOST_SECONDS = 10.0
 _AGAIN_SECONDS = 3.0
 #: So long an operator may take to look at a RayJob before a line says that nobody does.
 _OPERATOR_SECONDS = 45.0
+#: How long a wait that begins past its deadline (no triggerer ran meanwhile) waits for what there is.
+_FIRST_LOOK_SECONDS = 30.0
 
 
 class RayJobEnd:
@@ -352,10 +354,10 @@ async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: floa
     async with open_kube(access) as kube, aclosing(states(kube, end.namespace, end.name)) as told:
         following = asyncio.ensure_future(anext(told))
         state: RayJobState | None = None
-        pause = _ASK_SECONDS
+        pause, began = _ASK_SECONDS, time.time()
         try:
             while True:
-                left = deadline - time.time()
+                left = (deadline if state is not None else max(deadline, began + _FIRST_LOOK_SECONDS)) - time.time()
                 if left <= 0:
                     raise end.timed_out(time.time() - since)
                 await asyncio.wait([following], timeout=min(left, pause))

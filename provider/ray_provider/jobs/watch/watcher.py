@@ -161,7 +161,7 @@ class JobWatcher:
             if (found := self._cluster.interruption) is not None and not has_ended:
                 return self._outcome(found.kind, message=found.message)
             if seen is None:
-                return await self._stop_in_time()
+                return await self._stop_in_time(hub)
             if seen.error is not None:
                 if outcome := self._on_silence(seen.error):
                     return outcome
@@ -229,20 +229,27 @@ class JobWatcher:
         """Ray answers that it does not know the job: find out whether the head is another one."""
         self._missing += 1
         try:
-            session = await hub.session_name(renew=True)
+            lost = await self._lost_with_its_head(hub)
         except RayProviderError as error:
             return self._on_silence(error)
         self._on_answer()
-        if self._session is not None and session is not None and session != self._session:
-            return self._outcome(
-                "lost",
-                message=(
-                    f"Job {self.submission_id} was lost: the Ray head restarted while it ran (its session was "
-                    f"{self._session} and is {session} now), and a head without fault tolerance forgets its jobs."
-                ),
-            )
+        if lost is not None:
+            return lost
         to_come = self._seen is None and time.time() < (self.options.appears_until or 0.0)
         return None if to_come or self._missing < _TIMES_MISSING else self._gone()
+
+    async def _lost_with_its_head(self, hub: StatusHub) -> JobOutcome | None:
+        """Say that the head is another one than the job ran on. None: it is not, as far as can be told."""
+        session = await hub.session_name(renew=True)
+        if self._session is None or session is None or session == self._session:
+            return None
+        return self._outcome(
+            "lost",
+            message=(
+                f"Job {self.submission_id} was lost: the Ray head restarted while it ran (its session was "
+                f"{self._session} and is {session} now), and a head without fault tolerance forgets its jobs."
+            ),
+        )
 
     def _gone(self) -> JobOutcome:
         last = f" It was {self._seen.status} when last seen." if self._seen else ""
@@ -285,11 +292,18 @@ class JobWatcher:
         self._silent_since = None
         self._silence_told = False
 
-    async def _stop_in_time(self) -> JobOutcome:
+    async def _stop_in_time(self, hub: StatusHub) -> JobOutcome:
         """The time is over: stop the job, and wait until it has ended."""
         self._on_progress(f"The time of job {self.submission_id} is over: stopping it.")
+        lost = None
         try:
+            if self._seen is None:  # a watch that began past the deadline: was it running at all?
+                self._seen = await self.client.get(self.submission_id)
             details = await self.client.stop_and_wait(self.submission_id, _STOP_SECONDS)
+            waited = self._seen is not None and self._seen.status == "PENDING"
+            waited = waited and (details is None or details.driver_node_id is None)
+            if details is None and not waited:
+                lost = await self._lost_with_its_head(hub) or self._gone()
         except RayProviderError as error:
             return self._outcome(
                 "deadline",
@@ -298,8 +312,8 @@ class JobWatcher:
                     f"{error.message} It may still run."
                 ),
             )
-        waited = self._seen is not None and self._seen.status == "PENDING"
-        waited = waited and (details is None or details.driver_node_id is None)
+        if lost is not None:
+            return lost
         if details is not None:
             self._tell_status(details)
             if details.status in {"SUCCEEDED", "FAILED"}:

@@ -111,6 +111,19 @@ async def test_ready_is_known_at_once_and_without_polling():
         assert len(lines) == len(set(lines))
 
 
+@pytest.mark.parametrize("queue_apart", [False, True])
+async def test_a_cluster_that_was_ready_in_time_is_found_past_the_deadline(queue_apart):
+    """No triggerer ran meanwhile: the one that comes takes nothing back."""
+    async with running() as (server, access), open_kube(access) as kube:
+        await server.put(CLUSTERS, "c", cluster())
+        options = ReadinessOptions(timeout_seconds=5, queue_apart=queue_apart)
+        found = await ReadinessWatch(kube, "n", "c", options, deadline=time.time() - 100).wait()
+        assert found["status"]["readyWorkerReplicas"] == 1
+        await server.put(CLUSTERS, "c", cluster(head=False, provisioned=False, ready=0))
+        with pytest.raises(ClusterTimeoutError, match="waiting for|not ready after"):
+            await ReadinessWatch(kube, "n", "c", options, deadline=time.time() - 100).wait()
+
+
 @pytest.mark.parametrize(
     ("state", "options"),
     [

@@ -124,6 +124,18 @@ async def test_an_end_that_is_no_success_fails_with_its_reason(by, status, more,
         assert "n/train" in caught.value.message
 
 
+async def test_a_job_that_ended_in_time_is_found_past_the_deadline():
+    """No triggerer ran meanwhile."""
+    async with ending() as s:
+        await s.job("Complete", "SUCCEEDED")
+        s.wait(seconds=-100)
+        assert (await s.end()).job_id == "j"
+        await s.job("Running", "RUNNING")
+        s.wait(seconds=-100)
+        with pytest.raises(ClusterTimeoutError):
+            await s.end()
+
+
 async def test_a_job_is_followed_to_its_success():
     async with ending() as s:
         await s.job()

@@ -297,6 +297,28 @@ async def test_a_deadline_that_had_passed(api, client):
     assert (outcome.kind, outcome.status) == ("deadline", "STOPPED")
 
 
+async def test_a_deadline_that_had_passed_for_a_job_that_waited_for_resources(api, client, monkeypatch):
+    # No triggerer ran when its time was over: the one that comes says what it was, as one that had watched.
+    monkeypatch.setattr("ray_provider.jobs.client._PENDING_SECONDS", 0.1)
+    api.add("a")
+    outcome = await Watch(client, deadline=time.time() - 100).outcome()
+    assert (outcome.kind, outcome.status) == ("deadline", "STOPPED")
+    assert "waited for resources until its deadline" in outcome.message
+
+
+async def test_a_deadline_that_had_passed_for_a_job_that_went_with_its_head(api, client):
+    outcome = await Watch(client, deadline=time.time() - 100, session_name="session_0").outcome()
+    assert outcome.kind == "lost"
+    assert "head restarted" in outcome.message
+    assert isinstance(outcome.error(), JobLostError)
+
+
+async def test_a_deadline_that_had_passed_for_a_job_that_somebody_deleted(api, client):
+    outcome = await Watch(client, deadline=time.time() - 100).outcome()
+    assert outcome.kind == "lost"
+    assert "does not know it" in outcome.message
+
+
 async def test_a_job_that_ends_just_before_its_deadline(api, client):
     job = api.add("a")
     job.run()
