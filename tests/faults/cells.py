@@ -11,7 +11,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+from _pytest.mark import ParameterSet
 
 from ray_provider.testing import AirflowStack
 from tests.support.gate import Gate
@@ -30,8 +32,8 @@ FINAL = {"SUCCEEDED", "FAILED", "STOPPED"}
 AT_ONCE = 5
 #: Between two looks. Many rows look, at one API server.
 LOOK_SECONDS = 0.5
-#: For what a machine with two busy cores does in seconds.
-PATIENCE = 150.0
+#: For what a quiet machine does in seconds. It stands between slow and never: a row that passes does not wait for it.
+PATIENCE = 600.0
 
 
 def jobs_of(address: str, run_id: str) -> list[dict]:
@@ -108,26 +110,32 @@ class Case:
     def running(self, count: int = 1) -> list[dict]:
         """Wait until the job runs on Ray: one, of so many that were ever submitted."""
 
-        def look() -> list[dict] | None:
-            jobs = self.jobs()
-            return jobs if [job["status"] for job in jobs].count("RUNNING") == 1 and len(jobs) == count else None
-
-        return self.until(f"{count} job(s), one of them running", look)
+        return self._with_one("RUNNING", count)
 
     def pending(self, count: int = 1) -> list[dict]:
         """Wait until the job waits for resources: one, of so many that were ever submitted."""
 
+        return self._with_one("PENDING", count)
+
+    def _with_one(self, status: str, count: int) -> list[dict]:
         def look() -> list[dict] | None:
             jobs = self.jobs()
-            return jobs if [job["status"] for job in jobs].count("PENDING") == 1 and len(jobs) == count else None
+            if [job["status"] for job in jobs].count(status) == 1 and len(jobs) == count:
+                return jobs
+            # One that has ended submits no more: whoever waits on would only be told later.
+            if len(jobs) < count and self.instance()["state"] in {"failed", "success"}:
+                raise AssertionError(
+                    f"{self.dag}/{self.run_id}: the task has ended, and {len(jobs)} job(s) were submitted"
+                )
+            return None
 
-        return self.until(f"{count} job(s), one of them pending", look)
+        return self.until(f"{count} job(s), one of them {status}", look)
 
-    def told(self, text: str, try_number: int = 1, timeout: float = 60.0) -> None:
+    def told(self, text: str, try_number: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until the task's log holds a text: its last lines may come after the task's state."""
         self._logged(f"{text!r}", lambda: text in self.log(try_number), try_number, timeout)
 
-    def printed(self, line: str, try_number: int = 1, timeout: float = 60.0) -> None:
+    def printed(self, line: str, try_number: int = 1, timeout: float = PATIENCE) -> None:
         """Wait until the task's log holds a line of the job's own: the task itself tells the entrypoint's text."""
         self._logged(f"the line {line!r}", lambda: line in self.lines(try_number), try_number, timeout)
 
@@ -254,6 +262,7 @@ class Row:
 
     :param alone: it does something to the Airflow that all rows share.
     :param long: it begins first.
+    :param slow: ``make test`` leaves it out: another row shows there what it is about.
     """
 
     name: str
@@ -261,26 +270,33 @@ class Row:
     cells: tuple[tuple[str, str], ...]
     alone: bool
     long: bool
+    slow: bool
 
 
 ROWS: dict[str, Row] = {}
 
 
 def row(
-    *cells: tuple[str, str], alone: bool = False, long: bool = False
+    *cells: tuple[str, str], alone: bool = False, long: bool = False, slow: bool = False
 ) -> Callable[[Callable[[Ground], None]], Callable[[Ground], None]]:
     """Register a scenario.
 
     :param cells: (state of the task, event); none: it is beyond the matrix.
     :param alone: it does something to the Airflow that all rows share.
     :param long: it begins first.
+    :param slow: ``make test`` leaves it out: another row shows there what it is about.
     """
 
     def register(run: Callable[[Ground], None]) -> Callable[[Ground], None]:
-        ROWS[run.__name__] = Row(run.__name__, run, cells, alone, long)
+        ROWS[run.__name__] = Row(run.__name__, run, cells, alone, long, slow)
         return run
 
     return register
+
+
+def parameters(rows: Iterable[Row]) -> list[ParameterSet]:
+    """Give the rows as what a test takes."""
+    return [pytest.param(each, id=each.name, marks=[pytest.mark.slow] if each.slow else []) for each in rows]
 
 
 class Rows:

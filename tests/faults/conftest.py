@@ -37,7 +37,7 @@ def _stack(home: Path, database: str) -> AirflowStack:
             # Every row that waits in a worker holds a slot.
             "core": {"parallelism": "16"},
             "scheduler": {
-                "task_instance_heartbeat_timeout": "20",
+                "task_instance_heartbeat_timeout": "30",
                 "task_instance_heartbeat_timeout_detection_interval": "3",
             },
         },

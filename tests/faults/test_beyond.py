@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.faults.cells import ROWS, Ground, row, until
+from tests.faults.cells import ROWS, Ground, parameters, row, until
 from tests.faults.test_matrix import ENDED_BY_AIRFLOW, MATRIX, deferred
 from tests.support.reaping import reap
 
@@ -18,7 +18,8 @@ SECRET = "s3cret-of-the-fault-rows"  # noqa: S105
 # ---------------------------------------------------------------- other ways to end a task
 
 
-@row()
+# In make test: run_stopped_while_deferred, and waiting_mark_failed.
+@row(slow=True)
 def run_stopped_while_waiting(ground: Ground) -> None:
     case = ground.start("worker")
     case.running()
@@ -63,7 +64,8 @@ def worker_sigterm_before_a_retry(ground: Ground) -> None:
     case.settled("SUCCEEDED")
 
 
-@row()
+# In make test: waiting_mark_failed; worker_sigterm_before_a_retry for the other end.
+@row(slow=True)
 def mark_failed_before_a_retry(ground: Ground) -> None:
     """A user's act is told apart from a worker's end although another try could come."""
     case = ground.start("worker_retry")
@@ -73,7 +75,8 @@ def mark_failed_before_a_retry(ground: Ground) -> None:
     case.wait("failed")
 
 
-@row()
+# In make test: submitting_clear.
+@row(slow=True)
 def clear_before_a_retry(ground: Ground) -> None:
     case = ground.start("worker_retry")
     case.running()
@@ -85,7 +88,8 @@ def clear_before_a_retry(ground: Ground) -> None:
     case.settled("STOPPED", "SUCCEEDED")
 
 
-@row()
+# In make test: execution_timeout_while_deferred, and waiting_timeout.
+@row(slow=True)
 def execution_timeout_while_waiting(ground: Ground) -> None:
     case = ground.start("worker_brief")
     case.wait("failed")
@@ -105,7 +109,8 @@ def execution_timeout_while_deferred(ground: Ground) -> None:
 # ---------------------------------------------------------------- other settings
 
 
-@row()
+# In make test: cancel_on_kill_off_while_deferred.
+@row(slow=True)
 def cancel_on_kill_off_while_waiting(ground: Ground) -> None:
     case = ground.start("worker_own")
     case.running()
@@ -152,12 +157,11 @@ def log_budget(ground: Ground) -> None:
     assert numbers == list(range(1, len(numbers) + 1))
 
 
-@row(alone=True)
-def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
+def log_of_a_triggerer_behind(ground: Ground, jobs: int, count: int) -> None:
     """Its supervisor reads 4 KiB of log a turn, and closes a task's log when it learns that the trigger has ended."""
-    count, flag = 800, ground.folder / "print"
+    flag = ground.folder / "print"
     waits = f"echo started; while [ ! -e {flag} ]; do echo waits; sleep 0.2; done"
-    cases = [ground.start("deferred", entrypoint=f"{waits}; seq -f 'line %g' 1 {count}") for _ in range(3)]
+    cases = [ground.start("deferred", entrypoint=f"{waits}; seq -f 'line %g' 1 {count}") for _ in range(jobs)]
     for case in cases:
         case.wait("deferred")
         case.printed("started")
@@ -173,6 +177,17 @@ def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
         case.wait("success")
         last = [line for line in case.lines() if line.startswith("line ")]
         assert last == [f"line {number}" for number in range(1, count + 1)]
+
+
+@row(alone=True)
+def log_of_a_triggerer_that_was_held_up(ground: Ground) -> None:
+    log_of_a_triggerer_behind(ground, jobs=1, count=150)
+
+
+# In make test: log_of_a_triggerer_that_was_held_up.
+@row(alone=True, slow=True)
+def log_of_a_triggerer_with_too_much_to_do(ground: Ground) -> None:
+    log_of_a_triggerer_behind(ground, jobs=3, count=800)
 
 
 @row(alone=True)
@@ -230,29 +245,28 @@ def secrets_stay_masked(ground: Ground) -> None:
 @row()
 def short_jobs(ground: Ground) -> None:
     """They end before, while, or right after the task is deferred."""
-    cases = [ground.start("deferred", entrypoint=f"sleep {pause}; echo done") for pause in (0, 1, 3, 5)]
+    cases = [ground.start("deferred", entrypoint=f"sleep {pause}; echo done") for pause in (0, 2, 5)]
     for case in cases:
         case.wait("success")
         case.settled("SUCCEEDED")
         case.printed("done")
 
 
-@row(long=True)
-def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
-    case = ground.start("mapped", task="shard.job")
+def mapped_jobs_in_a_task_group(ground: Ground, dag: str, count: int) -> None:
+    case = ground.start(dag, task="shard.job")
     client = ground.stack.client
 
     def ended() -> list[dict] | None:
         found = client.task_instances(case.dag, case.run_id)
         assert not [each for each in found if each["state"] in {"failed", "upstream_failed"}], case.jobs()
-        return found if len(found) == 50 and all(each["state"] == "success" for each in found) else None
+        return found if len(found) == count and all(each["state"] == "success" for each in found) else None
 
-    instances = until("50 mapped tasks have succeeded", ended, timeout=800)
+    instances = until(f"{count} mapped tasks have succeeded", ended, timeout=1200)
     by_index = {each["map_index"]: each for each in instances}
-    jobs = case.settled(*["SUCCEEDED"] * 50)  # one job for each, whatever Airflow had to do twice
+    jobs = case.settled(*["SUCCEEDED"] * count)  # one job for each, whatever Airflow had to do twice
     owners = {int(job["metadata"]["airflow_map_index"]): job["submission_id"] for job in jobs}
-    assert sorted(owners) == list(range(50))
-    for number in (0, 24, 49):
+    assert sorted(owners) == list(range(count))
+    for number in (0, count // 2, count - 1):
         text = client.log_text(
             case.dag, case.run_id, case.task, map_index=number, try_number=by_index[number]["try_number"]
         )
@@ -260,10 +274,21 @@ def fifty_mapped_jobs_in_a_task_group(ground: Ground) -> None:
         assert client.xcom(case.dag, case.run_id, case.task, map_index=number) == owners[number]
 
 
+@row(long=True)
+def five_mapped_jobs(ground: Ground) -> None:
+    mapped_jobs_in_a_task_group(ground, "mapped_5", 5)
+
+
+# In make test: five_mapped_jobs. They take both CPUs for minutes.
+@row(long=True, slow=True)
+def fifty_mapped_jobs(ground: Ground) -> None:
+    mapped_jobs_in_a_task_group(ground, "mapped_50", 50)
+
+
 BEYOND = {name: each for name, each in ROWS.items() if name not in MATRIX}
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("row", BEYOND.values(), ids=BEYOND)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("row", parameters(BEYOND.values()))
 def test_row(rows, row):
     rows.result(row)

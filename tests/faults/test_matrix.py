@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from tests.faults.cells import ROWS, Ground, row
+from tests.faults.cells import ROWS, Ground, parameters, row
 
 #: How long a dashboard is away: two minutes, or with AIRFLOW_RAY_TESTS=all until shortly before patience ends.
 OUTAGE = 210 if os.environ.get("AIRFLOW_RAY_TESTS") == "all" else 120
@@ -105,7 +105,8 @@ def submitting(ground: Ground, dag: str):
     return case, gate
 
 
-@row(("submitting", "mark failed"))
+# In make test: waiting_mark_failed, and submitting_worker_killed for the state.
+@row(("submitting", "mark failed"), slow=True)
 def submitting_mark_failed(ground: Ground) -> None:
     case, _ = submitting(ground, "worker")
     case.mark("failed")
@@ -163,12 +164,14 @@ def waiting_mark_failed(ground: Ground) -> None:
     waiting_marked(ground, "failed")
 
 
-@row(("waiting", "mark success"))
+# In make test: waiting_mark_failed, and deferred_mark_success for the state.
+@row(("waiting", "mark success"), slow=True)
 def waiting_mark_success(ground: Ground) -> None:
     waiting_marked(ground, "success")
 
 
-@row(("waiting", "clear"))
+# In make test: submitting_clear and deferred_clear.
+@row(("waiting", "clear"), slow=True)
 def waiting_clear(ground: Ground) -> None:
     case = ground.start("worker")
     case.running()
@@ -198,7 +201,7 @@ def waiting_worker_killed(ground: Ground) -> None:
 
 @row(("waiting", "time-out"))
 def waiting_timeout(ground: Ground) -> None:
-    case = ground.start("worker", timeout=30)  # beside other rows a job needs its time to begin
+    case = ground.start("worker", timeout=60)  # beside other rows a job needs its time to begin
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")
@@ -226,7 +229,8 @@ def deferred_marked(ground: Ground, state: str) -> None:
     assert case.lines().count("started") == 1
 
 
-@row(("deferred", "mark failed"))
+# In make test: deferred_mark_success.
+@row(("deferred", "mark failed"), slow=True)
 def deferred_mark_failed(ground: Ground) -> None:
     deferred_marked(ground, "failed")
 
@@ -249,7 +253,7 @@ def deferred_clear(ground: Ground) -> None:
 
 @row(("deferred", "time-out"))
 def deferred_timeout(ground: Ground) -> None:
-    case = ground.start("deferred", timeout=35)
+    case = ground.start("deferred", timeout=60)
     case.wait("failed")
     case.settled("STOPPED")
     case.told("did not end before its deadline and was stopped")
@@ -327,7 +331,6 @@ def ended_waiting(case, count: int = 1) -> None:
     case.until(
         f"{count} job(s) ended",
         lambda: [job["error_type"] for job in case.jobs()].count("JOB_SUPERVISOR_ACTOR_DIED") == count,
-        timeout=200,
     )
 
 
@@ -343,7 +346,8 @@ def pending_mark_failed(ground: Ground) -> None:
         assert "started" not in case.lines()
 
 
-@row(("PENDING", "clear"))
+# In make test: pending_mark_failed and pending_retry_anew.
+@row(("PENDING", "clear"), slow=True)
 def pending_clear(ground: Ground) -> None:
     case = pending(ground, "deferred")
     case.clear()
@@ -359,7 +363,7 @@ def pending_clear(ground: Ground) -> None:
 def pending_timeout(ground: Ground) -> None:
     cases = [ground.start(dag, resources={"nowhere": 1}, timeout=20) for dag in ("worker", "deferred")]
     for case in cases:
-        case.wait("failed", timeout=240)
+        case.wait("failed")
         case.settled("FAILED")
         case.told("waited for resources until its deadline")
         assert "may still run" not in case.log()
@@ -395,11 +399,12 @@ def taken_over(case, submission_id: str) -> None:
     """The last try ends with the job's success: Airflow gave it the event once more, or it asked Ray itself."""
     job, number = re.escape(submission_id), case.instance()["try_number"]
     told = re.compile(rf"Job {job}(: SUCCEEDED| of an earlier try has succeeded)")
-    case.until("the job's success in the log", lambda: told.search(case.log(number)), timeout=60)
+    case.until("the job's success in the log", lambda: told.search(case.log(number)))
     assert "Submitting job" not in case.log(number)
 
 
-@row(("resuming", "mark failed"))
+# In make test: resuming_clear.
+@row(("resuming", "mark failed"), slow=True)
 def resuming_mark_failed(ground: Ground) -> None:
     case = resuming(ground)
     case.mark("failed")
@@ -438,7 +443,7 @@ def test_every_cell_has_a_row():
     assert sorted(shown) == sorted((state, event) for event, states in EVENTS.items() for state in states)
 
 
-@pytest.mark.timeout(900)
-@pytest.mark.parametrize("row", MATRIX.values(), ids=MATRIX)
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("row", parameters(MATRIX.values()))
 def test_row(rows, row):
     rows.result(row)

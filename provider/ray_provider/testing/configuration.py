@@ -44,9 +44,15 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
         "logging": {"base_log_folder": str(logs)},
         "api": {"host": HOST, "port": str(port), "base_url": url, "secret_key": _new_key(), "workers": "1"},
         "api_auth": {"jwt_secret": _new_key()},
-        # A short task that resumes from a deferral can be failed by the scheduler while its heartbeat is still the
-        # old one, at Airflow's default of 5 s.
-        "workers": {"min_heartbeat_interval": "1"},
+        "workers": {
+            # A short task that resumes from a deferral can be failed by the scheduler while its heartbeat is still the
+            # old one, at Airflow's default of 5 s.
+            "min_heartbeat_interval": "1",
+            # Five tries of 5 s, the default, are over before the API server of a busy machine has answered its first
+            # tasks: they fail before they begin. Three heartbeats without an answer end one that runs.
+            "execution_api_timeout": "60",
+            "max_failed_heartbeats": "20",
+        },
         "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_tracemalloc": "False"},
         # New and changed files are found at once; reading all of them again and again would keep a core busy.
         "dag_processor": {

@@ -291,6 +291,8 @@ class AirflowStack:
             health = self.client.health()
             kind = kind_of(name)
             if kind == "api-server":
+                # What tasks talk to is another app, which its first request makes.
+                self.client.request("GET", "/execution/health")
                 return True
             if health[kind.replace("-", "_")]["status"] != "healthy":
                 return False

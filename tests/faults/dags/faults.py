@@ -63,24 +63,32 @@ worker = make("worker", deferrable=False)
 worker_retry = make("worker_retry", retries=1, deferrable=False)
 worker_own = make("worker_own", deferrable=False, cancel_on_kill=False)
 worker_anew = make("worker_anew", retries=1, deferrable=False, durable=False)
-worker_brief = make("worker_brief", deferrable=False, execution_timeout=timedelta(seconds=30))
+worker_brief = make("worker_brief", deferrable=False, execution_timeout=timedelta(seconds=60))
 deferred = make("deferred", deferrable=True)
 deferred_own = make("deferred_own", deferrable=True, cancel_on_kill=False)
-deferred_brief = make("deferred_brief", deferrable=True, execution_timeout=timedelta(seconds=35))
+deferred_brief = make("deferred_brief", deferrable=True, execution_timeout=timedelta(seconds=60))
 deferred_terse = make("deferred_terse", deferrable=True, log_max_lines=100)
 resuming = make("resuming", retries=1, deferrable=True, operator=SlowResume, marker="{{ params.marker }}")
 
-with dag("mapped") as mapped:
 
-    @task_group
-    def shard(number):
-        SubmitRayJob.partial(
-            # A retry is for Airflow: it may fail a task that comes back too soon. There is one job all the same.
-            task_id="job",
-            deferrable=True,
-            retries=1,
-            max_active_tis_per_dagrun=6,
-            **COMMON,
-        ).expand(entrypoint=number)
+def make_mapped(count: int) -> DAG:
+    with dag(f"mapped_{count}") as made:
 
-    shard([f"echo shard {number} started; sleep {number % 5}; echo shard {number} ended" for number in range(50)])
+        @task_group
+        def shard(number):
+            SubmitRayJob.partial(
+                # A retry is for Airflow: it may fail a task that comes back too soon. There is one job all the same.
+                task_id="job",
+                deferrable=True,
+                retries=1,
+                max_active_tis_per_dagrun=6,
+                **COMMON,
+            ).expand(entrypoint=number)
+
+        shard(
+            [f"echo shard {number} started; sleep {number % 5}; echo shard {number} ended" for number in range(count)]
+        )
+    return made
+
+
+mapped_5, mapped_50 = make_mapped(5), make_mapped(50)
