@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,13 +15,21 @@ from ray_provider.jobs.client import RayJobsClient
 from ray_provider.provider_info import CONNECTION_FIELDS
 from ray_provider.testing import AirflowStack
 from tests.support.gate import Gate
+from tests.support.logs import begun_log
 from tests.support.postgres import PostgresServer
 from tests.support.ray_head import RayHead
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 both_databases = pytest.mark.both_databases
 
 WAYS = ("plain", "deferred")
+EVERYTHING = os.environ.get("AIRFLOW_RAY_TESTS") == "all"
+
+
+def one_of_the_ways(usual: str) -> list:
+    """Both; the other one is slow: that both are right is shown by test_a_job_that_succeeds, by what follows also."""
+    return [way if way == usual else pytest.param(way, marks=pytest.mark.slow) for way in WAYS]
+
 
 #: 1,000 lines, some of them empty, indented or not ASCII.
 PRINTS = """python -c "
@@ -30,23 +39,24 @@ for n in range(1000):
 " """
 
 
-SLEEPS = "echo up; sleep 300"
+SLEEPS = "echo up; sleep 1800"
 TAKEN = f"taken-{secrets.token_hex(4)}"
 
-#: Runs that need nothing of each other are triggered together, so that their waits are one: name -> (DAG, conf).
+#: What tests look at: name -> (DAG, conf).
 RUNS: dict[str, tuple[str, dict]] = {
     **{f"prints {way}": (way, {"entrypoint": PRINTS}) for way in WAYS},
     **{f"fails {way}": (way, {"entrypoint": "echo before; echo ERROR:app:the reason; exit 3"}) for way in WAYS},
+    **{f"stopped {way}": (way, {"entrypoint": SLEEPS}) for way in WAYS},
+    **{f"too long {way}": (way, {"entrypoint": SLEEPS, "timeout": 60}) for way in WAYS},
     "retried": ("retried", {"entrypoint": "exit 1"}),
     "not waiting": ("not_waiting", {"entrypoint": "sleep 3"}),
     "mapped": ("mapped", {}),
     "function": ("function", {}),
-}
-RUNS_ON_SQLITE = {
-    **{f"stopped {way}": (way, {"entrypoint": SLEEPS}) for way in WAYS},
-    **{f"too long {way}": (way, {"entrypoint": SLEEPS, "timeout": 60}) for way in WAYS},
     "takes an id": ("plain", {"entrypoint": "true", "submission_id": TAKEN}),
 }
+
+#: Those that `make test` looks at need nothing of each other: triggered together, so that their waits are one.
+TOGETHER = ("prints plain", "prints deferred", "too long deferred", "fails plain", "retried", "not waiting", "mapped")
 
 
 def pytest_generate_tests(metafunc):
@@ -72,12 +82,15 @@ def database(request) -> Iterator[str | None]:
 
 
 @pytest.fixture(scope="module")
-def stack(tmp_path_factory, database, head) -> Iterator[AirflowStack]:
+def stack(request, tmp_path_factory, database, head) -> Iterator[AirflowStack]:
+    if database is None:
+        yield request.getfixturevalue("shared_stack")
+        return
     stack = AirflowStack(
         tmp_path_factory.mktemp("airflow"),
         dags_folder=Path(__file__).parent / "dags",
         sql_alchemy_conn=database,
-        config={"core": {"parallelism": "6"}},
+        config={"core": {"parallelism": "5"}},
     )
     with stack:
         stack.client.add_connection("ray_jobs", "ray", password=head.token, extra={"address": head.url})
@@ -86,32 +99,41 @@ def stack(tmp_path_factory, database, head) -> Iterator[AirflowStack]:
 
 
 @pytest.fixture(scope="module")
-def started(stack, database) -> dict[str, str]:
-    """The ids of the runs, by name; they go on while the tests look at them one by one."""
-    runs = {**RUNS, **({} if database else RUNS_ON_SQLITE)}
-    return {name: stack.client.trigger_run(dag, conf=conf) for name, (dag, conf) in runs.items()}
+def begun(stack):
+    """``begun("fails plain")`` gives the id of that run, and starts it unless it was; it goes on meanwhile."""
+    ids: dict[str, str] = {}
+
+    def begun(name: str) -> str:
+        if name not in ids:
+            dag, conf = RUNS[name]
+            ids[name] = stack.client.trigger_run(dag, conf=conf)
+        return ids[name]
+
+    for name in TOGETHER:
+        begun(name)
+    return begun
 
 
 @pytest.fixture
-def ended(stack, started):
+def ended(stack, begun):
     """Wait until one of them has ended: ``ended("fails plain", "failed")`` gives its id."""
 
     def ended(name: str, state: str = "success") -> str:
-        dag = {**RUNS, **RUNS_ON_SQLITE}[name][0]
-        stack.client.wait_run(dag, started[name], state=state, timeout=240)
-        return started[name]
+        run_id = begun(name)
+        stack.client.wait_run(RUNS[name][0], run_id, state=state, timeout=600)
+        return run_id
 
     return ended
 
 
 @pytest.fixture
-def run(stack, started):
+def run(stack, begun):
     """Start one more run, and wait for it."""
 
     def run(dag: str, *, state: str | None = "success", **conf) -> str:
         run_id = stack.client.trigger_run(dag, conf=conf)
         if state:
-            stack.client.wait_run(dag, run_id, state=state)
+            stack.client.wait_run(dag, run_id, state=state, timeout=400)
         return run_id
 
     return run
@@ -132,10 +154,10 @@ def wait_watched(stack: AirflowStack, head: RayHead, runs: dict[str, str]) -> li
         jobs = [job for run_id in runs.values() for job in jobs_of(head, run_id)]
         if [job.status for job in jobs] != ["RUNNING"] * len(runs):
             return None
-        told = [stack.client.log_text(dag, run_id, "job") for dag, run_id in runs.items()]
+        told = [begun_log(stack.client, dag, run_id, "job") for dag, run_id in runs.items()]
         return jobs if all("is RUNNING" in text for text in told) else None
 
-    return stack.client.wait_until("the jobs run and are watched", look, timeout=180)
+    return stack.client.wait_until("the jobs run and are watched", look, timeout=400)
 
 
 def numbers(text: str) -> list[str]:
@@ -161,7 +183,7 @@ def test_a_job_that_succeeds(stack, head, ended, waiting):
 
 
 @both_databases
-@pytest.mark.parametrize("waiting", WAYS)
+@pytest.mark.parametrize("waiting", one_of_the_ways("plain"))
 def test_a_job_that_fails(stack, head, ended, waiting):
     run_id = ended(f"fails {waiting}", "failed")
     text = stack.client.log_text(waiting, run_id, "job")
@@ -175,14 +197,14 @@ def test_a_job_that_fails(stack, head, ended, waiting):
     assert len(jobs_of(head, run_id)) == 1
 
 
-@pytest.mark.parametrize("waiting", WAYS)
-def test_a_job_that_somebody_stops(stack, head, started, ended, waiting):
-    run_id = started[f"stopped {waiting}"]
+@pytest.mark.parametrize("waiting", one_of_the_ways("deferred"))
+def test_a_job_that_somebody_stops(stack, head, begun, ended, waiting):
+    run_id = begun(f"stopped {waiting}")
 
     def running():
         return [job for job in jobs_of(head, run_id) if job.status == "RUNNING"]
 
-    [job] = stack.client.wait_until("the job runs", running, timeout=180)
+    [job] = stack.client.wait_until("the job runs", running, timeout=400)
 
     async def stop():
         async with RayJobsClient(head.endpoint) as client:
@@ -196,7 +218,7 @@ def test_a_job_that_somebody_stops(stack, head, started, ended, waiting):
     assert "What to do" in text
 
 
-@pytest.mark.parametrize("waiting", WAYS)
+@pytest.mark.parametrize("waiting", one_of_the_ways("deferred"))
 def test_a_job_that_takes_too_long(stack, head, ended, waiting):
     run_id = ended(f"too long {waiting}", "failed")
     [job] = jobs_of(head, run_id)
@@ -215,10 +237,10 @@ def test_a_retry_after_a_failed_job_is_a_new_job(stack, head, ended):
 
 def test_a_job_that_vanished_while_nobody_could_look(stack, head, run):
     """The dashboard is away; meanwhile the job is stopped and deleted."""
+    ways = WAYS if EVERYTHING else ("deferred",)
     with Gate(head.url) as gate:
         stack.client.add_connection("ray_gate", "ray", password=head.token, extra={"address": gate.url})
-        runs = {waiting: run(waiting, state=None, conn="ray_gate", entrypoint=SLEEPS) for waiting in WAYS}
-
+        runs = {waiting: run(waiting, state=None, conn="ray_gate", entrypoint=SLEEPS) for waiting in ways}
         jobs = wait_watched(stack, head, runs)
         gate.closed = True
 
@@ -237,7 +259,7 @@ def test_a_job_that_vanished_while_nobody_could_look(stack, head, run):
         asyncio.run(remove())
         gate.closed = False
         for waiting, run_id in runs.items():
-            stack.client.wait_run(waiting, run_id, state="failed")
+            stack.client.wait_run(waiting, run_id, state="failed", timeout=400)
             text = stack.client.log_text(waiting, run_id, "job")
             assert "JobLostError" in text
             assert "deleted" in text
@@ -245,63 +267,63 @@ def test_a_job_that_vanished_while_nobody_could_look(stack, head, run):
 
 
 def test_a_restarted_head_loses_its_jobs_and_a_dead_one_is_told_apart(stack, run):
+    """A job that the worker watches is lost, one that a trigger watches can't be asked any more; or each of them both."""
+    losing, dying = (WAYS, WAYS) if EVERYTHING else (("plain",), ("deferred",))
     with RayHead(num_cpus=2) as head:
         stack.client.add_connection("ray_doomed", "ray", extra={"address": head.url})
-        lost = {waiting: run(waiting, state=None, conn="ray_doomed", entrypoint=SLEEPS) for waiting in WAYS}
+        lost = {waiting: run(waiting, state=None, conn="ray_doomed", entrypoint=SLEEPS) for waiting in losing}
         wait_watched(stack, head, lost)
         head.kill()
         head.start()
         for waiting, run_id in lost.items():
-            stack.client.wait_run(waiting, run_id, state="failed")
+            stack.client.wait_run(waiting, run_id, state="failed", timeout=400)
             text = stack.client.log_text(waiting, run_id, "job")
             assert "JobLostError" in text
             assert "What to do" in text
         sleeping = {"conn": "ray_doomed", "entrypoint": SLEEPS, "unreachable": 5}
-        dead = {waiting: run(waiting, state=None, **sleeping) for waiting in WAYS}
+        dead = {waiting: run(waiting, state=None, **sleeping) for waiting in dying}
         wait_watched(stack, head, dead)
         head.kill()
         for waiting, run_id in dead.items():
-            stack.client.wait_run(waiting, run_id, state="failed")
+            stack.client.wait_run(waiting, run_id, state="failed", timeout=400)
             text = stack.client.log_text(waiting, run_id, "job")
             assert "JobUnreachableError" in text
             assert "5 s" in text
             assert "What to do" in text
 
 
-#: Each on the connection's own name; more of them, without Airflow's components, in test_bad_input.py.
+#: Each on the connection's own name. One that we refuse and one that Ray refuses are enough for what Airflow makes of it:
+#: the operator itself is given all of them, and more, in test_bad_input.py.
 BAD_CONNECTIONS = [
     ({"address": "127.0.0.1:8265"}, "no scheme"),
+    ({"address": "HEAD", "token": "wrong-token-wrong"}, "403"),
     ({"address": "ray://127.0.0.1:10001"}, "Ray Client address"),
     ({"backend": "kubernetes"}, "no Ray address"),
     ({"backend": "docker"}, "one of: local, kubernetes"),
     ({"headers": "{"}, "`headers`"),
     ({"address": "HEAD"}, "401"),
-    ({"address": "HEAD", "token": "wrong-token-wrong"}, "403"),
 ]
 
 
-@pytest.fixture(scope="module")
-def refused(stack, head, started) -> list[str]:
-    """A run for each of them, all triggered together."""
-    runs = []
-    for number, (connection, _) in enumerate(BAD_CONNECTIONS):
-        extra = {key: head.url if value == "HEAD" else value for key, value in connection.items()}
-        stack.client.add_connection(f"ray_bad_{number}", "ray", extra=extra)
-        runs.append(stack.client.trigger_run("retried", conf={"conn": f"ray_bad_{number}"}))
-    return runs
-
-
-@pytest.mark.parametrize("number", range(len(BAD_CONNECTIONS)), ids=[says for _, says in BAD_CONNECTIONS])
-def test_a_connection_that_cannot_work_fails_the_task_once_and_says_why(stack, head, refused, number):
-    run_id = refused[number]
-    stack.client.wait_run("retried", run_id, state="failed")
+@pytest.mark.parametrize(
+    ("connection", "says"),
+    [
+        pytest.param(connection, says, id=says, marks=pytest.mark.slow if number > 1 else ())
+        for number, (connection, says) in enumerate(BAD_CONNECTIONS)
+    ],
+)
+def test_a_connection_that_cannot_work_fails_the_task_once_and_says_why(stack, head, run, connection, says):
+    extra = {key: head.url if value == "HEAD" else value for key, value in connection.items()}
+    stack.client.add_connection("ray_bad", "ray", extra=extra)
+    run_id = run("retried", state="failed", conn="ray_bad")
     text = stack.client.log_text("retried", run_id, "job")
-    assert BAD_CONNECTIONS[number][1] in text
+    assert says in text
     assert "What to do" in text
     assert stack.client.task_instance("retried", run_id, "job")["try_number"] == 1, "no retry was burnt"
     assert not jobs_of(head, run_id)
 
 
+@pytest.mark.slow  # that an id is taken: test_submit_is_safe_to_repeat; that no retry is burnt: the one before
 def test_an_id_that_is_taken_by_another_job_is_refused(stack, head, ended, run):
     ended("takes an id")
     run_id = run("retried", state="failed", entrypoint="true", submission_id=TAKEN)
@@ -321,13 +343,14 @@ def test_sensors_wait_for_a_job_that_another_task_submitted(stack, ended):
 def test_mapped_tasks_have_a_job_each(stack, head, ended):
     run_id = ended("mapped")
     jobs = jobs_of(head, run_id)
-    assert len(jobs) == 12
+    assert len(jobs) == 3
     assert {job.status for job in jobs} == {"SUCCEEDED"}
-    for index in (0, 11):
+    for index in (0, 2):
         assert f"number {index}" in stack.client.log_text("mapped", run_id, "job", map_index=index).splitlines()
 
 
 @both_databases
+@pytest.mark.slow  # test_dag_functions.py, but for PostgreSQL
 def test_task_ray_runs_a_function_and_an_entrypoint(stack, ended):
     run_id = ended("function")
     assert stack.client.xcom("function", run_id, "answer") == {"answer": 42}

@@ -15,7 +15,7 @@ import pytest
 
 from ray_provider.clusters.local.processes import family, marked, wait_gone
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(900)
 
 #: All that a demonstration starts carries the folder for its temporary files in this variable.
 MARK = "MARK_OF_THE_DEMO_TEST"
@@ -58,10 +58,10 @@ def test_it_shows_the_states_the_log_and_the_result(tmp_path):
             lines.append(line.rstrip("\n"))
             if line.endswith("setup: running\n"):
                 listening = addresses_of(family(MARK, str(temporary)))
-        assert demo.wait(60) == 0, "\n".join(lines)
+        assert demo.wait(300) == 0, "\n".join(lines)
     finally:
         demo.terminate()
-        demo.wait(60)
+        demo.wait(300)
         demo.stdout.close()
     told = "\n".join(lines)
     assert image.read_bytes().startswith(b"\x89PNG")
@@ -95,10 +95,10 @@ def test_a_signal_stops_everything(number, tmp_path):
                 listening = addresses_of(seen)
                 demo.send_signal(number)
                 demo.send_signal(number)  # an impatient person
-        assert demo.wait(60) == 128 + number, "".join(told)
+        assert demo.wait(300) == 128 + number, "".join(told)
     finally:
         demo.terminate()
-        demo.wait(60)
+        demo.wait(300)
         demo.stdout.close()
     assert len(seen) > 5
     assert any("everybody who reaches it is an administrator" in line for line in told)

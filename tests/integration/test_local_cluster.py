@@ -34,6 +34,8 @@ from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobSpec
 
+pytestmark = pytest.mark.timeout(1200)
+
 OWNER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 LOOPBACK = {"127.0.0.1", "::1", "::ffff:127.0.0.1"}
 
@@ -74,7 +76,7 @@ def assert_gone(name: str, ray_folder: Path) -> None:
     assert not paths.lock.exists()
 
 
-async def until(look: Callable[[], object], what: str, seconds: float = 30) -> None:
+async def until(look: Callable[[], object], what: str, seconds: float = 300) -> None:
     deadline = time.monotonic() + seconds
     while not look():
         assert time.monotonic() < deadline, what
@@ -132,7 +134,7 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
     async with RayJobsClient(local_endpoint(handle)) as client:
         code = "import ray; ray.init(); print('CPUs', ray.cluster_resources()['CPU'])"
         submitted = await client.submit_request(JobSpec(entrypoint=f'python -c "{code}"'))
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(400):
             while not (job := await client.get(submitted)).is_final:
                 await asyncio.sleep(0.2)
         assert job.status == "SUCCEEDED", job.message
@@ -140,7 +142,7 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
         flag = home.parent / "in-a-session-of-its-own"
         code = f"import os, time; os.fork() or (os.setsid(), open('{flag}', 'w').close()); time.sleep(600)"
         await client.submit_request(JobSpec(entrypoint=f'python -c "{code}"', submission_id="endless"))
-        async with asyncio.timeout(90):
+        async with asyncio.timeout(400):
             while not flag.exists():
                 await asyncio.sleep(0.2)
                 job = await client.get("endless")
@@ -168,7 +170,7 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
 
 async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     setter = start_elsewhere("a", home)
-    text, _ = await asyncio.to_thread(setter.communicate, timeout=200)
+    text, _ = await asyncio.to_thread(setter.communicate, timeout=500)
     handle = ClusterHandle.from_dict(json.loads(text))
     ray_folder = LocalPaths.of("a").ray_folder
     async with RayJobsClient(local_endpoint(handle)) as client:
@@ -177,7 +179,7 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     # A crash of the head alone leaves its children behind, some of which have lost the mark.
     head = find_head(LocalRecord.read(LocalPaths.of("a")))
     head.kill()
-    assert wait_gone([head], 10) == []
+    assert wait_gone([head], 120) == []
     assert find_head(LocalRecord.read(LocalPaths.of("a"))) is None
     old = processes_of("a")
     said: list[str] = []
@@ -192,13 +194,17 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     assert_gone("a", ray_folder)
 
 
-@pytest.mark.parametrize("record", ["whole", pytest.param("half-written", marks=pytest.mark.slow), "missing"])
+# What can be read of the record is of no account where the processes are found without it.
+@pytest.mark.parametrize(
+    "record",
+    ["missing", pytest.param("half-written", marks=pytest.mark.slow), pytest.param("whole", marks=pytest.mark.slow)],
+)
 async def test_a_set_up_that_was_killed_half_way_is_cleaned_up_by_the_next_delete(home, record):
     setter = start_elsewhere("a", home)
     paths = LocalPaths.of("a")
     await until(lambda: "gcs_server" in names_of("a"), "Ray is starting")
     os.killpg(setter.pid, signal.SIGKILL)
-    setter.communicate(timeout=10)
+    setter.communicate(timeout=120)
     assert find_head(LocalRecord.read(paths)) is not None, "the head lives on"
     if record == "half-written":
         paths.record.write_text(paths.record.read_text()[:40])
@@ -220,7 +226,7 @@ async def test_a_cancelled_set_up_takes_back_what_it_made(home):
 
 async def test_two_set_ups_at_once_make_one_cluster(home):
     setters = [start_elsewhere("a", home) for _ in range(2)]
-    texts = [await asyncio.to_thread(setter.communicate, timeout=250) for setter in setters]
+    texts = [await asyncio.to_thread(setter.communicate, timeout=500) for setter in setters]
     addresses = {json.loads(text)["address"] for text, _ in texts}
     assert len(addresses) == 1
     assert await delete_local("a")

@@ -29,7 +29,7 @@ from ray_provider.serve.urls import application_url, serve_endpoint
 from ray_provider.serve.waiting import WaitOptions, wait_for, wait_running
 from tests.support.ray_head import RayHead
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(900)
 
 SERVING = Path(__file__).parent / "serving"
 PORT = free_ports(1)[0]
@@ -57,11 +57,11 @@ def config(name: str, version: str, **further: Any) -> dict[str, Any]:
 
 def get(name: str) -> dict[str, Any]:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{PORT}/{name}", timeout=20) as answer:
+    with opener.open(f"http://127.0.0.1:{PORT}/{name}", timeout=60) as answer:
         return json.load(answer)
 
 
-async def deploy(client: ServeClient, wanted: dict[str, Any], *, seconds: float = 120.0) -> tuple[Deploying, list[str]]:
+async def deploy(client: ServeClient, wanted: dict[str, Any], *, seconds: float = 400.0) -> tuple[Deploying, list[str]]:
     """Deploy as the operator does: a failure is taken back."""
     said: list[str] = []
     made = Deploying(client, wanted, say=said.append, http_options=HTTP)
@@ -147,7 +147,7 @@ async def test_an_update_and_one_that_fails_lose_no_request(client):
         bad = Deploying(client, config("a", "bad", **key), say=print)
         written = await bad.write()
         with pytest.raises(ServeFailedError) as raised:
-            await bad.wait(time.time() + 120)
+            await bad.wait(time.time() + 400)
         assert (
             "a replica of deployment Model failed to start 3 times: ValueError: no weights at /models"
             in raised.value.message
@@ -217,7 +217,7 @@ async def test_what_a_job_made_survives_and_is_not_ours(client, head):
     async with RayJobsClient(head.endpoint) as jobs:
         environment = await package_runtime_env(jobs, {"working_dir": str(SERVING)})
         job = await jobs.submit_request(JobSpec(f'python -c "{serving}"', runtime_env=environment))
-        await wait_for(client, "job", WaitOptions(time.time() + 60), say=print)
+        await wait_for(client, "job", WaitOptions(time.time() + 400), say=print)
         assert (await client.state()).applications["job"].is_imperative
         # Local code, uploaded as a job's is.
         await deploy(client, config("u", "uploaded", runtime_env=environment))
@@ -258,7 +258,7 @@ async def test_a_kill_takes_back_what_was_written(client):
         written = made.former
         assert written is None
         await wait_running(
-            client, "a", lambda one: one["args"]["version"] == "v3", WaitOptions(time.time() + 60), say=print
+            client, "a", lambda one: one["args"]["version"] == "v3", WaitOptions(time.time() + 400), say=print
         )
     assert caller.failures == []
     assert set(caller.answers) == {"v3"}

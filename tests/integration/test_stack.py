@@ -47,7 +47,8 @@ def test_a_stack_from_its_start_to_its_end(database, tmp_path, monkeypatch):
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
     flag = tmp_path / "flag"
     home = tmp_path / "home"
-    with AirflowStack(home, sql_alchemy_conn=database, dags_folder=DAGS, env={"GIVEN": str(flag)}) as stack:
+    given = {"GIVEN": str(flag)}
+    with AirflowStack(home, sql_alchemy_conn=database, dags_folder=DAGS, env=given) as stack:
         client = stack.client
         assert stack.components == ("api-server", "scheduler", "dag-processor", "triggerer")
         assert listening(stack) == {("127.0.0.1", stack.port)}
@@ -120,7 +121,7 @@ def test_runs_that_are_triggered_at_once_do_not_stop_the_api_server(tmp_path):
             took = list(pool.map(trigger, range(6)))
         assert max(took) < 45, took
         for number in range(6):
-            stack.client.wait_run("stack_small", f"run-{number}", state="success", timeout=180)
+            stack.client.wait_run("stack_small", f"run-{number}", state="success", timeout=400)
 
 
 def test_a_component_that_can_not_start_is_told_with_its_last_lines(tmp_path):
@@ -142,13 +143,13 @@ def test_what_a_killed_stack_left_is_ended_by_the_next_one(tmp_path):
     )  # fmt: skip
     try:
         stack = AirflowStack(home)
-        stack.client.wait_until("it runs", lambda: len(psutil.Process(left.pid).children()) == 1, timeout=10)
+        stack.client.wait_until("it runs", lambda: len(psutil.Process(left.pid).children()) == 1, timeout=120)
         child = psutil.Process(left.pid).children()[0]
         stack.stop()
-        left.wait(10)  # killed, or its child was killed before it: then it ended by itself
+        left.wait(120)  # killed, or its child was killed before it: then it ended by itself
         assert len(stack.leftovers) == 2
-        psutil.wait_procs([child], timeout=10)
+        psutil.wait_procs([child], timeout=120)
         assert not child.is_running() or child.status() == psutil.STATUS_ZOMBIE
     finally:
         left.kill()
-        left.wait(10)
+        left.wait(120)

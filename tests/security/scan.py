@@ -11,11 +11,16 @@ import time
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from secrets import token_hex
 from typing import Self
 from urllib.parse import quote, quote_plus
 
 import psutil
+
+#: Of the one Ray head that these tests share. It is planted, too.
+RAY_TOKEN = f"planted-password-{token_hex(8)}"
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,11 @@ class Scanner:
     """Knows the secrets by name."""
 
     secrets: Mapping[str, str]
+
+    @cached_property
+    def looks(self) -> dict[str, set[bytes]]:
+        """How each of them may look, by its name."""
+        return {name: self.forms(secret) for name, secret in self.secrets.items()}
 
     def forms(self, secret: str) -> set[bytes]:
         """How a secret may look: escaped, quoted, in base64 at any of three offsets."""
@@ -45,11 +55,7 @@ class Scanner:
                 whole.append(zlib.decompress(data))
             except zlib.error:
                 pass
-        return {
-            name
-            for name, secret in self.secrets.items()
-            if any(form in part for form in self.forms(secret) for part in whole)
-        }
+        return {name for name, forms in self.looks.items() if any(form in part for form in forms for part in whole)}
 
     def in_files(self, folders: Iterable[Path], *, leave_out: Iterable[Path] = ()) -> dict[str, set[str]]:
         """Say which files below the folders hold which secrets; also files' names."""

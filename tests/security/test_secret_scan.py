@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from secrets import token_hex
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.security.scan import ArgvSampler, Scanner
+from tests.security.scan import RAY_TOKEN, ArgvSampler, Scanner
 from tests.support import helm as helm_support
 from tests.support.ray_head import RayHead
 from tests.support.terraform import need_terraform
@@ -38,10 +39,17 @@ NAMES = (
     "aws",  # an access key's secret
 )
 SECRETS = {name: f"planted-{name}-{token_hex(8)}" for name in NAMES}
+SECRETS["password"] = RAY_TOKEN
 SECRETS["webhook"] = f"https://hooks.example.com/services/{SECRETS['webhook']}"
+#: What is refused was sent by the worker, however the job is waited for: each way shows two of three ends.
+EVERYTHING = os.environ.get("AIRFLOW_RAY_TESTS") == "all"
+ENDS = {"good": "success", "bad": "failed", "refused": "failed"}
+JOBS = {
+    "jobs_plain": tuple(ENDS) if EVERYTHING else ("bad", "refused"),
+    "jobs_deferred": tuple(ENDS) if EVERYTHING else ("good", "bad"),
+}
 DAGS = {
-    "jobs_plain": {"good": "success", "bad": "failed", "refused": "failed"},
-    "jobs_deferred": {"good": "success", "bad": "failed", "refused": "failed"},
+    **{dag: {name: ENDS[name] for name in names} for dag, names in JOBS.items()},
     "functions": {"fails": "failed"},
     "clusters": {"cluster": "failed"},
     "infrastructure": {"fails": "failed", "backend": "failed"},
@@ -71,7 +79,7 @@ def scratch() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def traces(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Traces:
+def traces(tmp_path_factory: pytest.TempPathFactory, scratch: Path, ray: RayHead) -> Traces:
     terraform = need_terraform()
     home = tmp_path_factory.mktemp("airflow")
     folders = [scratch / "home", scratch / "tmp"]
@@ -87,13 +95,13 @@ def traces(tmp_path_factory: pytest.TempPathFactory, scratch: Path) -> Traces:
         "TEST_TERRAFORM": str(terraform.path),
         "TEST_MODULE": str(module),
         "TEST_STATE": str(scratch / "state"),
+        "TEST_JOBS": json.dumps(JOBS),
     }
     scanner = Scanner(SECRETS)
-    with RayHead(token=SECRETS["password"]) as ray, ArgvSampler(scanner, ray.pid) as argv:
-        with AirflowStack(home, dags_folder=HERE / "dags", env=env) as stack:
-            plant(stack, ray.url)
-            states, logs = run_all(stack)
-        jobs = list_jobs(ray)
+    with ArgvSampler(scanner, ray.pid) as argv, AirflowStack(home, dags_folder=HERE / "dags", env=env) as stack:
+        plant(stack, ray.url)
+        states, logs = run_all(stack)
+    jobs = list_jobs(ray)
     return Traces(home, [*folders, home / "logs"], logs, states, argv, jobs, scanner, "\n".join(logs.values()))
 
 
@@ -129,7 +137,7 @@ def run_all(stack: AirflowStack) -> tuple[dict[str, str], dict[str, str]]:
     for dag, run in runs.items():
         for task in DAGS[dag]:
             name = f"{dag}.{task}"
-            found = client.wait_task(dag, run, task, state=("success", "failed"), timeout=240)
+            found = client.wait_task(dag, run, task, state=("success", "failed"), timeout=600)
             states[name] = found["state"]
             logs[name] = client.log_text(dag, run, task)
     return states, logs
@@ -137,19 +145,19 @@ def run_all(stack: AirflowStack) -> tuple[dict[str, str], dict[str, str]]:
 
 def list_jobs(ray: RayHead) -> list[dict]:
     request = urllib.request.Request(f"{ray.url}/api/jobs/", headers={"Authorization": f"Bearer {ray.token}"})
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=120) as answer:
         return json.load(answer)
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_the_runs_were_what_they_should_be(traces: Traces) -> None:
     """Else nothing would have been looked at: good ones used their secrets, bad ones failed for the reason meant."""
     wanted = {f"{dag}.{task}": state for dag, tasks in DAGS.items() for task, state in tasks.items()}
     assert traces.states == wanted, traces.logs
-    for how in ("plain", "deferred"):
-        assert "fine" in traces.logs[f"jobs_{how}.good"]
-        assert "broken" in traces.logs[f"jobs_{how}.bad"]
-        assert "refuses the token" in traces.logs[f"jobs_{how}.refused"]
+    said = {"good": "fine", "bad": "broken", "refused": "refuses the token"}
+    for dag, names in JOBS.items():
+        for name in names:
+            assert said[name] in traces.logs[f"{dag}.{name}"]
     assert "the service refuses ***" in traces.logs["functions.fails"]
     assert "can't be reached" in traces.logs["clusters.cluster"]
     assert "***" in traces.logs["infrastructure.fails"]
@@ -182,7 +190,7 @@ def test_none_in_command_lines(traces: Traces) -> None:
 
 
 def test_none_in_what_ray_shows_of_the_jobs_but_their_variables(traces: Traces) -> None:
-    assert len(traces.jobs) >= 5
+    assert len(traces.jobs) >= 4
     for job in traces.jobs:
         variables = (job.get("runtime_env") or {}).pop("env_vars", {})
         said = job.pop("message")  # it ends with the last lines that the job's own code wrote
@@ -217,9 +225,9 @@ def test_the_scan_finds_what_is_planted(tmp_path: Path) -> None:
     assert scanner.in_database(tmp_path / "db") == {"xcom": {"two"}}
 
     with ArgvSampler(scanner) as argv:
-        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)", one])
+        child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", one])
         try:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + 300
             while not argv.found and time.monotonic() < deadline:
                 time.sleep(0.05)
         finally:

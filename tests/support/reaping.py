@@ -18,7 +18,7 @@ def reap(stack: AirflowStack, *arguments: str, status: int = 0) -> str:
         env=stack.environment,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,
         check=False,
     )
     assert done.returncode == status, done.stdout + done.stderr

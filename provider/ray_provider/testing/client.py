@@ -85,11 +85,11 @@ class AirflowClient(AirflowApi):
         """Give the DAG files that could not be read, with ``filename`` and ``stack_trace``."""
         return self.pages("/api/v2/importErrors", "import_errors")
 
-    def wait_for_dag(self, dag_id: str, *, timeout: float = 60.0) -> dict[str, Any]:
+    def wait_for_dag(self, dag_id: str, *, timeout: float = 180.0) -> dict[str, Any]:
         """Wait until the DAG processor has read a DAG.
 
         :param dag_id: of the DAG.
-        :param timeout: seconds. Default: 60.
+        :param timeout: seconds. Default: 180.
         :return: the DAG, as the API gives it.
         :raises TimeoutError: it has not; the message holds the import errors.
         """
@@ -110,11 +110,11 @@ class AirflowClient(AirflowApi):
             raise TimeoutError(f"{error}. Import errors: {traces or 'none'}") from None
         return dag
 
-    def unpause(self, dag_id: str, *, timeout: float = 60.0) -> None:
+    def unpause(self, dag_id: str, *, timeout: float = 180.0) -> None:
         """Let a DAG's runs start; waits until the DAG is known.
 
         :param dag_id: of the DAG.
-        :param timeout: seconds until it is known. Default: 60.
+        :param timeout: seconds until it is known. Default: 180.
         :raises TimeoutError: it is not; the message holds the import errors.
         """
         self.wait_for_dag(dag_id, timeout=timeout)

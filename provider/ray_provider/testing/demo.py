@@ -45,11 +45,13 @@ class Demo:
 
     :param dags: folder of the example DAGs.
     :param image: where the job leaves its picture.
+    :param keep_web: whether somebody will look at them all. Default: no, only the quickstart is there.
     """
 
-    def __init__(self, dags: Path, image: Path) -> None:
+    def __init__(self, dags: Path, image: Path, *, keep_web: bool = False) -> None:
         self.dags = dags
         self.image = image
+        self.keep_web = keep_web
         self._began = time.monotonic()
         self._shown: set[tuple[Any, ...]] = set()
 
@@ -65,10 +67,12 @@ class Demo:
     def airflow(self) -> Iterator[AirflowStack]:
         """Start Airflow with a connection to the local backend; stop it, and what it left, in all cases."""
         home = Path(tempfile.mkdtemp(prefix="airflow-ray-demo-"))
-        # A local Ray that the DAG did not come to delete (Ctrl-C) lies in the stack's home, and ends with it.
-        stack = AirflowStack(home, dags_folder=self.dags, env={"RAY_EXAMPLE_IMAGE": str(self.image)})
-        self.say("starting Airflow: scheduler, DAG processor, triggerer, API server")
         try:
+            # Airflow reads every file of the folder, at a second or more each, before or while the one DAG runs.
+            dags = self.dags if self.keep_web else _quickstart_alone(self.dags, home / "dags")
+            # A local Ray that the DAG did not come to delete (Ctrl-C) lies in the stack's home, and ends with it.
+            stack = AirflowStack(home, dags_folder=dags, env={"RAY_EXAMPLE_IMAGE": str(self.image)})
+            self.say("starting Airflow: scheduler, DAG processor, triggerer, API server")
             with contextlib.ExitStack() as running:
                 with working("Airflow starts; this takes half a minute"):
                     running.enter_context(stack)
@@ -128,6 +132,13 @@ class Demo:
                 sys.stdout.write(f"\n{name} failed:\n{client.log_text(DAG_ID, run_id, name)}\n")
 
 
+def _quickstart_alone(examples: Path, folder: Path) -> Path:
+    """Copy the DAG that the demonstration runs, and what it reads, to a folder; give the folder."""
+    shutil.copytree(examples / "include", folder / "include", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(examples / f"{DAG_ID}.py", folder)
+    return folder
+
+
 def _on_signal(number: int, _frame: FrameType | None) -> None:
     # Once: a second Ctrl-C must not end the stopping.
     for other in _SIGNALS:
@@ -143,7 +154,7 @@ def run_demo(*, dags: Path, image: Path, keep_web: bool = False) -> int:
     :param keep_web: leave the web interface up until Ctrl-C instead of running the DAG.
     :return: the process's exit status.
     """
-    demo = Demo(dags, image)
+    demo = Demo(dags, image, keep_web=keep_web)
     for number in _SIGNALS:
         signal.signal(number, _on_signal)
     try:

@@ -94,7 +94,7 @@ class AirflowStack:
         triggerers: int = 1,
         port: int | None = None,
         python: str | Path = sys.executable,
-        start_timeout: float = 120.0,
+        start_timeout: float = 300.0,
     ) -> None:
         self.home = Path(home).absolute()
         self.logs = self.home / "logs"

@@ -53,7 +53,7 @@ with dag("not_waiting"):
 
 with dag("mapped"):
     SubmitRayJob.partial(task_id="job", conn_id="{{ params.conn }}", deferrable=True).expand(
-        entrypoint=[f"echo number {n}" for n in range(12)]
+        entrypoint=[f"echo number {n}" for n in range(3)]
     )
 
 with dag("function"):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import sys
 from datetime import datetime
 
 from airflow.sdk import dag, task
+
+from ray_provider.decorators import ray as ray_alias
 
 
 @functools.lru_cache
@@ -17,6 +20,13 @@ def remembered() -> int:
 
 def square(x: int) -> int:
     return x * x
+
+
+class NotForTheCluster:
+    """Can be pickled here, and not be unpickled anywhere."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
 
 
 @dag(schedule=None, start_date=datetime(2026, 1, 1), default_args={"retries": 0, "conn_id": "ray_functions"})
@@ -73,6 +83,42 @@ def functions_at_the_edges() -> None:
     def empty_working_dir() -> list[str]:  # nothing of the worker's folder is there
         return sorted(os.listdir("."))
 
+    @ray_alias.task(config={"conn_id": "ray_functions", "num_cpus": 0, "poll_interval": 1})
+    def peers_form(n: int) -> int:  # 42
+        return n * 2
+
+    @task.ray
+    def bare():  # nothing
+        return None
+
+    @task.ray
+    def raises_far_away() -> None:  # failed; the log names the Ray task
+        import ray
+
+        @ray.remote
+        def beside_the_driver():
+            raise LookupError("lost in a Ray task")
+
+        ray.get(beside_the_driver.remote())
+
+    @task.ray
+    def cannot_be_unpickled(argument):  # failed; the log says that it was not the function
+        return argument
+
+    @task.ray
+    def exits_content() -> None:  # success
+        sys.exit()
+
+    @task.ray
+    def is_killed() -> None:  # failed; the log has the exit code
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    peers_form(21)
+    bare()
+    raises_far_away()
+    cannot_be_unpickled(NotForTheCluster())
+    exits_content()
+    is_killed()
     exits_with_256()
     raises()
     uses_a_cache()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pendulum
@@ -22,19 +23,24 @@ def dag(dag_id: str) -> DAG:
 
 ENVIRONMENT = {"env_vars": {"SERVICE_KEY": secret("environment"), "HOOK": secret("webhook")}}
 
-for how in ("plain", "deferred"):
-    with dag(f"jobs_{how}"):
-        for name, then in (("good", "print('fine')"), ("bad", "raise SystemExit('broken')")):
+THEN = {"good": "print('fine')", "bad": "raise SystemExit('broken')"}
+
+for dag_id, names in json.loads(os.environ.get("TEST_JOBS", "{}")).items():
+    deferrable = dag_id.endswith("deferred")
+    with dag(dag_id):
+        for name in names:
+            if name == "refused":
+                SubmitRayJob(task_id=name, conn_id="ray_refused", entrypoint="true", deferrable=deferrable)
+                continue
             SubmitRayJob(
                 task_id=name,
                 conn_id="ray_planted",
-                entrypoint=CHECK.format(then=then),
+                entrypoint=CHECK.format(then=THEN[name]),
                 runtime_env=ENVIRONMENT,
                 metadata={"team": "maps"},
-                deferrable=how == "deferred",
+                deferrable=deferrable,
                 poll_interval=0.5,
             )
-        SubmitRayJob(task_id="refused", conn_id="ray_refused", entrypoint="true", deferrable=how == "deferred")
 
 with dag("functions"):
 
