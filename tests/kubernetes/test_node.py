@@ -92,16 +92,9 @@ def traces(name: str) -> list[str]:
     return found
 
 
-def nodes() -> set[str]:
-    """All nodes that have a folder or groups, but for the logs that are kept of broken ones."""
-    folders = {path.name for path in control.nodes_folder().glob(f"{control.PREFIX}*") if path.suffix != ".broken"}
-    return folders | groups_named(control.PREFIX)
-
-
-def remove_kept_logs() -> None:
-    """Remove the logs of broken nodes."""
-    for kept in control.nodes_folder().glob(f"{control.PREFIX}*.broken"):
-        remove_tree(kept)
+def kept_log(name: str) -> Path:
+    """Where the logs of a node that broke are kept."""
+    return control.nodes_folder() / f"{name}.broken"
 
 
 @pytest.fixture
@@ -268,17 +261,23 @@ def test_a_node_that_is_ended_leaves_nothing_and_two_do_not_meet(
 OWNER = """
 import os, sys, time
 from tests.kubernetes.node import control
-node = control.up(operator="none", owner=os.getpid(), progress=lambda _: None)
+node = control.up(operator="none", owner=os.getpid(), name=os.environ["NODE"], progress=lambda _: None)
 print(node.state, flush=True)
 time.sleep(600)
 """
+
+
+def start_owner(name: str) -> subprocess.Popen[str]:
+    """Start a process that starts a node of this name."""
+    env = {**os.environ, "NODE": name}
+    return subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)
 
 
 @pytest.fixture
 def owner() -> Iterator[tuple[subprocess.Popen, control.NodeHandle]]:
     """A process that has started a node, as tests do."""
     need("root", present=os.geteuid() == 0)
-    process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = start_owner(control.new_name())
     assert process.stdout is not None
     state = process.stdout.readline().strip()
     assert state, "the node did not come up"
@@ -301,17 +300,17 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
 )
 def test_tests_that_are_killed_while_a_node_comes_up_leave_none(seconds: float) -> None:
     need("root", present=os.geteuid() == 0)
-    control.reap_stale()
-    before = nodes()
-    process = subprocess.Popen([sys.executable, "-c", OWNER], cwd=ROOT, stdout=subprocess.PIPE)
+    name = control.new_name()
+    process = start_owner(name)
     try:
-        until(lambda: groups_named(control.PREFIX) - before, 60, "groups of the node")
+        until(lambda: name in groups_named(name), 300, "groups of the node")
         time.sleep(seconds)
     finally:
         process.kill()
         process.communicate()
-    until(lambda: nodes() == before, 30, "end of the node of a killed owner")
-    remove_kept_logs()
+    # Its log is kept, as that of each node that did not come up.
+    until(lambda: all(str(kept_log(name)) in trace for trace in traces(name)), 300, "end of the node of a killed owner")
+    remove_tree(kept_log(name))
 
 
 @pytest.mark.slow
@@ -364,12 +363,14 @@ def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node:
 
 def test_a_node_that_cannot_come_up_says_why_and_leaves_nothing() -> None:
     need("root", present=os.geteuid() == 0)
-    control.reap_stale()
-    before = nodes()
+    # Only what has its name is looked at: other nodes come and go beside it.
+    name = control.new_name()
+    broken = {"operator": "none", "api_server_args": ["--no-such-flag"]}
     with pytest.raises(control.NodeError, match=r"unknown flag: --no-such-flag"):
-        control.up(operator="none", owner=os.getpid(), api_server_args=["--no-such-flag"], progress=lambda _: None)
-    assert nodes() == before
-    remove_kept_logs()
+        control.up(**broken, owner=os.getpid(), name=name, progress=lambda _: None)
+    assert traces(name) == [f"folder {kept_log(name)}"]
+    assert "unknown flag" in (kept_log(name) / "log/kube-apiserver.log").read_text()
+    remove_tree(kept_log(name))
 
 
 def _cmdline(pid: int) -> bytes:

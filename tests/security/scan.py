@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import os
 import sqlite3
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,7 +63,7 @@ class Scanner:
         skipped = [path.resolve() for path in leave_out]
         result: dict[str, set[str]] = {}
         for folder in folders:
-            for path in sorted(folder.rglob("*")):
+            for path in sorted(_all_below(folder)):
                 if any(path.resolve().is_relative_to(other) for other in skipped):
                     continue
                 try:
@@ -134,6 +135,12 @@ class ArgvSampler:
             return self.cluster in {pid, *(parent.pid for parent in process.parents())} or _is_rays(process)
         except psutil.Error:
             return False
+
+
+def _all_below(folder: Path) -> Iterator[Path]:
+    """Give all folders and files below one. Path.rglob fails if a folder goes while it is walked; this passes over it."""
+    for place, folders, files in os.walk(folder):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _is_rays(process: psutil.Process) -> bool:

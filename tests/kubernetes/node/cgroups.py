@@ -38,11 +38,13 @@ def make_cgroups(name: str) -> list[Path]:
 
 
 def processes_in(name: str) -> set[int]:
-    """Return all processes in a node's groups."""
+    """Return all processes in a node's groups. Groups may go meanwhile: those of pods that end, or all of them."""
     pids = set()
-    for file in _ROOT.glob(f"*/{name}/**/cgroup.procs"):
-        with contextlib.suppress(OSError):
-            pids.update(int(pid) for pid in file.read_text().split())
+    for top in _groups_of(name):
+        # It passes over a folder that vanished since it was seen; Path.glob raises FileNotFoundError.
+        for folder, _, _ in os.walk(top):
+            with contextlib.suppress(OSError):
+                pids.update(int(pid) for pid in Path(folder, "cgroup.procs").read_text().split())
     return pids
 
 
@@ -51,13 +53,18 @@ def groups_named(prefix: str) -> set[str]:
     return {path.name for path in _ROOT.glob(f"*/{prefix}*")}
 
 
+def _groups_of(name: str) -> list[Path]:
+    """Return a node's groups, one in each hierarchy."""
+    return list(_ROOT.glob(f"*/{name}"))
+
+
 def remove_cgroups(name: str, *, seconds: float = 10) -> None:
     """Remove a node's groups; its processes are gone or just going.
 
     :raises CgroupError: if some can't be removed in time.
     """
     deadline = time.monotonic() + seconds
-    while left := list(_ROOT.glob(f"*/{name}")):
+    while left := _groups_of(name):
         for top in left:
             for folder, _, _ in os.walk(top, topdown=False):
                 with contextlib.suppress(OSError):  # busy until the last process is reaped

@@ -111,6 +111,11 @@ class NodeHandle:
         return int((self.state / "supervisor.pid").read_text())
 
 
+def new_name() -> str:
+    """Return a name that no other node has."""
+    return f"{PREFIX}{secrets.token_hex(4)}"
+
+
 def up(
     *,
     operator: str = "chart",
@@ -118,12 +123,14 @@ def up(
     owner: int | None = None,
     api_port: int = 0,
     version: str | None = None,
+    name: str | None = None,
     progress: Callable[[str], None] = print,
 ) -> NodeHandle:
     """Start a node and wait until it can be used.
 
     :param operator: ``chart`` for KubeRay's operator as a Helm release in ``kuberay-system``; ``none``.
     :param owner: the process with whose end the node ends; none means that it stays until it is ended.
+    :param name: of the node, as :func:`new_name` gives it; unless given, a new one.
     :raises NodeError: with the part that failed and its last words.
     """
     if os.geteuid() != 0:
@@ -131,7 +138,7 @@ def up(
     reap_stale()
     version = version or parts.kuberay_version()
     kubernetes = parts.kubernetes().ensure()
-    state = nodes_folder() / f"{PREFIX}{secrets.token_hex(4)}"
+    state = nodes_folder() / (name or new_name())
     state.mkdir(parents=True, mode=0o700)
     _refuse_overlay(state)
     binaries = state / "bin"
@@ -249,6 +256,14 @@ def _clear(name: str) -> None:
     remove_cgroups(name)
 
 
+def _age(folder: Path) -> float:
+    """Return how many seconds ago a folder was changed: 0 if somebody has removed it since it was listed."""
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
+
+
 def reap_stale() -> list[str]:
     """End and remove nodes whose supervisor is gone.
 
@@ -259,13 +274,13 @@ def reap_stale() -> list[str]:
     for folder in sorted(path for path in folders if not path.name.endswith(".broken")):
         if not (folder / "lock").exists():
             # Between mkdir and the lock; a killed start leaves it so for ever.
-            if time.time() - folder.stat().st_mtime > 3600:
+            if _age(folder) > 3600:
                 remove_tree(folder)
             continue
         if _reap(folder):
             reaped.append(folder.name)
     for broken in sorted(nodes_folder().glob("*.broken")) if nodes_folder().is_dir() else []:
-        if time.time() - broken.stat().st_mtime > 86400:
+        if _age(broken) > 86400:
             remove_tree(broken)
     # Groups without a folder: somebody removed the cache under a dead node.
     for name in groups_named(PREFIX):

@@ -392,8 +392,8 @@ def remove_folder(folder: str | os.PathLike[str], kept: str | None) -> None:
     identity: Mapping[str, Any] | None = None
     with suppress(OSError, ValueError):
         identity = json.loads((path / IDENTITY).read_text(encoding="utf-8"))
-    states = list(path.rglob(ERRORED)) if path.is_dir() else []
-    for state in states:
+    # Not Path.rglob, which fails if a folder goes while it is walked: a Terraform that is ending removes its own.
+    for state in [Path(found, ERRORED) for found, _, files in os.walk(path) if ERRORED in files]:
         if identity is None:
             return
         keep(state, identity, Path(kept) if kept else kept_states(os.environ))
