@@ -117,7 +117,7 @@ class Scene:
     async def set_up(
         self, spec: KubernetesClusterSpec, *, keep_on_failure: bool = False, **readiness: Any
     ) -> ClusterHandle:
-        options = ReadinessOptions(**{"timeout_seconds": 120.0, **readiness})
+        options = ReadinessOptions(**{"timeout_seconds": 300.0, **readiness})
         return await set_up_cluster(self.access, spec, options, keep_on_failure=keep_on_failure, say=self.say)
 
     async def apply(self, spec: KubernetesClusterSpec) -> Applied:
@@ -130,14 +130,19 @@ class Scene:
             "namespace": handle.namespace,
             "release": handle.release,
             "who": who or Leaving(owner=handle.owner, found=not handle.created),
-            "timeout": 60.0,
+            "timeout": 300.0,
             **further,
         }
         return await delete_cluster(self.access, helm=self.helm, say=self.say, **options)
 
-    async def job(self, handle: ClusterHandle, entrypoint: str, *, submission_id: str | None = None) -> str:
-        """Run a job to its end through the API server's proxy, and give its log."""
-        log: list[str] = []
+    async def job(
+        self, handle: ClusterHandle, entrypoint: str, *, submission_id: str | None = None, log: list[str] | None = None
+    ) -> str:
+        """Run a job to its end through the API server's proxy, and give its log.
+
+        :param log: gets the log's lines while the job runs.
+        """
+        log = [] if log is None else log
         endpoint = await kubernetes_endpoint(self.access, handle)
         async with RayJobsClient(endpoint) as client:
             submission_id = submission_id or f"job-{secrets.token_hex(4)}"
@@ -145,7 +150,7 @@ class Scene:
             watcher = JobWatcher(
                 client,
                 submission_id,
-                WatchOptions(deadline=time.time() + 90),
+                WatchOptions(deadline=time.time() + 300),
                 on_log=lambda batch: log.append(batch.text),
                 on_progress=log.append,
             )

@@ -75,7 +75,7 @@ class Nodes:
                 self._put(pool)
                 self.given.append(name)
                 # The next pod's pool only when this one has its node.
-                until(lambda: self._stop.is_set() or not self._waits(pod), 60, f"node for {pod['metadata']['name']}")
+                until(lambda: self._stop.is_set() or not self._waits(pod), 300, f"node for {pod['metadata']['name']}")
                 return
 
     def _waits(self, pod: Mapping[str, Any]) -> bool:

@@ -50,8 +50,8 @@ def test_a_cluster_with_all_that_is_on_by_default_runs_and_scales(kubernetes, na
     }
     values = suited(kubernetes, values)
     helm(kubernetes, False, "install", "closed", CHART, "-n", namespace, kubeconfig=access, values=values)
-    wait = ("wait", "--for=condition=RayClusterProvisioned", "raycluster/closed", "-n", namespace, "--timeout=120s")
-    kubernetes.kubectl(*wait, timeout=130)
+    wait = ("wait", "--for=condition=RayClusterProvisioned", "raycluster/closed", "-n", namespace, "--timeout=300s")
+    kubernetes.kubectl(*wait)
     (head,) = kubernetes.get("pods", "-n", namespace, "-l", "ray.io/node-type=head")["items"]
     name = head["metadata"]["name"]
 
@@ -70,16 +70,14 @@ def test_a_cluster_with_all_that_is_on_by_default_runs_and_scales(kubernetes, na
             inside("ray-head", "python", "-c", asked)
     else:
         assert values["authOptions"] == {"mode": "disabled"}
-    task = (
-        "import ray\nray.init(address='auto')\nprint('answer', ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=90))"
-    )
+    task = "import ray\nray.init(address='auto')\nprint('answer', ray.get(ray.remote(lambda: 6 * 7).remote(), timeout=300))"
     assert "answer 42" in inside("ray-head", "python", "-c", task)
     worker = kubernetes.get("pods", "-n", namespace, "-l", "ray.io/node-type=worker")["items"]
     assert [p["spec"]["restartPolicy"] for p in worker] == ["Never"]
     # Idle, it goes again: the autoscaler writes the RayCluster.
-    until(lambda: replicas(kubernetes, namespace, "closed") == {"workergroup": 0}, 90, "scaling down", every=1)
+    until(lambda: replicas(kubernetes, namespace, "closed") == {"workergroup": 0}, 300, "scaling down", every=1)
 
     helm_env = kubernetes.env(KUBECONFIG=str(access))
-    subprocess.run([kubernetes.helm4, "uninstall", "closed", "-n", namespace], env=helm_env, check=True, timeout=60)
-    until(lambda: not kubernetes.exists("pods", "-n", namespace, "-l", "ray.io/cluster=closed"), 60, "end of the pods")
+    subprocess.run([kubernetes.helm4, "uninstall", "closed", "-n", namespace], env=helm_env, check=True, timeout=300)
+    until(lambda: not kubernetes.exists("pods", "-n", namespace, "-l", "ray.io/cluster=closed"), 300, "end of the pods")
     assert not kubernetes.exists("networkpolicies", "-n", namespace)

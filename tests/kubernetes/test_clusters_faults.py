@@ -24,7 +24,7 @@ from ray_provider.jobs.watch.watcher import JobWatcher
 from tests.kubernetes.clusters import HEAD_ONLY, WORKER, Scene, left_over, show, values
 from tests.support.kubernetes import Kubernetes
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = pytest.mark.timeout(1200)
 
 ROLE = Path("helm/roles/provider-role.yaml")
 CHART = Path("helm/ray-cluster")
@@ -123,8 +123,12 @@ def test_a_head_whose_command_fails_shows_its_last_lines(faults):
     assert "--no-such-parameter" in text
 
 
-async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason(kubernetes, namespace):
-    """A cluster that was not waited for as a whole: its head takes the job, its groups get no node."""
+@pytest.fixture(scope="module")
+def waiting(kubernetes: Kubernetes, namespace: str) -> Iterator[tuple[Scene, ClusterHandle]]:
+    """A cluster whose groups get no node, and that was not waited for as a whole: its head takes jobs.
+
+    While its head was waited for, the API server was restarted.
+    """
     scene = Scene(kubernetes, namespace)
     asked = {"cpu": "100m", "memory": "500Mi"}
     gpus = {"requests": asked, "limits": {"cpu": "1", "memory": "1Gi", "nvidia.com/gpu": "64"}}
@@ -132,7 +136,29 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
     given = values(HEAD_ONLY, headOnly=False, worker={**WORKER, "resources": gpus})
     given["head"]["rayStartParams"]["num-cpus"] = "0"
     given["additionalWorkerGroups"] = {"large": {**WORKER, "disabled": False, "resources": large}}
-    handle = await scene.set_up(scene.spec(given), wait_for_workers=False)
+
+    async def set_up() -> ClusterHandle:
+        task = asyncio.create_task(scene.set_up(scene.spec(given), wait_for_workers=False))
+        while not task.done() and not any("head " in line for _, line in scene.lines):
+            await asyncio.sleep(0.1)
+        assert not task.done()
+        await asyncio.to_thread(kubernetes.restart_api_server, stay_down=3)
+        return await task
+
+    handle = asyncio.run(set_up())
+    yield scene, handle
+    asyncio.run(scene.delete(handle))
+    assert left_over(scene) == []
+
+
+def test_an_api_server_that_is_restarted_while_waiting(waiting):
+    scene, handle = waiting
+    assert handle.created
+    assert scene.cluster(handle.name)["metadata"]["name"] == handle.name
+
+
+async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason(waiting):
+    scene, handle = waiting
     lines: list[str] = []
     warnings: list[str] = []
 
@@ -143,13 +169,13 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
         await submit_once(client, JobSpec(entrypoint="true", submission_id="waits", num_gpus=8))
         watcher = JobWatcher(client, "waits", on_progress=lines.append, on_warning=warnings.append, ask=ask)
         watch = asyncio.create_task(watcher.watch())
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not (told := [line for line in lines + warnings if "is PENDING for" in line]):
                 assert not watch.done(), watch.result()
                 await asyncio.sleep(0.2)
         watch.cancel()
         # It is ended through the API server's proxy alone, by a head that takes no work of its own.
-        ended = await client.stop_and_wait("waits", 90)
+        ended = await client.stop_and_wait("waits", 300)
     assert ended is not None
     assert ended.status == "STOPPED"
     assert "never ran" in str(ended.message)
@@ -173,16 +199,3 @@ async def test_the_log_of_a_waiting_job_names_the_pods_and_the_schedulers_reason
     assert "Insufficient memory" in reasons[large_pod]
     assert "No available node types" not in text, "Ray's autoscaler, which knows no groups here"
     assert not warnings, "a group of the cluster gives it, once it has its node"
-    await scene.delete(handle)
-    assert left_over(scene) == []
-
-
-async def test_an_api_server_that_is_restarted_while_waiting(kubernetes, namespace):
-    scene = Scene(kubernetes, namespace)
-    task = asyncio.create_task(scene.set_up(scene.spec(HEAD_ONLY)))
-    while not any("head " in line for _, line in scene.lines):
-        await asyncio.sleep(0.1)
-    await asyncio.to_thread(kubernetes.restart_api_server, stay_down=3)
-    handle = await task
-    assert handle.created
-    await scene.delete(handle)

@@ -18,13 +18,13 @@ from ray_provider.jobs.client import RayJobsClient
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, Scene, left_over, values
 from tests.kubernetes.test_rayservice import ONE, Shop
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = pytest.mark.timeout(1200)
 
 
-async def test_the_version_is_found_out_by_what_is_known(kubernetes, namespace):
+async def test_the_version_is_found_out_by_what_is_known(kubernetes):
     kuberay = kubernetes.kuberay_version
-    async with open_kube(Scene(kubernetes, namespace).access) as kube:
-        found = await probe(kube, namespace)
+    async with open_kube(Scene(kubernetes, "default").access) as kube:
+        found = await probe(kube, "default")
     assert found.text == {"1.4.2": "1.4.0", "1.5.1": "1.5.1"}.get(kuberay, "1.6.0")
     assert any("token authentication" in words for words in found.lacks) == (kuberay == "1.4.2")
     assert any("upgradeStrategy" in words for words in found.lacks) == (kuberay < "1.6")
@@ -64,14 +64,14 @@ if os.environ.get("KUBERAY_VERSION"):
         )
         spec = RayJobSpec(scene.spec(given, name="train"), RayJobOptions(job_id="job-1"))
         made = await create_job(scene.access, spec, say=scene.say)
-        ready = await wait_started(scene.access, made, StartOptions(start_seconds=120), say=scene.say)
+        ready = await wait_started(scene.access, made, StartOptions(start_seconds=300), say=scene.say)
         assert "hello" in await scene.job(ready, "echo hello", submission_id="job-1")
 
         async def complete() -> bool:
             (state,) = await find_jobs(scene.access, namespace, spec.cluster.owner)
             return (state.deployment, state.job) == ("Complete", "SUCCEEDED")
 
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while not await complete():
                 await asyncio.sleep(0.5)
         assert await delete_job(scene.access, namespace=namespace, name="train", say=scene.say) is True
@@ -90,8 +90,8 @@ if os.environ.get("KUBERAY_VERSION"):
             assert left_over(scene) == []
             return
         made = await create_job(scene.access, spec, say=scene.say)
-        ready = await wait_started(scene.access, made, StartOptions(start_seconds=120), say=scene.say)
-        async with RayJobsClient(await kubernetes_endpoint(scene.access, ready)) as client, asyncio.timeout(60):
+        ready = await wait_started(scene.access, made, StartOptions(start_seconds=300), say=scene.say)
+        async with RayJobsClient(await kubernetes_endpoint(scene.access, ready)) as client, asyncio.timeout(300):
             while (found := await client.get("job-1")) is None or not found.is_final:
                 await asyncio.sleep(0.5)
             assert found.is_success

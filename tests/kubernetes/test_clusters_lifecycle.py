@@ -21,7 +21,7 @@ from ray_provider.jobs.client import RayJobsClient
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, MANIFEST, ON_TWO_NODES, Scene, operator_runs, values
 from tests.support.kubernetes import Kubernetes
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(1200)
 
 ROLE = Path("helm/roles/provider-role.yaml")
 
@@ -70,7 +70,7 @@ class ReadyTime(threading.Thread):
         self._process.stdout.close()
 
 
-# By a DAG the same is done with both Helms (test_dag_clusters.py).
+# By a DAG the same is done with both Helms (airflow/test_dag_clusters.py).
 @pytest.mark.parametrize("helm", ["helm3", pytest.param("helm4", marks=pytest.mark.slow)])
 async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes, namespace, helm, monkeypatch):
     # With Helm 3 as a service account that has the provider's Role and no other right.
@@ -94,7 +94,7 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
         ready_time.end()
     assert ready_time.at is not None
     # The dashboard has been asked in this time, too: a second on a machine that has nothing else to do.
-    assert ready - ready_time.at <= 5.0
+    assert ready - ready_time.at <= 15.0
     # A list and a watch of four things, and now and then why a pod does not start: no polling.
     began = next(at for at, line in scene.lines if "Installing" in line)
     asked = [what for at, what in requests if at > began]

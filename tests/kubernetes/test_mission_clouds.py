@@ -190,7 +190,9 @@ def scene(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> I
                 "TMPDIR": temporary,
             }
             dags = Path(__file__).parent / "dags_missions"
-            stack = AirflowStack(folder / "airflow", dags_folder=dags, env=env, config={"core": {"parallelism": "4"}})
+            stack = AirflowStack(
+                folder / "airflow", dags_folder=dags, env=env, config={"core": {"parallelism": "4"}}, start_timeout=300
+            )
             with stack:
                 stack.client.add_connection("ray_worker", "ray", extra={"backend": "kubernetes"})
                 stack.client.add_connection("ray_plain", "ray", extra={"backend": "kubernetes"})
@@ -212,7 +214,7 @@ def test_the_whole_mission(scene: Scene, cloud: str, capsys: pytest.CaptureFixtu
     try:
         with Nodes(scene.kubernetes, namespace, lambda: scene.pools(cloud)) as nodes:
             run = client.trigger_run(dag)
-            client.wait_run(dag, run, state="success", timeout=600)
+            client.wait_run(dag, run, state="success", timeout=900)
         assert nodes.failure is None
         logs = {task: client.log_text(dag, run, task) for task in TASKS}
         xcoms = {task: client.xcom(dag, run, task) for task in TASKS if task != "job"}

@@ -126,8 +126,7 @@ def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
         need("KubeRay with token authentication (1.5.1)", present=kubernetes.kuberay_version != "1.4.2")
     kubernetes.apply(ray_cluster(kubernetes.ray_image, token=token), namespace)
     kubernetes.kubectl(
-        *("wait", "raycluster/sample", "-n", namespace, "--for=condition=RayClusterProvisioned", "--timeout=120s"),
-        timeout=130,
+        *("wait", "raycluster/sample", "-n", namespace, "--for=condition=RayClusterProvisioned", "--timeout=300s"),
     )
     headers = {}
     if token:
@@ -143,7 +142,7 @@ def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
                 raise
             return ""  # the head's service has no endpoint yet
 
-    assert until(version, 30, "answer of the dashboard") == kubernetes.ray_version
+    assert until(version, 300, "answer of the dashboard") == kubernetes.ray_version
     code = (
         "import ray; ray.init(log_to_driver=False); f = ray.remote(num_cpus=1)(lambda: "
         "(__import__('time').sleep(0.5), ray.get_runtime_context().get_node_id())[1]); "
@@ -152,7 +151,7 @@ def test_a_cluster_runs_a_job_on_both_nodes_through_the_service_proxy(
     )
     job = call("/api/jobs/", {"entrypoint": f'python -c "{code}"'})["submission_id"]
     status = until(
-        lambda: (s := call(f"/api/jobs/{job}")["status"]) in ("SUCCEEDED", "FAILED", "STOPPED") and s, 120, "end of job"
+        lambda: (s := call(f"/api/jobs/{job}")["status"]) in ("SUCCEEDED", "FAILED", "STOPPED") and s, 300, "end of job"
     )
     log = call(f"/api/jobs/{job}/logs")["logs"]
     assert status == "SUCCEEDED", log
@@ -292,7 +291,7 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
     assert traces(node.name)
     process.kill()
     process.wait()
-    until(lambda: not traces(node.name), 30, "end of the node of a killed owner")
+    until(lambda: not traces(node.name), 300, "end of the node of a killed owner")
 
 
 @pytest.mark.parametrize(
@@ -319,9 +318,9 @@ def test_a_killed_supervisor_takes_its_node_along_and_the_next_start_clears_up(
 ) -> None:
     _, node = owner
     os.kill(node.supervisor_pid(), signal.SIGKILL)
-    until(lambda: not processes_in(node.name), 30, "end of the node's processes")
+    until(lambda: not processes_in(node.name), 300, "end of the node's processes")
     assert node.name in control.reap_stale()
-    until(lambda: not traces(node.name), 30, "end of what stood around the node")
+    until(lambda: not traces(node.name), 300, "end of what stood around the node")
 
 
 @pytest.mark.slow
@@ -351,14 +350,14 @@ def test_a_node_that_stands_is_used_from_another_network(second_node: control.No
 def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node: control.NodeHandle) -> None:
     etcd = next(pid for pid in processes_in(second_node.name) if b"/usr/bin/etcd" in _cmdline(pid))
     os.kill(etcd, signal.SIGKILL)
-    until(lambda: not second_node.state.exists(), 30, "end of the node")
+    until(lambda: not second_node.state.exists(), 300, "end of the node")
     kept = second_node.state.with_suffix(".broken")
     try:
         assert "etcd ended with" in (kept / "log/supervisor.log").read_text()
     finally:
         remove_tree(kept)
     # Its supervisor removes its folder, and ends then.
-    until(lambda: not traces(second_node.name), 30, "end of the supervisor")
+    until(lambda: not traces(second_node.name), 300, "end of the supervisor")
 
 
 def test_a_node_that_cannot_come_up_says_why_and_leaves_nothing() -> None:

@@ -99,7 +99,7 @@ class Shop(Scene):
     """One service."""
 
     async def deploy(
-        self, word: str, given: Any, run: str, *, seconds: float = 240.0, smoke=None, own=SOON, strategy="auto"
+        self, word: str, given: Any, run: str, *, seconds: float = 300.0, smoke=None, own=SOON, strategy="auto"
     ) -> tuple[Any, Any]:
         serve = {"name": "a", "route_prefix": "/", "import_path": "model:build", "args": {"word": word}}
         options = RayServiceOptions(json.dumps({"applications": [serve]}), own)
@@ -107,7 +107,7 @@ class Shop(Scene):
         spec = RayServiceSpec(cluster, options, deploy_id({**OWNER, "run_id": run}), run, strategy)
         deployed = await deploy(self.access, spec, say=self.say)
         try:
-            options = WaitOptions(time.time() + seconds, scheduling_seconds=120)
+            options = WaitOptions(time.time() + seconds, scheduling_seconds=300)
             serving = await wait_deployed(self.access, deployed, options, how="proxy", say=self.say)
             proof = Proof(owner=OWNER, smoke_test=smoke, how="proxy")
             handle, _ = await prove(self.access, deployed, serving, proof, say=self.say)
@@ -121,7 +121,7 @@ class Shop(Scene):
 
     async def delete_all(self) -> bool:
         return await delete_service(
-            self.access, namespace=self.namespace, name="shop", owner=OWNER, timeout=120, say=self.say
+            self.access, namespace=self.namespace, name="shop", owner=OWNER, timeout=300, say=self.say
         )
 
     def clusters(self) -> list[str]:
@@ -251,8 +251,8 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         ]
         where = ("rayservice", "shop-green", "-n", namespace, "--type=json")
         kubernetes.kubectl("patch", *where, "-p", json.dumps(patch))
-        await asyncio.to_thread(until, lambda: pair.cluster() != before, 180, "the Service at the other cluster")
-        await asyncio.to_thread(until, lambda: len(pair.clusters()) == 1, 90, "the end of the first cluster")
+        await asyncio.to_thread(until, lambda: pair.cluster() != before, 300, "the Service at the other cluster")
+        await asyncio.to_thread(until, lambda: len(pair.clusters()) == 1, 300, "the end of the first cluster")
         await asyncio.sleep(3)
         answered = client.words.total()
         assert client.failures == [], (answered, client.words)
@@ -264,9 +264,9 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         kubernetes.kubectl(
             "delete", "pod", "-l", "ray.io/node-type=head", "-n", namespace, "--grace-period=0", "--force"
         )
-        await asyncio.to_thread(until, lambda: client.failures, 60, "an outage that the client counts")
+        await asyncio.to_thread(until, lambda: client.failures, 300, "an outage that the client counts")
         twos = client.words["two"]
-        await asyncio.to_thread(until, lambda: client.words["two"] > twos + 50, 180, "the traffic again")
+        await asyncio.to_thread(until, lambda: client.words["two"] > twos + 50, 300, "the traffic again")
 
         # The traffic goes away, and what is in flight ends.
         in_flight = asyncio.create_task(pair.slow(6.0))

@@ -85,7 +85,7 @@ class Kubernetes:
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self.scratch), **further}
 
     def kubectl(
-        self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None, timeout: float = 120
+        self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None, timeout: float = 360
     ) -> str:
         """Run kubectl and return what it printed.
 
@@ -115,7 +115,7 @@ class Kubernetes:
         text = manifest if isinstance(manifest, str) else yaml.safe_dump_all(manifest)
         self.kubectl("apply", "--server-side", "-n", namespace, "-f", "-", stdin=text)
 
-    def helm(self, *arguments: str, three: bool = True, timeout: float = 300) -> str:
+    def helm(self, *arguments: str, three: bool = True, timeout: float = 360) -> str:
         """Run helm as the administrator and return what it printed."""
         program = self.helm3 if three else self.helm4
         done = subprocess.run(
@@ -129,28 +129,47 @@ class Kubernetes:
     @contextlib.contextmanager
     def namespace(self, prefix: str = "test") -> Iterator[str]:
         """Make a namespace, and remove it with all that is in it; finalizers that nobody serves are taken off."""
-        name = f"{prefix}-{secrets.token_hex(4)}"
-        self.kubectl("create", "namespace", name)
-        try:
-            until(lambda: self.exists("serviceaccount", "default", "-n", name), 30, "default service account")
+        with self.namespaces(prefix) as (name,):
             yield name
-        finally:
-            self.remove_namespace(name)
 
-    def remove_namespace(self, name: str) -> None:
-        """Remove a namespace and wait until it is gone."""
-        kinds = [kind for kind in RAY_KINDS if self.exists("crd", f"{kind}.ray.io")]
+    @contextlib.contextmanager
+    def namespaces(self, *prefixes: str) -> Iterator[tuple[str, ...]]:
+        """The same for several, which go together: each takes seconds, in which little is done."""
+        names = tuple(f"{prefix}-{secrets.token_hex(4)}" for prefix in prefixes)
+        try:
+            for name in names:
+                self.kubectl("create", "namespace", name)
+            for name in names:
+                found = ("serviceaccount", "default", "-n", name)
+                until(lambda found=found: self.exists(*found), 300, "default service account")
+            yield names
+        finally:
+            self.remove_namespace(*names)
+
+    def remove_namespace(self, *names: str) -> None:
+        """Remove namespaces and wait until they are gone."""
+        known = self.kubectl("get", "crd", "-o", "name")
+        kinds = [kind for kind in RAY_KINDS if f"/{kind}.ray.io" in known]
         inside = ",".join([*kinds, "pods"])
-        # First what is in it: the namespace controller looks again only after a pod's whole grace period.
-        owners = ",".join([*kinds, "deployments", "statefulsets", "jobs"])
-        self.kubectl("delete", owners, "--all", "-n", name, "--wait=false")
-        self.kubectl("delete", "pods", "--all", "-n", name, "--wait=false")
+        # First what is in them: the namespace controller looks again only after a pod's whole grace period.
+        for name in names:
+            owners = ",".join([*kinds, "deployments", "statefulsets", "jobs"])
+            self.kubectl("delete", owners, "--all", "-n", name, "--wait=false")
+            self.kubectl("delete", "pods", "--all", "-n", name, "--wait=false")
+        deadline = time.monotonic() + 12
+        for name in names:
+            self._empty_namespace(name, inside, max(0.0, deadline - time.monotonic()))
+        self.kubectl("delete", "namespace", *names, "--ignore-not-found", "--wait=false")
+        until(lambda: not self.exists("namespace", *names), 300, f"end of {', '.join(names)}", every=0.3)
+
+    def _empty_namespace(self, name: str, kinds: str, seconds: float) -> None:
+        """Wait for the end of what is in a namespace; what takes longer is ended by force."""
 
         def left() -> list[str]:
-            return self.kubectl("get", inside, "-n", name, "-o", "name").split()
+            return self.kubectl("get", kinds, "-n", name, "-o", "name").split()
 
         try:
-            until(lambda: not left(), 12, f"end of what is in namespace {name}", every=0.3)
+            until(lambda: not left(), seconds, f"end of what is in namespace {name}", every=0.3)
         except TimeoutError:
             # Pods that don't listen, and finalizers that nobody serves since the operator is stopped.
             for found in left():
@@ -160,8 +179,6 @@ class Kubernetes:
                     unfinalized = '{"metadata":{"finalizers":null}}'
                     with contextlib.suppress(KubectlError):  # it may end just now
                         self.kubectl("patch", found, "-n", name, "--type=merge", "-p", unfinalized)
-        self.kubectl("delete", "namespace", name, "--wait=false")
-        until(lambda: not self.exists("namespace", name), 60, f"end of namespace {name}")
 
     def service_account_kubeconfig(
         self, namespace: str, manifest: str | Path, *, name: str = "provider", seconds: int = 3600
@@ -240,10 +257,10 @@ class Kubernetes:
         where = ("deployment", OPERATOR_RELEASE, "-n", OPERATOR_NAMESPACE)
         self.kubectl("scale", *where, f"--replicas={replicas}")
         if replicas:
-            self.kubectl("rollout", "status", *where, "--timeout=90s")
+            self.kubectl("rollout", "status", *where, "--timeout=300s")
         else:
             gone = ("pods", "-n", OPERATOR_NAMESPACE, "-l", "app.kubernetes.io/name=kuberay-operator")
-            until(lambda: not self.exists(*gone), 60, "end of the operator's pod")
+            until(lambda: not self.exists(*gone), 300, "end of the operator's pod")
 
     @contextlib.contextmanager
     def operator_stopped(self) -> Iterator[None]:
@@ -258,9 +275,9 @@ class Kubernetes:
         """Install the operator with its definitions as a Helm release, or mend what a test left of it."""
         chart = chart or self.operator_chart
         self.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(chart / "crds"))
-        self.kubectl("wait", "--for=condition=Established", "--timeout=60s", "-f", str(chart / "crds"))
+        self.kubectl("wait", "--for=condition=Established", "--timeout=300s", "-f", str(chart / "crds"))
         self.helm(
-            *("upgrade", "--install", OPERATOR_RELEASE, str(chart), "--skip-crds", "--wait", "--timeout=2m"),
+            *("upgrade", "--install", OPERATOR_RELEASE, str(chart), "--skip-crds", "--wait", "--timeout=5m"),
             *("--namespace", OPERATOR_NAMESPACE, "--create-namespace"),
         )
 
@@ -278,12 +295,12 @@ class Kubernetes:
         """Remove every release of the operator, and the definitions unless they are to stay."""
         for release in json.loads(self.helm("list", "-A", "-a", "-o", "json")):
             if release["chart"].startswith("kuberay-operator-"):
-                self.helm("uninstall", release["name"], "-n", release["namespace"], "--wait", "--timeout=1m")
+                self.helm("uninstall", release["name"], "-n", release["namespace"], "--wait", "--timeout=5m")
         if not definitions:
             found = self.kubectl("get", "crd", "-o", "name").split()
             ours = [name for name in found if name.endswith(".ray.io")]
             if ours:
-                self.kubectl("delete", *ours, "--timeout=60s")
+                self.kubectl("delete", *ours, "--timeout=300s")
 
     # The node ---------------------------------------------------------------------------------------------------
 
@@ -395,9 +412,10 @@ class Kubernetes:
         return int(self._own_node().ask("forward", host=host, port=port)["port"])
 
 
-def until(test: Callable[[], Any], seconds: float, what: str, *, every: float = 0.1) -> Any:
+def until(test: Callable[[], Any], seconds: float, what: str, *, every: float = 0.3) -> Any:
     """Wait until ``test`` returns something true, and return it.
 
+    :param every: the seconds between two looks; a kubectl is a tenth of a second of CPU.
     :raises TimeoutError: naming what never came.
     """
     deadline = time.monotonic() + seconds

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.kubernetes.node import cgroups, control
+from tests.support.vanishing import scandir_that_is_late
 
 NAME = "airflow-ray-node-here"
 
@@ -25,44 +26,11 @@ def hierarchies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-class Listing:
-    """What os.scandir gives: an iterator that is closed after use."""
-
-    def __init__(self, entries: list[os.DirEntry[str]]) -> None:
-        self._entries = iter(entries)
-
-    def __enter__(self) -> Listing:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    def __iter__(self) -> Listing:
-        return self
-
-    def __next__(self) -> os.DirEntry[str]:
-        return next(self._entries)
-
-
 @pytest.fixture
 def vanishing(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Name folders here: each is gone as soon as it was seen in the one above it."""
     names: list[str] = []
-    scandir = os.scandir
-
-    def scan(path: str | Path) -> Listing:
-        with scandir(path) as found:
-            entries = list(found)
-        for entry in entries:
-            if entry.name in names:
-                entry.is_dir()  # it was one
-                for place, _, files in os.walk(entry.path, topdown=False):
-                    for file in files:
-                        os.unlink(os.path.join(place, file))
-                    os.rmdir(place)
-        return Listing(entries)
-
-    monkeypatch.setattr(os, "scandir", scan)
+    monkeypatch.setattr(os, "scandir", scandir_that_is_late(names))
     return names
 
 

@@ -33,6 +33,8 @@ CPU = {"requests": {"cpu": "100m"}, "limits": {"cpu": "2"}}
 SMALL = {
     "head": {
         "resources": CPU,
+        # Ray's autoscaler does not listen when it is told to end: a delete would wait for it for half a minute.
+        "podSpec": {"terminationGracePeriodSeconds": 5},
         "rayStartParams": {"object-store-memory": "100000000"},
         "autoscalerOptions": {
             "idleTimeoutSeconds": 600,

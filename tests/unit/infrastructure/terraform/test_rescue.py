@@ -30,6 +30,7 @@ from ray_provider.infrastructure.terraform.rescue import (
     remove_folder,
     would_overwrite,
 )
+from tests.support.vanishing import scandir_that_is_late
 
 #: `answers/NUMBER` for the call of that number, else `answers/COMMAND`: exit code on the first line, then the output.
 PROGRAM = """#!/usr/bin/env bash
@@ -370,3 +371,17 @@ def test_a_folder_goes_with_all_in_it_but_a_state(tmp_path: Path) -> None:
     assert kept.read_text() == STATE
     remove_folder(folder, None)  # nothing there
     assert os.listdir(tmp_path) == ["kept"]
+
+
+def test_a_state_is_kept_though_a_terraform_that_is_ending_removes_a_folder_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "private"
+    for name in ("ending", "module"):
+        (folder / "tmp" / name).mkdir(parents=True)
+    (folder / "tmp" / "module" / "errored.tfstate").write_text(STATE)
+    (folder / ".identity.json").write_text(json.dumps({"key": "abc"}))
+    monkeypatch.setattr(os, "scandir", scandir_that_is_late(["ending"]))
+    remove_folder(folder, str(tmp_path / "kept"))
+    assert not folder.exists()
+    assert [path.read_text() for path in (tmp_path / "kept" / "abc").glob("*.tfstate")] == [STATE]

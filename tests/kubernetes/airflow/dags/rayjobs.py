@@ -19,7 +19,7 @@ HEAD = {
     "rayStartParams": {"num-cpus": "1", "object-store-memory": "100000000"},
 }
 HEAD_ONLY: dict[str, Any] = {"head": HEAD, "worker": {"disabled": True}, "headOnly": True}
-ALL: dict[str, Any] = {"conn_id": "kube", "values": HEAD_ONLY, "start_timeout_seconds": 200}
+ALL: dict[str, Any] = {"conn_id": "kube", "values": HEAD_ONLY, "start_timeout_seconds": 300}
 WAIT = """python -c "
 import os, time
 print('began', flush=True)
@@ -141,7 +141,7 @@ def submitted(name: str, mode: str, **spec: Any) -> dict[str, Any]:
 for mode in ("HTTPMode", "SidecarMode", "K8sJobMode"):
     with DAG(f"rayjob_{mode.lower()}", schedule=None, catchup=False) as dag:
         given = submitted(mode.lower(), mode)
-        RunRayJob(task_id="job", conn_id="kube", ray_job_yaml=given, start_timeout_seconds=240, deferrable=True)
+        RunRayJob(task_id="job", conn_id="kube", ray_job_yaml=given, start_timeout_seconds=300, deferrable=True)
     globals()[dag.dag_id] = dag
 
 #: In SidecarMode such a job ends before its head is ready, which it then never is: the submitter, a container of that
@@ -157,5 +157,5 @@ for which, what in SHORT.items():
         given = copy.deepcopy(submitted(f"short-{which}", "SidecarMode", **what))
         given["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0] |= LATE
         deferred = which == "succeeds"
-        RunRayJob(task_id="job", conn_id="kube", ray_job_yaml=given, start_timeout_seconds=240, deferrable=deferred)
+        RunRayJob(task_id="job", conn_id="kube", ray_job_yaml=given, start_timeout_seconds=300, deferrable=deferred)
     globals()[dag.dag_id] = dag

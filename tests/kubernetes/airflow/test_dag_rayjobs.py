@@ -2,30 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import psutil
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.kubernetes.dag_runs import Case, airflow, left
+from tests.kubernetes.airflow.dag_runs import Case, left
 from tests.support.kubernetes import Kubernetes, until
 from tests.support.reaping import reap
 
-pytestmark = pytest.mark.timeout(400)
-
-
-@pytest.fixture(scope="module")
-def place(kubernetes: Kubernetes) -> Iterator[str]:
-    with kubernetes.namespace("rayjobs") as name:
-        yield name
-
-
-@pytest.fixture(scope="module")
-def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    with airflow(kubernetes, place, tmp_path_factory.mktemp("airflow")) as stack:
-        yield stack
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture
@@ -33,9 +20,15 @@ def case(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> Any:
     return lambda dag: Case(kubernetes, place, stack, dag)
 
 
-def test_jobs_and_a_function_run_in_clusters_of_their_own(kubernetes, place, stack, case):
-    here, deferred, function = (case(f"rayjob_{which}") for which in ("worker", "deferred", "function"))
-    until(lambda: deferred.job, 60, "the RayJob")
+@pytest.fixture(scope="module")
+def runs(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> dict[str, Case]:
+    """A job, a function and a job that fails, beside each other."""
+    return {which: Case(kubernetes, place, stack, f"rayjob_{which}") for which in ("deferred", "function", "failing")}
+
+
+def test_a_job_and_a_function_run_in_clusters_of_their_own(kubernetes, place, stack, runs):
+    deferred, function = runs["deferred"], runs["function"]
+    until(lambda: deferred.job, 300, "the RayJob")
     spec = deferred.job["spec"]
     assert (spec["submissionMode"], spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (
         "InteractiveMode",
@@ -43,28 +36,38 @@ def test_jobs_and_a_function_run_in_clusters_of_their_own(kubernetes, place, sta
         True,
     )
     # Who may reach the cluster is limited, though only KubeRay knows its name.
-    until(lambda: kubernetes.get("pods", "-n", place)["items"], 60, "a pod")
+    until(lambda: kubernetes.get("pods", "-n", place)["items"], 300, "a pod")
     for policy in kubernetes.get("networkpolicies", "-n", place)["items"]:
         labels = policy["spec"]["podSelector"]["matchLabels"]
         job = labels["airflow-ray/rayjob"]
         assert policy["metadata"]["ownerReferences"][0]["name"] == job
-    for one in (here, deferred, function):
+    for one in (deferred, function):
         one.ends("success")
-    for one in (here, deferred):
-        assert "says hello from a task" in one.log().splitlines()
-        assert "is ready: Ray 2.60.0, head and 0 workers" in one.log(), (
-            "how it started is told, also after the job's log has begun"
-        )
-        assert "Nothing is left of RayJob" in one.log()
+        assert one.is_gone()
+    check_its_log(deferred)
     assert stack.client.xcom("rayjob_deferred", deferred.run, "job") == spec["jobId"]
     returned = stack.client.xcom("rayjob_function", function.run, "host")
     assert returned["word"] == "hello"
     assert "-head" in returned["host"]
+
+
+def check_its_log(job: Case) -> None:
+    log = job.log()
+    assert "says hello from a task" in log.splitlines()
+    assert "is ready: Ray 2.60.0, head and 0 workers" in log, "how it started is told, also after the job's log began"
+    assert "Nothing is left of RayJob" in log
+
+
+@pytest.mark.slow  # test_a_job_outlives_its_worker_and_a_suspension_and_ends_with_its_task has one that is watched on its worker
+def test_a_job_that_is_watched_on_its_worker(kubernetes, place, case):
+    here = case("rayjob_worker")
+    here.ends("success")
+    check_its_log(here)
     assert left(kubernetes, place) == []
 
 
-def test_a_failure_is_explained_and_left_for_inspection(kubernetes, place, stack, case):
-    failing = case("rayjob_failing")
+def test_a_failure_is_explained_and_left_for_inspection(kubernetes, place, stack, runs):
+    failing = runs["failing"]
     failing.ends("failed")
     log = failing.log()
     assert "the last words" in log.splitlines()
@@ -80,20 +83,20 @@ def test_a_cluster_that_can_not_start_is_explained_and_taken_back(kubernetes, pl
     stuck, ended = case("rayjob_stuck"), case("rayjob_stuck")
     ended.told("head waiting for a node")
     stack.client.set_state("rayjob_stuck", ended.run, "job", "failed")
-    until(ended.is_gone, 90, "the end of a RayJob whose task was ended")
+    until(ended.is_gone, 300, "the end of a RayJob whose task was ended")
     stuck.told("head waiting for a node")
     stack.kill_component("triggerer")
     stack.start_component("triggerer")
     # Until its trigger has begun anew, no code of ours hears of what becomes of the task.
-    until(lambda: stuck.log().count("head waiting for a node") >= 2, 60, "the trigger's second start", every=1)
+    until(lambda: stuck.log().count("head waiting for a node") >= 2, 300, "the trigger's second start", every=1)
     assert not stuck.is_gone(), "a triggerer that is restarted deletes nothing"
     stack.client.set_state("rayjob_stuck", stuck.run, "job", "failed")
-    until(stuck.is_gone, 120, "the end of the other one")
+    until(stuck.is_gone, 300, "the end of the other one")
     assert left(kubernetes, place) == []
 
 
-def test_a_job_outlives_its_worker_and_a_suspension(kubernetes, place, stack, case):
-    watched, worker, ended = case("rayjob_waiting"), case("rayjob_waiting_worker"), case("rayjob_waiting")
+def test_a_job_outlives_its_worker_and_a_suspension_and_ends_with_its_task(kubernetes, place, stack, case):
+    watched, worker = case("rayjob_waiting"), case("rayjob_waiting_worker")
     worker.printed("began")
     psutil.Process(stack.client.task_instance(worker.dag, worker.run, "job")["pid"]).kill()
     worker.told("Taking over job", try_number=2)
@@ -105,27 +108,25 @@ def test_a_job_outlives_its_worker_and_a_suspension(kubernetes, place, stack, ca
     watched.told("it is suspended")
     before = watched.job["spec"]["jobId"]
     watched.patch(suspend=False)
-    until(lambda: watched.log().count("Submitting job") >= 2, 150, "the second submit", every=1)
-    watched.printed("began")
+    until(lambda: watched.log().count("Submitting job") >= 2, 300, "the second submit", every=1)
+    until(lambda: watched.log().splitlines().count("began") >= 2, 300, "the job's second beginning", every=1)
     assert watched.job["spec"]["jobId"] == before
-    watched.go()
-    ended.printed("began")
-    stack.client.set_state("rayjob_waiting", ended.run, "job", "failed")
-    until(ended.is_gone, 90, "the end of a RayJob whose task was ended")
-    for one in (watched, worker):
-        one.ends("success")
+    # It runs again, and goes with its task. Another one goes on to its end (test_dag_rayjobs_queues.py).
+    stack.client.set_state("rayjob_waiting", watched.run, "job", "failed")
+    until(watched.is_gone, 300, "the end of a RayJob whose task was ended")
+    worker.ends("success")
     assert "went on" in worker.log(2).splitlines()
     assert worker.log(2).count("\nbegan") <= 1, "submitted once"
-    assert "went on" in watched.log().splitlines()
-    until(lambda: not left(kubernetes, place), 60, "the end of all")
+    until(lambda: not left(kubernetes, place), 300, "the end of all")
 
 
+@pytest.mark.slow  # tests/apiserver/test_tasks.py: a set-up in the triggerer, by the same watch of its queue
 def test_a_queue_without_kueue_is_told(kubernetes, place, stack, case):
     queued = case("rayjob_queued")
-    until(lambda: queued.job, 60, "the RayJob")
+    until(lambda: queued.job, 300, "the RayJob")
     assert queued.job["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team"
     queued.patch(suspend=True)  # what Kueue's webhook does
-    queued.ends("failed", timeout=120)
+    queued.ends("failed", timeout=300)
     assert "Kueue has made no Workload for the RayJob" in queued.log()
     assert left(kubernetes, place) == []
 
@@ -158,4 +159,4 @@ def test_several_jobs_share_a_cluster_and_the_last_one_out_deletes_it(kubernetes
         assert deleted["state"] == "success"
     finally:
         kubernetes.kubectl("delete", "rayjob", "by-hand", "-n", place, "--ignore-not-found")
-    until(lambda: left(kubernetes, place) == [], 60, "end of all of it", every=1)
+    until(lambda: left(kubernetes, place) == [], 300, "end of all of it", every=1)

@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from ray_provider.testing import AirflowStack
-from tests.kubernetes.dag_runs import Case, airflow, left
+from tests.kubernetes.airflow.dag_runs import Case, left
 from tests.support.kubernetes import Kubernetes, until
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 
 MODES = ("HTTPMode", "SidecarMode", "K8sJobMode")
-
-
-@pytest.fixture(scope="module")
-def place(kubernetes: Kubernetes) -> Iterator[str]:
-    with kubernetes.namespace("modes") as name:
-        yield name
-
-
-@pytest.fixture(scope="module")
-def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    with airflow(kubernetes, place, tmp_path_factory.mktemp("airflow")) as stack:
-        yield stack
 
 
 def test_each_is_followed_and_leaves_nothing(kubernetes, place, stack):
     runs = {mode: Case(kubernetes, place, stack, f"rayjob_{mode.lower()}") for mode in MODES}
     for mode, run in runs.items():
-        until(lambda run=run: run.job, 90, f"the RayJob in {mode}")
+        until(lambda run=run: run.job, 300, f"the RayJob in {mode}")
         assert run.job["spec"]["submissionMode"] == mode
     for mode, run in runs.items():
         run.ends("success", timeout=300)
@@ -40,7 +25,7 @@ def test_each_is_followed_and_leaves_nothing(kubernetes, place, stack):
             f"{mode}: on the head, not in the submitter's pod"
         )
         assert "it may run twice" in run.log()
-    until(lambda: not left(kubernetes, place), 60, "the end of all, submitters' pods too")
+    until(lambda: not left(kubernetes, place), 300, "the end of all, submitters' pods too")
     assert kubernetes.get("jobs", "-n", place)["items"] == []
 
 
@@ -58,16 +43,16 @@ def test_a_job_of_a_second_ends_as_it_did_though_its_head_is_never_ready(kuberne
     runs = {
         which: Case(kubernetes, place, stack, f"rayjob_short_{which}") for which in ("succeeds", "fails", "unsubmitted")
     }
-    until(lambda: submitter_has_ended(kubernetes, place, runs["succeeds"]), 150, "the submitter's end", every=0.5)
+    until(lambda: submitter_has_ended(kubernetes, place, runs["succeeds"]), 300, "the submitter's end", every=0.5)
     assert runs["succeeds"].job["status"]["jobDeploymentStatus"] == "Initializing"
-    runs["succeeds"].ends("success", timeout=200)
+    runs["succeeds"].ends("success", timeout=300)
     assert "says hello at once" in runs["succeeds"].log().splitlines()
-    runs["fails"].ends("failed", timeout=100)
+    runs["fails"].ends("failed", timeout=300)
     log = runs["fails"].log()
     assert "the last words" in log.splitlines()
     assert "with exit code 3" in log
-    runs["unsubmitted"].ends("failed", timeout=100)
+    runs["unsubmitted"].ends("failed", timeout=300)
     log = runs["unsubmitted"].log()
     assert "was not submitted: the submitter of RayJob" in log
     assert "/nowhere" in log
-    until(lambda: not left(kubernetes, place), 60, "the end of all")
+    until(lambda: not left(kubernetes, place), 300, "the end of all")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.kubernetes.dag_runs import Case, airflow, left
+from tests.kubernetes.airflow.dag_runs import Case, airflow, left
 from tests.support.kubernetes import Kubernetes, own_node, until
 from tests.support.kueue import Team, kueue
 
@@ -39,5 +39,5 @@ def test_the_second_of_two_runs_when_the_first_gives_its_place_back(kubernetes, 
         for one in (first, second):
             assert "went on" in one.log().splitlines()
             assert one.log().count("Submitting job") == 1
-        until(lambda: not left(kubernetes, place), 60, "the end of all")
-        until(lambda: not team.workloads("rayjob"), 60, "the places given back")
+        until(lambda: not left(kubernetes, place), 300, "the end of all")
+        until(lambda: not team.workloads("rayjob"), 300, "the places given back")

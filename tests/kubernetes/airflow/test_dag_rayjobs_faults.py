@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.kubernetes.dag_runs import Case, airflow, left
+from tests.kubernetes.airflow.dag_runs import Case, left
 from tests.support.kubernetes import Kubernetes, until
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.slow]
-
-
-@pytest.fixture(scope="module")
-def place(kubernetes: Kubernetes) -> Iterator[str]:
-    with kubernetes.namespace("rayjobs") as name:
-        yield name
-
-
-@pytest.fixture(scope="module")
-def stack(kubernetes: Kubernetes, place: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AirflowStack]:
-    with airflow(kubernetes, place, tmp_path_factory.mktemp("airflow")) as stack:
-        yield stack
+pytestmark = [pytest.mark.timeout(1200), pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +27,7 @@ def test_a_lost_head_is_told_and_the_job_is_not_repeated(kubernetes, place, runs
     log = lost.log()
     assert "was lost: the Ray head restarted while it ran" in log
     assert log.splitlines().count("began") == 1
-    until(lost.is_gone, 60, "the end of the RayJob")
+    until(lost.is_gone, 300, "the end of the RayJob")
 
 
 def test_a_cleared_task_gets_a_new_rayjob_and_the_old_one_goes_first(stack, runs):
@@ -54,7 +40,7 @@ def test_a_cleared_task_gets_a_new_rayjob_and_the_old_one_goes_first(stack, runs
     cleared.go()
     cleared.ends("success")
     assert "went on" in cleared.log(2).splitlines()
-    until(cleared.is_gone, 60, "the end of the RayJob")
+    until(cleared.is_gone, 300, "the end of the RayJob")
 
 
 def test_a_job_that_takes_too_long_is_stopped_with_its_cluster(runs):
@@ -62,7 +48,7 @@ def test_a_job_that_takes_too_long_is_stopped_with_its_cluster(runs):
     long.ends("failed")
     assert "did not end before its deadline and was stopped" in long.log()
     assert "job_timeout_seconds" in long.log()
-    until(long.is_gone, 60, "the end of the RayJob")
+    until(long.is_gone, 300, "the end of the RayJob")
 
 
 def test_a_job_that_gets_no_resources_says_what_it_asks_for(runs):
@@ -72,7 +58,7 @@ def test_a_job_that_gets_no_resources_says_what_it_asks_for(runs):
     assert "is PENDING for" in log
     assert "Its entrypoint asks for 8 GPU" in log
     assert "waited for resources until its deadline and was ended: it never ran" in log
-    until(pending.is_gone, 60, "the end of the RayJob")
+    until(pending.is_gone, 300, "the end of the RayJob")
 
 
 def test_a_job_outlives_its_triggerer(stack, runs):
@@ -84,7 +70,7 @@ def test_a_job_outlives_its_triggerer(stack, runs):
     case.ends("success")
     assert "went on" in case.log().splitlines()
     assert case.log().count("Submitting job") == 1
-    until(case.is_gone, 60, "the end of the RayJob")
+    until(case.is_gone, 300, "the end of the RayJob")
 
 
 def test_a_job_ends_well_while_the_operator_is_away(kubernetes, place, runs):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,17 +13,28 @@ from ray_provider.testing import AirflowStack
 from tests.support.kubernetes import Kubernetes, until
 from tests.support.logs import begun_log
 
+HERE = Path(__file__).parent
+#: The forms in which DAGs for the predecessor are written; they lie beside DAGs that need no Kubernetes.
+FORMS = HERE.parents[1] / "integration" / "peer_dags"
+#: One of each file.
+_DAGS = ("ray_pair", "rayjob_deferred", "carriers", "alone", "peer_taskflow", "old_paths")
+
 
 @contextmanager
-def airflow(kubernetes: Kubernetes, place: str, home: Path, gates: Path = Path("/nowhere")) -> Iterator[AirflowStack]:
-    """Run an Airflow whose connection ``kube`` has exactly the provider's Role in a namespace: DAGs need no more.
+def airflow(kubernetes: Kubernetes, place: str, home: Path) -> Iterator[AirflowStack]:
+    """Run an Airflow whose connections have exactly the provider's Role in a namespace: DAGs need no more.
 
-    :param gates: where a DAG's tasks wait for a file of the test's.
+    A DAG's tasks wait for files of the test's in the folder that ``TEST_GATES`` names.
     """
     kubeconfig = kubernetes.service_account_kubeconfig(place, Path("helm/roles/provider-role.yaml"))
+    dags, gates = home / "dags", home / "gates"
+    pycache = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(HERE / "dags", dags, ignore=pycache)
+    shutil.copytree(FORMS, dags / "forms", ignore=pycache)
+    gates.mkdir()
     stack = AirflowStack(
         home,
-        dags_folder=Path(__file__).parent / "dags",
+        dags_folder=dags,
         env={
             "TEST_HELM3": str(kubernetes.helm3),
             "TEST_HELM4": str(kubernetes.helm4),
@@ -30,10 +42,14 @@ def airflow(kubernetes: Kubernetes, place: str, home: Path, gates: Path = Path("
             "TEST_GATES": str(gates),
         },
         config={"core": {"parallelism": "4"}},
+        start_timeout=300,
     )
     extra = {"kube_config_path": str(kubeconfig), "namespace": place, "backend": "kubernetes"}
     with stack:
-        stack.client.add_connection("kube", "ray", extra=extra)
+        for conn_id in ("kube", "ray_conn"):
+            stack.client.add_connection(conn_id, "ray", extra=extra)
+        for dag in _DAGS:
+            stack.client.wait_for_dag(dag, timeout=300)
         yield stack
     assert not stack.leftovers
 
@@ -55,10 +71,10 @@ class Case:
     def log(self, try_number: int = 1, task: str = "job") -> str:
         return self.client.log_text(self.dag, self.run, task, try_number=try_number)
 
-    def told(self, text: str, timeout: float = 150, try_number: int = 1) -> None:
+    def told(self, text: str, timeout: float = 300, try_number: int = 1) -> None:
         until(lambda: text in self.begun_log(try_number), timeout, text, every=1)
 
-    def printed(self, line: str, timeout: float = 150, try_number: int = 1) -> None:
+    def printed(self, line: str, timeout: float = 300, try_number: int = 1) -> None:
         """Wait for a line of the job's own: the task itself tells the entrypoint's text."""
         until(lambda: line in self.begun_log(try_number).splitlines(), timeout, f"the line {line!r}", every=1)
 
@@ -66,7 +82,7 @@ class Case:
         """Give the log of a try, empty until there is one."""
         return begun_log(self.client, self.dag, self.run, "job", try_number=try_number)
 
-    def ends(self, state: str, timeout: float = 200) -> None:
+    def ends(self, state: str, timeout: float = 300) -> None:
         self.client.wait_run(self.dag, self.run, state=state, timeout=timeout)
 
     @property

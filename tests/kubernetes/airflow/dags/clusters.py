@@ -36,7 +36,7 @@ for where, helm in HELMS.items():
     deferrable = where == "deferred"
     with DAG(f"ray_{where}", schedule=None, catchup=False) as dag:
         setup = SetupRayCluster(
-            task_id="setup", conn_id="kube", values=SMALL, helm_path=helm, deferrable=deferrable, timeout_seconds=150
+            task_id="setup", conn_id="kube", values=SMALL, helm_path=helm, deferrable=deferrable, timeout_seconds=300
         )
         job = SubmitRayJob(
             task_id="job", conn_id="kube", entrypoint=ON_TWO_NODES, cluster=setup.output, deferrable=deferrable
