@@ -36,7 +36,7 @@ def namespace(kubernetes: support.Kubernetes) -> Iterator[str]:
     """A namespace of the test's own. It is deleted after it; nobody waits for that."""
     name = f"test-{secrets.token_hex(4)}"
     kubernetes.kubectl("create", "namespace", name)
-    support.until(lambda: kubernetes.exists("serviceaccount", "default", "-n", name), 30, "default service account")
+    support.until(lambda: kubernetes.exists("serviceaccount", "default", "-n", name), 300, "default service account")
     yield name
     kubernetes.kubectl("delete", "namespace", name, "--wait=false")
 

@@ -18,9 +18,9 @@ from ray_provider.operators import DeleteRayAddons, DeleteRayCluster, SetupRayAd
 from tests.apiserver.test_operator_by_helm import runs
 from tests.kubernetes.clusters import HEAD_ONLY, values
 from tests.support.airflow_task import FakeTask, context_of
-from tests.support.kubernetes import KubectlError, Kubernetes
+from tests.support.kubernetes import Kubernetes
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("connection")]
 
 ROLE = Path(__file__).resolve().parents[2] / "helm" / "roles" / "provider-role.yaml"
 OPEN = values(HEAD_ONLY, authOptions={"mode": "disabled"})
@@ -46,10 +46,8 @@ def operator_comes_up(kubernetes: Kubernetes, place: str) -> Iterator[None]:
 
     def say() -> None:
         while not over.wait(0.2):
-            try:
+            if kubernetes.exists("deployment", "kuberay-operator", "-n", place):
                 runs(kubernetes, place)
-            except KubectlError:
-                continue
 
     thread = threading.Thread(target=say)
     thread.start()

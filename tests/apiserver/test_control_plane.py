@@ -33,13 +33,13 @@ def test_the_operator_makes_of_a_cluster_what_can_be_made_without_nodes(
 ) -> None:
     kubernetes.apply(CLUSTER, namespace)
     mine = ("-n", namespace, "-l", "ray.io/cluster=sample")
-    until(lambda: kubernetes.exists("pods", *mine) and kubernetes.exists("services", *mine), 30, "pod and service")
+    until(lambda: kubernetes.exists("pods", *mine) and kubernetes.exists("services", *mine), 300, "pod and service")
     (pod,) = kubernetes.get("pods", *mine)["items"]
     assert pod["status"]["phase"] == "Pending"
-    until(lambda: "status" in kubernetes.get("raycluster", "sample", "-n", namespace), 30, "status")
+    until(lambda: "status" in kubernetes.get("raycluster", "sample", "-n", namespace), 300, "status")
     # What a RayCluster owns goes with it: there is a garbage collector.
-    kubernetes.kubectl("delete", "raycluster", "sample", "-n", namespace, "--timeout=30s")
-    until(lambda: not kubernetes.exists("pods,services", *mine), 30, "end of pod and service")
+    kubernetes.kubectl("delete", "raycluster", "sample", "-n", namespace, "--timeout=300s")
+    until(lambda: not kubernetes.exists("pods,services", *mine), 300, "end of pod and service")
 
 
 def test_without_the_operator_nobody_touches_a_cluster(kubernetes: Kubernetes, namespace: str) -> None:
@@ -63,6 +63,8 @@ def test_an_account_may_what_its_role_says_and_a_namespace_ends(kubernetes: Kube
     assert not kubernetes.exists("namespace", name)
 
 
+#: Of the means of tests alone; a restart under our own work is in tests/kubernetes and tests/faults.
+@pytest.mark.slow
 def test_it_can_be_restarted_with_further_arguments_and_keeps_what_it_has(
     kubernetes: Kubernetes, namespace: str
 ) -> None:
@@ -77,7 +79,9 @@ def test_it_can_be_restarted_with_further_arguments_and_keeps_what_it_has(
 @pytest.mark.parametrize("three", [True, False], ids=["helm3", "helm4"])
 def test_helm_sees_it(kubernetes: Kubernetes, three: bool) -> None:
     # Namespaces of earlier tests may still be ending, and releases with them.
-    until(lambda: json.loads(kubernetes.helm("list", "-A", "-o", "json", three=three)) == [], 60, "empty list", every=1)
+    until(
+        lambda: json.loads(kubernetes.helm("list", "-A", "-o", "json", three=three)) == [], 300, "empty list", every=1
+    )
 
 
 OWNER = """
@@ -90,6 +94,8 @@ with control_plane(Path(sys.argv[1])) as plane, plane.operator():
 """
 
 
+#: Of the means of tests alone; tests/lanes.py names and ends what a stage leaves behind.
+@pytest.mark.slow
 def test_a_killed_run_leaves_no_process(control_plane: ControlPlane, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", OWNER, tmp_path], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None

@@ -10,7 +10,7 @@ from ray_provider.exceptions import ConfigurationError
 from tests.kubernetes.clusters import HEAD_ONLY, Scene
 from tests.support.kubernetes import KubectlError, until
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 OF_THE_NODE = """
 apiVersion: v1
@@ -30,7 +30,7 @@ async def test_a_namespace_that_is_made_is_limited(kubernetes, create, level):
     try:
         applied = await scene.apply(scene.spec(HEAD_ONLY, create_namespace=create))
         assert kubernetes.exists("raycluster", applied.handle.name, "-n", name)
-        until(lambda: kubernetes.exists("serviceaccount", "default", "-n", name), 30, "default service account")
+        until(lambda: kubernetes.exists("serviceaccount", "default", "-n", name), 300, "default service account")
         if level is None:
             kubernetes.kubectl("apply", "--dry-run=server", "-n", name, "-f", "-", stdin=OF_THE_NODE)
         else:

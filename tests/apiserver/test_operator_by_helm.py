@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ def place(kubernetes: Kubernetes) -> Iterator[str]:
     name = f"operator-{secrets.token_hex(4)}"
     kubernetes.kubectl("create", "namespace", name)
     yield name
-    kubernetes.kubectl("delete", "namespace", name, "--timeout=60s")
+    kubernetes.kubectl("delete", "namespace", name, "--timeout=300s")
     for kind in ("clusterroles", "clusterrolebindings"):
         for item in kubernetes.get(kind)["items"]:
             if item["metadata"].get("annotations", {}).get("meta.helm.sh/release-namespace") == name:
@@ -56,8 +58,17 @@ def runs(kubernetes: Kubernetes, place: str) -> None:
     )
 
 
-def spec_of(scene: Scene, mode: str, seconds: float) -> KubernetesClusterSpec:
-    spec = scene.spec(HEAD_ONLY, kuberay_operator=mode, operator_chart=str(scene.kubernetes.operator_chart))
+@pytest.fixture
+def without_definitions(kubernetes: Kubernetes, tmp_path: Path) -> Path:
+    """The operator's chart for who has the definitions: the API server works for seconds on each that is applied."""
+    chart = tmp_path / "kuberay-operator"
+    shutil.copytree(kubernetes.operator_chart, chart, ignore=shutil.ignore_patterns("crds"))
+    return chart
+
+
+def spec_of(scene: Scene, mode: str, seconds: float, chart: Path | None = None) -> KubernetesClusterSpec:
+    chart = chart or scene.kubernetes.operator_chart
+    spec = scene.spec(HEAD_ONLY, kuberay_operator=mode, operator_chart=str(chart))
     assert spec.operator_chart is not None
     return replace(spec, operator_chart=replace(spec.operator_chart, timeout_seconds=seconds))
 
@@ -78,7 +89,7 @@ async def test_an_operator_that_does_not_run_is_waited_for_and_its_pod_says_why(
     assert "image" in show(caught.value)
     assert IMAGE in str(caught.value)
     # It comes up while it is waited for.
-    setting_up = asyncio.create_task(scene.apply(spec_of(scene, "install", 60.0)))
+    setting_up = asyncio.create_task(scene.apply(spec_of(scene, "install", 300.0)))
     while scene.text.count("does not run yet: waiting for it") < 2:
         await asyncio.sleep(0.05)
     runs(kubernetes, place)
@@ -103,7 +114,9 @@ async def test_an_operator_that_helm_does_not_hold_is_not_upgraded_by_it(kuberne
     assert kubernetes.get("secrets", "-n", place, "-l", "owner=helm")["items"] == []
 
 
-async def test_what_another_installation_left_is_shared_and_nobody_is_told_to_delete_it(kubernetes, namespace):
+async def test_what_another_installation_left_is_shared_and_nobody_is_told_to_delete_it(
+    kubernetes, namespace, without_definitions
+):
     """Its Deployment is away for now. Before: "delete what is there"."""
     scene = Scene(kubernetes, namespace)
     theirs = {
@@ -115,7 +128,7 @@ async def test_what_another_installation_left_is_shared_and_nobody_is_told_to_de
     kubernetes.apply(theirs, namespace)
     try:
         with pytest.raises(ConfigurationError, match="ClusterRole 'kuberay-operator'") as caught:
-            await scene.apply(spec_of(scene, "install", 5.0))
+            await scene.apply(spec_of(scene, "install", 5.0, without_definitions))
         assert "It is shared: it is left alone" in show(caught.value)
         assert "delete" not in str(caught.value).lower()
         assert "uninstall" not in str(caught.value).lower()
@@ -126,7 +139,7 @@ async def test_what_another_installation_left_is_shared_and_nobody_is_told_to_de
 
 
 async def test_an_upgrade_goes_to_the_release_that_holds_it_and_back_if_it_does_not_come_up(
-    kubernetes, namespace, place
+    kubernetes, namespace, place, without_definitions
 ):
     scene = Scene(kubernetes, namespace)
     chart = str(kubernetes.operator_chart)
@@ -146,7 +159,7 @@ async def test_an_upgrade_goes_to_the_release_that_holds_it_and_back_if_it_does_
     assert "The former version runs again" in show(caught.value)
     assert [entry["name"] for entry in json.loads(kubernetes.helm("list", "-n", place, "-o", "json"))] == ["ops"]
     # And where it does come up.
-    upgrading = asyncio.create_task(scene.apply(spec_of(scene, "upgrade", 60.0)))
+    upgrading = asyncio.create_task(scene.apply(spec_of(scene, "upgrade", 300.0, without_definitions)))
     await asyncio.to_thread(until, lambda: image().endswith("v1.6.1"), 180, "the new version")
     runs(kubernetes, place)
     handle = (await upgrading).handle

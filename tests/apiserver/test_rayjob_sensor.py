@@ -27,7 +27,7 @@ from ray_provider.sensors import RayJobSensor
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.dashboard import TOKEN
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("connection")]
 
 ID = "train-abcde"
 SPEC = {"image": "rayproject/ray:2.60.0", "name": "ray-head"}

@@ -13,7 +13,7 @@ from tests.apiserver.test_rayjobs import Jobs, Rights
 from tests.kubernetes.clusters import HEAD_ONLY, MANIFEST
 from tests.support.kubernetes import Kubernetes
 
-pytestmark = [pytest.mark.timeout(120), pytest.mark.usefixtures("operator")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("operator")]
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ class Jobs(Scene):
             cluster = (self.there(name).get("status") or {}).get("rayClusterName") or ""
             return cluster if cluster != other_than and self.pods(cluster) else ""
 
-        return str(until(made, 20, f"cluster of RayJob {name}"))
+        return str(until(made, 300, f"cluster of RayJob {name}"))
 
     def suspend(self, yes, name="train") -> None:
         patch = json.dumps({"spec": {"suspend": yes}})
@@ -73,7 +73,7 @@ class Jobs(Scene):
         return [one for one in found if name in one]
 
     async def soon(self, test, what) -> None:
-        await asyncio.to_thread(until, test, 20, what)
+        await asyncio.to_thread(until, test, 300, what)
 
 
 @pytest.fixture
@@ -272,7 +272,7 @@ async def test_a_cluster_that_is_not_there_is_told_at_once(jobs, operator):
     await jobs.apply(jobs.spec(HEAD_ONLY, name="shared"))
     handle = await jobs.make(spec)
     jobs.kubernetes.kubectl("delete", "raycluster", "shared", "-n", jobs.namespace)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(300):
         with pytest.raises(ClusterFailedError, match="is not there|is being deleted"):
             await wait_started(jobs.access, handle, StartOptions(), how="proxy", say=jobs.say)
     assert await jobs.remove() is True
@@ -328,7 +328,7 @@ class Rights:
             who = f"--as=system:serviceaccount:{self.namespace}:provider"
             asked = ["auth", "can-i", verb, f"{kind}.{group}" if group else kind, who, "-n", self.namespace]
             asked += [f"--subresource={part}"] if part else []
-            until(lambda: not self.may(asked), 10, f"end of the right to {verb} {resource}")
+            until(lambda: not self.may(asked), 300, f"end of the right to {verb} {resource}")
 
     def may(self, asked) -> bool:
         try:
@@ -419,7 +419,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
         await asyncio.to_thread(rights.without, resource, verb)
         by_ray = resource == "services/proxy"  # what answers there is Ray, or the API server in its place
         with pytest.raises(RayAuthenticationError if by_ray else KubernetesAccessError) as caught:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 await steps[step]()
         text = show(caught.value)
         words = "The Kubernetes API server denies access" if by_ray else f":provider may not {verb} {resource}"

@@ -45,7 +45,7 @@ from tests.kubernetes.clusters import show
 from tests.support.airflow_task import FakeTask, context_of
 from tests.support.kubernetes import Kubernetes, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 V1, V2, V3 = "m:v1", "m:v2", "m:v3"
 BLUE, GREEN = "shop-blue", "shop-green"
@@ -442,7 +442,7 @@ def play(pair: Pair, dashboard, name: str, path: str, status="RUNNING") -> None:
         return pair.there(name)["spec"]["serveConfigV2"].rstrip().endswith(path)
 
     def act() -> None:
-        until(there, 60, "the version")
+        until(there, 300, "the version")
         pair.plays(dashboard, name, path)
         dashboard.api.serve.applications["a"].status = status
 
@@ -529,7 +529,7 @@ def test_a_killed_task_takes_the_new_one_down_and_a_cleared_one_makes_it_again(o
     update = operator(V2)
 
     def kill() -> None:
-        until(lambda: pair.kubernetes.exists("rayservice", GREEN, "-n", pair.namespace), 60, "the new one")
+        until(lambda: pair.kubernetes.exists("rayservice", GREEN, "-n", pair.namespace), 300, "the new one")
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -541,7 +541,7 @@ def test_a_killed_task_takes_the_new_one_down_and_a_cleared_one_makes_it_again(o
             update.execute(context_of(ti))
     finally:
         signal.signal(signal.SIGTERM, old)
-    until(lambda: f"rayservice.ray.io/{GREEN}" not in pair.all(), 20, "its end")
+    until(lambda: f"rayservice.ray.io/{GREEN}" not in pair.all(), 300, "its end")
     assert (pair.told()["active"], pair.named()) == (BLUE, [BLUE])
     ti.clear()
     play(pair, dashboard, GREEN, V2)
@@ -581,7 +581,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
     for step, resource, verb in RIGHTS:
         await asyncio.to_thread(rights.without, resource, verb)
         with pytest.raises(KubernetesAccessError) as caught:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(300):
                 await steps[step]()
         assert f":provider may not {verb} {resource}" in show(caught.value), (step, resource, verb)
         assert "provider-role.yaml" in show(caught.value)

@@ -26,7 +26,7 @@ from tests.support.airflow_task import FakeTask, context_of
 from tests.support.dashboard import TOKEN
 from tests.support.kubernetes import until
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("connection")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("connection")]
 
 V1, V2 = "m:v1", "m:v2"
 
@@ -99,7 +99,7 @@ def play(services: Services, dashboard, path: str, status="RUNNING") -> threadin
         )
 
     def act() -> None:
-        until(there, 60, "the version")
+        until(there, 300, "the version")
         services.serves()
         application = dashboard.api.serve.add("a", path)
         application.status = status
@@ -136,7 +136,7 @@ def test_an_update_that_fails_puts_the_version_before_back_unless_it_is_kept(ope
 
         def back() -> None:
             played.join(60)  # noqa: B023 - it is of this turn
-            until(lambda: services.import_path() == V1, 60, "the way back")
+            until(lambda: services.import_path() == V1, 300, "the way back")
             services.serves()
             dashboard.api.serve.add("a", V1)
 
@@ -221,7 +221,7 @@ def test_a_killed_task_puts_an_update_back_and_deletes_nothing(operator, context
     update = operator(V2)
 
     def kill() -> None:
-        until(lambda: services.import_path() == V2, 60, "the update")
+        until(lambda: services.import_path() == V2, 300, "the update")
         time.sleep(0.5)
         os.kill(os.getpid(), signal.SIGTERM)
 

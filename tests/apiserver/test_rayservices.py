@@ -36,7 +36,7 @@ from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, Scene, show, v
 from tests.kubernetes.node import parts
 from tests.support.kubernetes import Kubernetes, until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 
 #: Ray's token would be made by the operator.
 OPEN = values(HEAD_ONLY, authOptions={"mode": "disabled"})
@@ -131,7 +131,7 @@ class Services(Scene):
         kinds = "rayservices,rayclusters,pods,networkpolicies"
         return self.kubernetes.kubectl("get", kinds, "-n", self.namespace, "-o", "name").split()
 
-    async def soon(self, test, what, seconds=20) -> None:
+    async def soon(self, test, what, seconds=300) -> None:
         await asyncio.to_thread(until, test, seconds, what)
 
 
@@ -280,7 +280,7 @@ async def test_the_way_back_from_a_new_cluster_is_no_third_one(services, operato
     await services.soon(lambda: other_than(services.there(), first), "second cluster")
     second = other_than(services.there(), first)
     assert f"in the cluster {first}" in await services.back(deployed)
-    await services.soon(lambda: not other_than(services.there()), "end of the second cluster in the status", 6)
+    await services.soon(lambda: not other_than(services.there()), "end of the second cluster in the status")
     seen = set()
     until_ = time.monotonic() + 6
     while time.monotonic() < until_:
@@ -289,7 +289,7 @@ async def test_the_way_back_from_a_new_cluster_is_no_third_one(services, operato
     assert seen == {""}, "a third cluster"
     assert services.there()["status"]["activeServiceStatus"]["rayClusterName"] == first
     assert services.pods(first)
-    await services.soon(lambda: not services.pods(second), "end of the second cluster's pods", 30)
+    await services.soon(lambda: not services.pods(second), "end of the second cluster's pods")
 
 
 async def test_one_that_was_promoted_already_goes_back_to_its_cluster_as_long_as_that_is_there(services, dashboard):
@@ -496,7 +496,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
             services.hold(True, "held")
         await asyncio.to_thread(rights.without, resource, verb)
         with pytest.raises(KubernetesAccessError) as caught:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(300):
                 await steps[step]()
         assert f":provider may not {verb} {resource}" in show(caught.value), (step, resource, verb)
         assert "provider-role.yaml" in show(caught.value)

@@ -9,7 +9,7 @@ import pytest
 from ray_provider.exceptions import ConfigurationError
 from tests.kubernetes.clusters import HEAD_ONLY, Scene
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(600)
 
 
 def squatter(kind: str, name: str) -> dict:

@@ -133,7 +133,7 @@ def nothing_left_behind() -> Iterator[None]:
     try:
         yield
         assert private_folders() == set()
-        wait_for(lambda: not working_in(own), seconds=10)
+        wait_for(lambda: not working_in(own), seconds=240)
     finally:
         tempfile.tempdir = before[0]
         if before[1] is None:
@@ -166,7 +166,7 @@ def is_ours(process: psutil.Process) -> bool:
     return any("keeper.py" in word or Path(word).name in {"terraform", "tofu"} for word in line[:6])
 
 
-def wait_for(condition: Any, seconds: float = 30) -> None:
+def wait_for(condition: Any, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen"

@@ -175,24 +175,24 @@ def test_an_apply_of_three_lives_of_its_credentials(
                 [sys.executable, "-c", TASK, json.dumps(arguments)], stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            wait_for(lambda: "cloud_cluster.ray: creating" in log.read_text() or task.poll() is not None, seconds=60)
+            wait_for(lambda: "cloud_cluster.ray: creating" in log.read_text() or task.poll() is not None, seconds=240)
             begun = time.monotonic()
             assert task.poll() is None, log.read_text()
             sleep_until(begun + 1.5 * unit)
             task.kill()
-            task.wait(timeout=10)
+            task.wait(timeout=240)
             # Well before the apply's end: a busy machine may come late to it.
             sleep_until(begun + 2 * unit)
             door.shut = True
             sleep_until(begun + 4.8 * unit)
             assert door.refused, "nobody came while the backend was gone"
             door.shut = False
-            wait_for(lambda: not own_processes(), seconds=60)
+            wait_for(lambda: not own_processes(), seconds=240)
         finally:
             task.kill()
-            task.wait(timeout=10)
+            task.wait(timeout=240)
             door.shut = False
-            wait_for(lambda: not own_processes(), seconds=60)
+            wait_for(lambda: not own_processes(), seconds=240)
         objects = {item["Key"] for item in aws.client("s3").list_objects_v2(Bucket="states").get("Contents", [])}
         assert objects == {"ray.tfstate"}, "the lock was left behind, or the state is missing"
         state = json.loads(aws.client("s3").get_object(Bucket="states", Key="ray.tfstate")["Body"].read())

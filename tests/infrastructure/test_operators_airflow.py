@@ -49,7 +49,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, module: Module, temporary: P
 def test_a_whole_life(stack: AirflowStack, module: Module, temporary: Path) -> None:
     client = stack.client
     run_id = client.trigger_run("infrastructure_life")
-    assert client.wait_run("infrastructure_life", run_id, state="success", timeout=180)["state"] == "success"
+    assert client.wait_run("infrastructure_life", run_id, state="success", timeout=300)["state"] == "success"
     log = client.log_text("infrastructure_life", run_id, "set_up")
     assert "Plan: 2 to create, 0 to change, 0 to replace, 0 to destroy." in log
     assert re.search(r"terraform_data\.first\[0\]: created after \d+ s", log)
@@ -70,15 +70,15 @@ def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, modul
     run_id = client.trigger_run("infrastructure_killed")
     state = module.state.parent / "killed" / "terraform.tfstate"
     lock = state.with_name(".terraform.tfstate.lock.info")
-    client.wait_task("infrastructure_killed", run_id, "set_up", state="running", timeout=120)
+    client.wait_task("infrastructure_killed", run_id, "set_up", state="running", timeout=300)
     client.wait_until(
         "Terraform is in the middle of its apply",
         lambda: "terraform_data.slow[0]: creating" in begun_log(client, "infrastructure_killed", run_id, "set_up"),
-        timeout=120,
+        timeout=300,
     )
     assert lock.exists()
     assert list(temporary.glob("airflow-ray-tf-*"))
     client.set_state("infrastructure_killed", run_id, "set_up", "failed")
-    wait_for(lambda: not lock.exists() and not list(temporary.glob("airflow-ray-tf-*")), seconds=60)
+    wait_for(lambda: not lock.exists() and not list(temporary.glob("airflow-ray-tf-*")), seconds=240)
     data = json.loads(state.read_text())
     assert [item["name"] for item in data["resources"] if item["instances"]][0] == "first"

@@ -76,19 +76,25 @@ async def test_a_second_run_changes_nothing_renews_the_end_and_keeps_that_it_is_
     assert renewed.expires > made.expires + timedelta(hours=7)
     assert renewed.used is True
     assert tags_of(aws, "twice")["team"] == "x"
-    sensor = InfrastructureDriftSensor(**{**arguments, "task_id": "s"})
-    assert sensor.poke(context("run 3")).is_done is False
-
-    # No end any more.
-    SetupRayInfrastructure(**arguments).execute(context("run 4"))
-    assert marks_of(aws, "twice").expires is None
 
     # Its API server can't be reached, and a Ray cluster was set up on it. (For one that was not: test_place.)
     delete = DeleteRayInfrastructure(**arguments, confirm="twice")
     with pytest.raises(Exception, match=r"(?s)a Ray cluster was set up on it.*live_clusters=\"ignore\""):
-        delete.execute(context("run 4"))
+        delete.execute(context("run 3"))
     assert clusters(aws, HERE) == ["twice"]
     aws.client("eks").delete_cluster(name="twice")
+
+
+#: That a second run finds nothing to change is in the row above, and which marks are written in unit tests.
+@pytest.mark.slow
+def test_what_is_renewed_is_no_drift_and_an_end_can_be_taken_away(aws: AwsServer, tmp_path: Path) -> None:
+    arguments = given(tmp_path, "endless", TAGGED)
+    SetupRayInfrastructure(**arguments, ttl="1h").execute(context("run 1"))
+    sensor = InfrastructureDriftSensor(**{**arguments, "task_id": "s"})
+    assert sensor.poke(context("run 2")).is_done is False
+    SetupRayInfrastructure(**arguments).execute(context("run 3"))
+    assert marks_of(aws, "endless").expires is None
+    aws.client("eks").delete_cluster(name="endless")
 
 
 def orphan(aws: AwsServer, name: str, *, ends: float | None = -1, airflow: str = "", **more: Any) -> None:

@@ -198,8 +198,8 @@ def test_a_worker_that_is_killed_while_the_backend_is_gone(module: Module, serve
         server.back_after(5)
         time.sleep(0.5)
         worker.kill()
-        worker.wait(timeout=10)
-        wait_for(lambda: server.resources and server.lock is None and not own_processes(), seconds=30)
+        worker.wait(timeout=240)
+        wait_for(lambda: server.resources and server.lock is None and not own_processes(), seconds=240)
     finally:
         end(worker)
     assert server.resources == ["terraform_data.before", "terraform_data.cluster"]
@@ -220,11 +220,11 @@ def test_the_folder_of_a_terraform_that_still_works_is_not_removed(module: Modul
                 process.send_signal(signal.SIGSTOP)
             worker.kill()
             keeper.kill()
-            worker.wait(timeout=10)
+            worker.wait(timeout=240)
             # Another run on the same machine, of something else.
             with module.run(variables={"url": server.url, "then": ""}) as run:
                 run.plan()
-            wait_for(lambda: server.lock is None, seconds=30)
+            wait_for(lambda: server.lock is None, seconds=240)
         finally:
             end(worker)
         assert server.resources == ["terraform_data.before", "terraform_data.cluster"]
@@ -260,7 +260,7 @@ def test_a_supervisor_that_is_killed_alone(module: Module, server: StateServer) 
     errors: list[BaseException] = []
 
     def apply() -> None:
-        with module.run(**given(server, "", variables={"url": server.url, "then": "", "seconds": 30})) as run:
+        with module.run(**given(server, "", variables={"url": server.url, "then": "", "seconds": 600})) as run:
             run.plan()
             try:
                 run.apply()
@@ -273,7 +273,7 @@ def test_a_supervisor_that_is_killed_alone(module: Module, server: StateServer) 
         with suppress(psutil.NoSuchProcess):
             if any("keeper.py" in word for word in process.cmdline()):
                 process.kill()
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert not thread.is_alive()
     assert "terraform_data.before" in server.resources
     assert server.lock is None
@@ -307,8 +307,8 @@ def start_worker(module: Module, **changes: Any) -> subprocess.Popen[bytes]:
 
 def end(worker: subprocess.Popen[bytes]) -> None:
     worker.kill()
-    worker.wait(timeout=10)
-    wait_for(lambda: not own_processes(), seconds=60)
+    worker.wait(timeout=240)
+    wait_for(lambda: not own_processes(), seconds=240)
 
 
 def own_processes() -> list[psutil.Process]:

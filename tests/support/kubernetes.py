@@ -85,7 +85,7 @@ class Kubernetes:
         return {**os.environ, "KUBECONFIG": str(self.kubeconfig), "HOME": str(self.scratch), **further}
 
     def kubectl(
-        self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None, timeout: float = 360
+        self, *arguments: str, kubeconfig: Path | None = None, stdin: str | None = None, timeout: float = 600
     ) -> str:
         """Run kubectl and return what it printed.
 

@@ -288,12 +288,10 @@ class AirflowStack:
 
     def _healthy(self, name: str) -> bool:
         try:
-            health = self.client.health()
-            kind = kind_of(name)
+            health, kind = self.client.health(), kind_of(name)
             if kind == "api-server":
                 # What tasks talk to is another app, which its first request makes.
-                self.client.request("GET", "/execution/health")
-                return True
+                return bool(self.client.request("GET", "/execution/health"))
             if health[kind.replace("-", "_")]["status"] != "healthy":
                 return False
             # Of several triggerers the health check knows only the liveliest. A job record of its own tells them apart.
