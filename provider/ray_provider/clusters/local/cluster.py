@@ -20,6 +20,7 @@ from ray_provider.clusters.local.head import (
     end_all,
     find_all,
     find_head,
+    has_started,
     installed_ray,
     may_work_next_time,
     spawn,
@@ -51,6 +52,8 @@ _POLL_SECONDS = 0.25
 _MAX_POLL_SECONDS = 1.0
 #: How long a head that runs may leave us without an answer before it counts as dead.
 _ANSWER_SECONDS = 30.0
+#: How long a head that answers may take to say that it has started. It gives up after 30 s and a request.
+_START_SAID_SECONDS = 120.0
 _END_GRACE_SECONDS = 5.0
 _START_TRIES = 3
 _WHERE = (
@@ -215,9 +218,13 @@ async def _create(paths: LocalPaths, spec: LocalClusterSpec, ray_version: str, s
 async def _wait_ready(
     paths: LocalPaths, record: LocalRecord, process: subprocess.Popen[bytes], deadline: float, say: Progress
 ) -> None:
-    """Wait until jobs are taken: the dashboard answers, and the agent that will run them is known to it."""
+    """Wait until jobs are taken: the dashboard answers, and the agent that will run them is known to it.
+
+    Both do while ``ray start`` itself may still give up and end them: it says when it is through.
+    """
     said = ""
     pause = _POLL_SECONDS
+    answers_since: float | None = None
     async with RayJobsClient(_endpoint(paths, record), timeout=10, retry=RetryPolicy.none()) as client:
         while True:
             if process.poll() is not None:
@@ -230,7 +237,10 @@ async def _wait_ready(
                 )
             state = await _state(client)
             if state is None:
-                return
+                answers_since = answers_since or time.monotonic()
+                if has_started(paths) or time.monotonic() > answers_since + _START_SAID_SECONDS:
+                    return
+                state = "`ray start` has not come to its end yet"
             if state != said:
                 said = state
                 say(f"Waiting: {state}.")

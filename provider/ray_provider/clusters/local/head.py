@@ -247,6 +247,17 @@ def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
     return "timed out during startup" in text or (port_taken and not port_is_fixed)
 
 
+def has_started(paths: LocalPaths) -> bool:
+    """Whether ``ray start`` has said that the head runs (Ray 2.9 to 2.60).
+
+    :param paths: of the cluster.
+    """
+    try:
+        return "Ray runtime started." in paths.log.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return False
+
+
 def why_it_failed(paths: LocalPaths) -> str:
     """Give the last things that Ray wrote: the head, and the parts of it that end a start when they fail.
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.timeout(120)
 
 #: Reads what it is to do from `steps`: one line for each start. It answers as Ray's dashboard does, to the right token.
 RAY = """
-import http.server, json, os, pathlib, subprocess, sys, time
+import http.server, json, os, pathlib, subprocess, sys, threading, time
 here = pathlib.Path(os.environ["RAY_DOUBLE"])
 with (here / "starts").open("a") as notes:
     notes.write(json.dumps({"argv": sys.argv[1:], "env": dict(os.environ), "cwd": os.getcwd()}) + "\\n")
@@ -75,7 +75,13 @@ class Dashboard(http.server.BaseHTTPRequestHandler):
 
 if "silent" in step:
     time.sleep(600)
-http.server.ThreadingHTTPServer((options["dashboard-host"], int(options["dashboard-port"])), Dashboard).serve_forever()
+server = http.server.ThreadingHTTPServer((options["dashboard-host"], int(options["dashboard-port"])), Dashboard)
+if "gives up" in step:
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    time.sleep(2)
+    sys.exit("Exception: The current node timed out during startup.")
+print("Ray runtime started.", flush=True)
+server.serve_forever()
 """
 OWNER = {"dag_id": "d", "run_id": "r", "task_id": "t", "map_index": -1}
 
@@ -253,6 +259,16 @@ async def test_what_another_start_can_do_without_is_tried_again_on_other_ports(r
     first, second = ({word for word in start["argv"] if "port=" in word} for start in ray.starts)
     assert not first & second
     assert "Ray did not start: a port was taken meanwhile, or the machine is busy. Once more, on other ports." in said
+
+
+async def test_a_head_that_answers_and_gives_up_then_is_started_anew(ray):
+    ray.does("gives up", "")
+    said: list[str] = []
+    handle = await start_local(ray.spec(), on_progress=said.append)
+    assert len(ray.starts) == 2
+    assert "Waiting: `ray start` has not come to its end yet." in said
+    async with RayJobsClient(local_endpoint(handle)) as client:
+        assert (await client.version()).ray_version == "2.60.0"
 
 
 async def test_it_is_tried_three_times_and_a_port_that_was_asked_for_once(ray):
