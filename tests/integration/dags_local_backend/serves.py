@@ -1,4 +1,4 @@
-"""Ray Serve on the local backend: deployed, updated while deferred, an update that fails, one that is killed, waited for, deleted."""
+"""Ray Serve on the local backend: deployed, updated, an update that fails, one that is killed, waited for, deleted."""
 
 from __future__ import annotations
 
@@ -47,7 +47,12 @@ with DAG(
     )
     # The slow one takes longer than this: what runs then is what was put back.
     back = RayServeSensor(
-        task_id="back", application=plain.output, poke_interval=2, timeout=400, trigger_rule="all_done"
+        task_id="back",
+        application=plain.output,
+        mode="reschedule",
+        poke_interval=5,
+        timeout=400,
+        trigger_rule="all_done",
     )
     after = ask.override(task_id="after")(plain.output["ray_serve_url"])
     drop = DeleteServeApplication(task_id="drop", application=plain.output, trigger_rule="all_done")
