@@ -30,8 +30,8 @@ from tests.support.ray_head import RayHead
 FINAL = {"SUCCEEDED", "FAILED", "STOPPED"}
 #: So many rows at a time: more would only wait for the two cores that start their tasks.
 AT_ONCE = 5
-#: Between two looks. Many rows look, at one API server.
-LOOK_SECONDS = 0.5
+#: Between two looks. Many rows look, at one API server: twice a second they took a fifth of a CPU.
+LOOK_SECONDS = 1.0
 #: For what a quiet machine does in seconds. It stands between slow and never: a row that passes does not wait for it.
 PATIENCE = 600.0
 
