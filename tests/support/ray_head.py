@@ -182,6 +182,8 @@ class RayHead:
             "RAY_health_check_failure_threshold": "10",
             # On a busy machine the dashboard takes its time.
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+            # Else the first job of each head makes workers for all of its CPUs, which nobody asks for.
+            "RAY_prestart_worker_first_driver": "0",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             # Entry points say "python": that of the tests.
             "PATH": f"{self.python.parent}{os.pathsep}{environment.get('PATH', '')}",
