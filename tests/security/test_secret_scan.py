@@ -144,9 +144,10 @@ def run_all(stack: AirflowStack) -> tuple[dict[str, str], dict[str, str]]:
 
 
 def list_jobs(ray: RayHead) -> list[dict]:
+    """Those of the runs: other tests have jobs on the same head."""
     request = urllib.request.Request(f"{ray.url}/api/jobs/", headers={"Authorization": f"Bearer {ray.token}"})
     with urllib.request.urlopen(request, timeout=120) as answer:
-        return json.load(answer)
+        return [job for job in json.load(answer) if (job["metadata"] or {}).get("airflow_run_id")]
 
 
 @pytest.mark.timeout(1200)
