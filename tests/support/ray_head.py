@@ -20,7 +20,7 @@ from typing import Self
 
 import psutil
 
-from ray_provider.clusters.local.head import free_ports
+from ray_provider.clusters.local.head import free_ports, has_started
 from ray_provider.clusters.local.processes import is_alive
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.testing.parent import dying_with_parent
@@ -199,7 +199,7 @@ class RayHead:
             if self._process.poll() is not None:
                 raise RuntimeError(f"ray start ended with {self._process.returncode}:\n{self.output()}")
             with contextlib.suppress(urllib.error.URLError, OSError, ValueError):
-                if self._get("/api/version") and self._agent_is_up() and self._says_that_it_started():
+                if self._get("/api/version") and self._agent_is_up() and has_started(self.folder / "start.log"):
                     return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"ray start did not answer in {_START_SECONDS} s:\n{self.output()}")
@@ -209,10 +209,6 @@ class RayHead:
         with socket.socket() as probe:
             probe.settimeout(0.5)
             return probe.connect_ex(("127.0.0.1", self._ports[1])) == 0
-
-    def _says_that_it_started(self) -> bool:
-        """Until then it may give up, and end what answers already."""
-        return b"Ray runtime started." in (self.folder / "start.log").read_bytes()
 
     def _get(self, path: str) -> dict:
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}

@@ -33,7 +33,7 @@ Say = Callable[[str], None]
 _STUCK_SECONDS = 15.0
 _LOG_LINES = 15
 #: How long a watch that begins past its deadline (no triggerer ran meanwhile) waits for what there is.
-_FIRST_LOOK_SECONDS = 30.0
+FIRST_LOOK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,7 +256,7 @@ class ReadinessWatch:
         """
         if self.view.cluster_known and self.view.pods_known:
             return self._deadline
-        return math.inf if self._options.queue_apart else max(self._deadline, self._began + _FIRST_LOOK_SECONDS)
+        return math.inf if self._options.queue_apart else max(self._deadline, self._began + FIRST_LOOK_SECONDS)
 
     async def _held(self, held: Finding, now: float, *, in_queue: bool) -> float:
         """Wait on for a cluster that is suspended. Gives when to look again.

@@ -13,6 +13,7 @@ from ray_provider._shared.plain_text import clean
 from ray_provider.clusters.kuberay.queue_watch import queue_position
 from ray_provider.clusters.kuberay.queueing import QueuePosition
 from ray_provider.clusters.kuberay.rayjob import INTERACTIVE, RayJobState
+from ray_provider.clusters.kuberay.readiness import FIRST_LOOK_SECONDS
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import RAY, Kube, open_kube, path_of
 from ray_provider.clusters.lifecycle.rayjob_watch import states
@@ -43,8 +44,6 @@ _LOST_SECONDS = 10.0
 _AGAIN_SECONDS = 3.0
 #: So long an operator may take to look at a RayJob before a line says that nobody does.
 _OPERATOR_SECONDS = 45.0
-#: How long a wait that begins past its deadline (no triggerer ran meanwhile) waits for what there is.
-_FIRST_LOOK_SECONDS = 30.0
 
 
 class RayJobEnd:
@@ -357,7 +356,7 @@ async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: floa
         pause, began = _ASK_SECONDS, time.time()
         try:
             while True:
-                left = (deadline if state is not None else max(deadline, began + _FIRST_LOOK_SECONDS)) - time.time()
+                left = (deadline if state is not None else max(deadline, began + FIRST_LOOK_SECONDS)) - time.time()
                 if left <= 0:
                     raise end.timed_out(time.time() - since)
                 await asyncio.wait([following], timeout=min(left, pause))

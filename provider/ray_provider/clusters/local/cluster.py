@@ -238,7 +238,7 @@ async def _wait_ready(
             state = await _state(client)
             if state is None:
                 answers_since = answers_since or time.monotonic()
-                if has_started(paths) or time.monotonic() > answers_since + _START_SAID_SECONDS:
+                if has_started(paths.log) or time.monotonic() > answers_since + _START_SAID_SECONDS:
                     return
                 state = "`ray start` has not come to its end yet"
             if state != said:

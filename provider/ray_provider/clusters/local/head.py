@@ -247,13 +247,13 @@ def may_work_next_time(text: str, *, port_is_fixed: bool) -> bool:
     return "timed out during startup" in text or (port_taken and not port_is_fixed)
 
 
-def has_started(paths: LocalPaths) -> bool:
+def has_started(log: Path) -> bool:
     """Whether ``ray start`` has said that the head runs (Ray 2.9 to 2.60).
 
-    :param paths: of the cluster.
+    :param log: what it printed.
     """
     try:
-        return "Ray runtime started." in paths.log.read_text(encoding="utf-8", errors="replace")
+        return "Ray runtime started." in log.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return False
 
