@@ -204,11 +204,11 @@ class RayJobEnd:
         if self._ask is None or not (is_starting or goes_on):
             return _ASK_SECONDS
         if now >= self._next_ask:
-            ask = self._ask_at_start if is_starting else self._ask_ray
-            self._next_ask = now + await ask(state, now, self._ask)
+            asking = self._ask_at_start(state, self._ask) if is_starting else self._ask_ray(state, now, self._ask)
+            self._next_ask = now + await asking
         return max(0.1, self._next_ask - time.time())
 
-    async def _ask_at_start(self, state: RayJobState, now: float, ask: AskRay) -> float:  # noqa: ARG002
+    async def _ask_at_start(self, state: RayJobState, ask: AskRay) -> float:
         """Ask for a job that may have ended before its head was ready: KubeRay says Initializing for good then.
 
         The submitter is a container of the head's pod, and has ended with the job.

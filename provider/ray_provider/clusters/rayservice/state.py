@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ray_provider.clusters.kubernetes.finding import condition
@@ -11,32 +11,6 @@ from ray_provider.clusters.rayservice.record import Update
 
 #: Reasons of its condition Ready.
 VALIDATION_FAILED, INITIALIZING_TIMEOUT = "ValidationFailed", "InitializingTimeout"
-
-
-@dataclass(frozen=True, slots=True)
-class Applications:
-    """Applications as a RayService tells of them: by name a status and a message, and that of their deployments.
-
-    :param statuses: by name of the application.
-    :param messages: by name of the application; the last line of a traceback is the cause.
-    """
-
-    statuses: Mapping[str, str] = field(default_factory=dict)
-    messages: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, status: Mapping[str, Any]) -> Applications:
-        """Read them.
-
-        :param status: of one cluster of a RayService.
-        """
-        told = status.get("applicationStatuses") or {}
-        messages: dict[str, str] = {}
-        for name, one in told.items():
-            said = [one.get("message")]
-            said += [each.get("message") for each in (one.get("serveDeploymentStatuses") or {}).values()]
-            messages[name] = " ".join(str(text) for text in said if text)
-        return cls({name: str(one.get("status") or "") for name, one in told.items()}, messages)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +27,6 @@ class RayServiceState:
     :param message: in KubeRay's words.
     :param active: the RayCluster that serves; empty until one does.
     :param pending: the RayCluster that is being made.
-    :param active_applications: as it tells of them; not while another cluster is being made.
-    :param pending_applications: as it tells of them.
     :param deleting: it is on its way out.
     :param update: the deploy that is at work.
     """
@@ -69,8 +41,6 @@ class RayServiceState:
     message: str = ""
     active: str = ""
     pending: str = ""
-    active_applications: Applications = Applications()
-    pending_applications: Applications = Applications()
     deleting: bool = False
     update: Update | None = None
 
@@ -95,8 +65,6 @@ class RayServiceState:
             message=str(ready.get("message") or ""),
             active=str(active.get("rayClusterName") or ""),
             pending=str(pending.get("rayClusterName") or ""),
-            active_applications=Applications.of(active),
-            pending_applications=Applications.of(pending),
             deleting=bool(meta.get("deletionTimestamp")),
             update=Update.of(meta),
         )
