@@ -7,7 +7,8 @@ version numbers wherever that can be asked.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from importlib.util import find_spec
@@ -57,6 +58,7 @@ __all__ = [
     "AirflowNotFoundException",
     "AirflowSensorTimeout",
     "AirflowSkipException",
+    "AirflowUnansweredError",
     "BaseHook",
     "BaseOperator",
     "BaseOperatorLink",
@@ -326,6 +328,32 @@ def state_store(context: Context) -> Any | None:
 # -- what a trigger may ask about its task -----------------------------------------------------------------------------
 
 
+class AirflowUnansweredError(Exception):
+    """Airflow did not answer what it was asked: its API server, its database or the way there is down.
+
+    :param cause: what Airflow's own code raised.
+    """
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__(f"{type(cause).__name__}: {cause}")
+        self.cause = cause
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Give one kind of error to all that Airflow's own code may raise where it has no answer.
+
+    That is AirflowRuntimeError, OSError, EOFError or pydantic's, SQLAlchemy's on Airflow 2; and a TypeError or an
+    AttributeError where an error of the API server was read as if it were the answer.
+
+    :raises AirflowUnansweredError: there is no answer.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise AirflowUnansweredError(error) from error
+
+
 class TriggerTask:
     """The task instance a trigger works for, as plain values: Airflow 2 gives an ORM object, 3 a data model.
 
@@ -365,10 +393,12 @@ async def get_xcom(task: TriggerTask, key: str) -> Any:
     :param task: of the trigger.
     :param key: of the XCom.
     :return: ``None``: there is none of that key.
+    :raises AirflowUnansweredError: Airflow does not answer.
     """
     from airflow.providers.common.compat.sdk import XCom
 
-    return await in_thread(XCom.get_one, key=key, **task.key)
+    with _answering():
+        return await in_thread(XCom.get_one, key=key, **task.key)
 
 
 async def set_xcom(task: TriggerTask, key: str, value: Any) -> None:
@@ -377,16 +407,19 @@ async def set_xcom(task: TriggerTask, key: str, value: Any) -> None:
     :param task: of the trigger.
     :param key: of the XCom; one that is there is replaced.
     :param value: what XCom can carry.
+    :raises AirflowUnansweredError: Airflow does not answer.
     """
     from airflow.providers.common.compat.sdk import XCom
 
-    await in_thread(XCom.set, key=key, value=value, **task.key)
+    with _answering():
+        await in_thread(XCom.set, key=key, value=value, **task.key)
 
 
 async def core_state_of(task: TriggerTask) -> str | None:
     """Read the state of a trigger's own task: ``deferred``, ``failed``, … or ``None`` (cleared, or gone).
 
     :param task: of the trigger.
+    :raises AirflowUnansweredError: Airflow does not answer.
     """
     return await in_thread(_state_of, task)
 
@@ -396,9 +429,11 @@ def _state_of(task: TriggerTask) -> str | None:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
     except ImportError:
         return _state_in_database(task)
-    states: Mapping[str, Any] = RuntimeTaskInstance.get_task_states(
-        dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
-    )
+    states: Mapping[str, Any]
+    with _answering():
+        states = RuntimeTaskInstance.get_task_states(
+            dag_id=task.dag_id, task_ids=[task.task_id], run_ids=[task.run_id], map_index=task.map_index
+        )
     name = task.task_id if task.map_index < 0 else f"{task.task_id}_{task.map_index}"
     state = states.get(task.run_id, {}).get(name)
     return None if state is None else str(getattr(state, "value", state))
@@ -409,7 +444,7 @@ def _state_in_database(task: TriggerTask) -> str | None:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
 
-    with create_session() as session:
+    with _answering(), create_session() as session:
         found = (
             session.query(TaskInstance.state)
             .filter(

@@ -46,7 +46,7 @@ def airflow(monkeypatch) -> SimpleNamespace:
     async def state(_task):
         if told.broken:
             told.broken -= 1
-            raise ConnectionError("the API server restarts")
+            raise _compat.AirflowUnansweredError(ConnectionError("the API server restarts"))
         return told.state
 
     async def get(_task, _key):

@@ -70,7 +70,7 @@ async def was_ended(task: TriggerTask | None, log: Log) -> bool:
     for pause in (0.2, 1.0, 2.0, 5.0):
         try:
             state = await _compat.core_state_of(task)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+        except _compat.AirflowUnansweredError as error:
             log.warning("Can't ask Airflow about the task yet: %s", error)
         else:
             # A cleared task has no state for a moment; a deleted run never has one again.

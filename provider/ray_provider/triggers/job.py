@@ -245,7 +245,7 @@ class RayJobTrigger(BaseTrigger):
         for pause in (0.2, 1.0, 5.0):
             try:
                 return await ask(*arguments)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            except _compat.AirflowUnansweredError as error:
                 self.log.warning("Can't ask Airflow about the task yet: %s", error)
                 await asyncio.sleep(pause)
         return await ask(*arguments)
@@ -281,7 +281,8 @@ class _Offset:
             return
         try:
             found = await _compat.get_xcom(task, xcom_keys.OFFSET)
-        except Exception as error:  # noqa: BLE001 - lines that come twice are better than none
+        except _compat.AirflowUnansweredError as error:
+            # Lines that come twice are better than none.
             log.warning("Can't tell how much of the log is here already: %s", error)
             return
         if isinstance(found, Mapping) and found.get("submission_id") == self.job_id:
@@ -324,7 +325,8 @@ class _Offset:
                 xcom_keys.OFFSET,
                 {"submission_id": self.job_id, "offset": value, "lines": lines},
             )
-        except Exception as error:  # noqa: BLE001 - the log itself goes on
+        except _compat.AirflowUnansweredError as error:
+            # The log itself goes on.
             if log is not None:
                 log.warning("Can't keep how much of the log is here: %s", error)
             return

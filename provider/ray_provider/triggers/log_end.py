@@ -68,5 +68,6 @@ class LogEnd:
                 while _answered < until:
                     await _compat.get_xcom(task, xcom_keys.OFFSET)
                     _answered += 1
-        except Exception as error:  # noqa: BLE001 - the job's end is told all the same
+        except (TimeoutError, _compat.AirflowUnansweredError) as error:
+            # The job's end is told all the same.
             log.warning("The last lines of the log may be missing here: Airflow does not answer (%r).", error)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ray_provider._shared.mistakes import PROGRAMMING_ERRORS
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 
 if TYPE_CHECKING:
@@ -22,12 +23,13 @@ SETTLE_SECONDS = 30.0
 async def patiently(
     ask: Callable[[], Awaitable[T]], limit: Callable[[Exception], float], tell: Callable[[Exception], None]
 ) -> T:
-    """Ask until there is an answer.
+    """Ask until there is an answer. A mistake in a program is not waited out.
 
     :param ask: for it.
     :param limit: gives how many seconds, since it was first asked, an error is waited out.
     :param tell: is given each error that is waited out.
     :raises ConfigurationError: the connection can't work.
+    :raises Exception: what was met last, when its time is over.
     """
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -37,7 +39,10 @@ async def patiently(
             return await ask()
         except ConfigurationError:
             raise
+        except PROGRAMMING_ERRORS:
+            raise
         except Exception as error:
+            # Airflow, the secrets backend and the clouds' clients are asked: their errors have no common base.
             if loop.time() - began + pause > limit(error):
                 raise
             tell(error)

@@ -235,7 +235,7 @@ async def _cleared(task):
 
 
 async def _supervisor_gone(task):
-    raise BrokenPipeError
+    raise _compat.AirflowUnansweredError(BrokenPipeError())
 
 
 async def _no_answer(task):

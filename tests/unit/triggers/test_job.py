@@ -20,11 +20,12 @@ pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 def airflow(monkeypatch):
     """What a trigger may ask Airflow: its task's state and XComs."""
     told = SimpleNamespace(state="deferred", xcoms={}, writes=0, broken=0)
+    told.error = _compat.AirflowUnansweredError(ConnectionError("the API server restarts"))
 
     async def state(task):
         if told.broken:
             told.broken -= 1
-            raise ConnectionError("the API server restarts")
+            raise told.error
         return told.state
 
     async def get(task, key):
@@ -152,7 +153,7 @@ async def test_an_airflow_that_does_not_answer_loses_no_event(trigger, dashboard
     task = await start(trigger)
 
     async def broken(task, key):
-        raise ConnectionError("the API server is away")
+        raise _compat.AirflowUnansweredError(ConnectionError("the API server is away"))
 
     monkeypatch.setattr(_compat, "get_xcom", broken)
     dashboard.job.end()
@@ -208,6 +209,36 @@ async def test_the_answer_is_waited_for_when_airflow_restarts(trigger, dashboard
     await cancel(task)
     await trigger.on_kill()
     assert dashboard.job.status == "STOPPED"
+
+
+async def test_a_mistake_in_the_code_is_told_and_not_tried_again(trigger, dashboard, airflow, log):
+    airflow.state, airflow.broken = "failed", 3
+    airflow.error = AttributeError("'NoneType' object has no attribute 'task_states'")
+    task = await start(trigger)
+    await cancel(task)
+    await trigger.on_kill()
+    assert airflow.broken == 2, "tried again"
+    assert ("exception", "Job mine could not be stopped. It may still run.") in log.records
+
+
+async def test_a_mistake_in_the_code_ends_the_trigger_at_once(trigger, airflow, monkeypatch):
+    """Airflow fails the task with it. Nobody waits half a minute for it to go away."""
+
+    async def mistaken(*_):
+        raise TypeError("endpoint() takes one argument")
+
+    monkeypatch.setattr(trigger.hook, "endpoint", mistaken)
+    with pytest.raises(TypeError, match="takes one argument"):
+        async with asyncio.timeout(5):
+            await anext(trigger.run())
+
+
+async def test_what_airflow_raises_where_it_does_not_answer_is_one_kind_of_error():
+    """This process has no triggerer above it that could be asked."""
+    task = _compat.TriggerTask(SimpleNamespace(dag_id="d", run_id="r", task_id="t", map_index=-1))
+    for ask in (_compat.get_xcom(task, "k"), _compat.set_xcom(task, "k", 1), _compat.core_state_of(task)):
+        with pytest.raises(_compat.AirflowUnansweredError):
+            await ask
 
 
 async def test_cancel_on_kill_false_leaves_the_job(trigger, dashboard, airflow):
@@ -320,7 +351,7 @@ async def test_a_connection_that_is_not_there_yet_is_waited_for(trigger, dashboa
     def flaky(conn_id):
         calls.append(conn_id)
         if len(calls) < 2:
-            raise LookupError("The conn_id `c` isn't defined")
+            raise _compat.AirflowNotFoundException("The conn_id `c` isn't defined")
         return good(conn_id)
 
     monkeypatch.setattr(hook, "get_connection", staticmethod(flaky))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
+from ray_provider._shared.mistakes import PROGRAMMING_ERRORS
 from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import RayProviderError
 from ray_provider.jobs.client import RayJobsClient
@@ -49,10 +50,14 @@ _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=5.0)
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What one poll told of a job: its details, nothing (Ray does not know it), or an error."""
+    """What one poll told of a job: its details, nothing (Ray does not know it), or an error.
+
+    :param details: of the job.
+    :param error: a :class:`RayProviderError` may pass; anything else is a mistake in a program.
+    """
 
     details: JobDetails | None = None
-    error: RayProviderError | None = None
+    error: Exception | None = None
 
 
 class Subscription:
@@ -167,7 +172,9 @@ class StatusHub:
                         await self._wait(await self._poll())
             except Exception as error:  # noqa: BLE001 (whatever it is, the watchers have to hear of it)
                 self._failures += 1
-                failure = error if isinstance(error, RayProviderError) else RayProviderError(f"{error!r}")
+                # Watchers wait out what may pass, and end by a mistake in a program.
+                told = isinstance(error, (RayProviderError, *PROGRAMMING_ERRORS))
+                failure = error if told else RayProviderError(f"{error!r}")
                 for each in list(self._watched):
                     each.put(Observation(error=failure))
                 await asyncio.sleep(_BACKOFF.delay(self._failures))

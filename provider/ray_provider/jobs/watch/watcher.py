@@ -163,6 +163,8 @@ class JobWatcher:
             if seen is None:
                 return await self._stop_in_time(hub)
             if seen.error is not None:
+                if not isinstance(seen.error, RayProviderError):
+                    raise seen.error
                 if outcome := self._on_silence(seen.error):
                     return outcome
             elif seen.details is not None and seen.details.is_deleted:

@@ -331,10 +331,10 @@ class JobRun:
         try:
             async with asyncio.timeout(_ASK_SECONDS):
                 return await _compat.core_state_of(self._retried) == "running"
-        except (EOFError, ConnectionError):
-            # The process that supervises the task is gone: it was not that one, for a user, who sent the signal.
-            return True
         except Exception as error:  # noqa: BLE001 - whatever it is: what a user ended has to end
+            if isinstance(getattr(error, "cause", None), EOFError | ConnectionError):
+                # The process that supervises the task is gone: it was not that one, for a user, who sent the signal.
+                return True
             self.log.warning("Airflow does not say who ended the task (%r): job %s is stopped.", error, self.job_id)
             return False
 

@@ -498,6 +498,22 @@ async def test_a_batch_of_the_log_that_is_being_written_is_written(api, client):
     assert written == ["one"]
 
 
+@pytest.mark.parametrize(("error", "kind"), [(KeyError("status"), KeyError), (OSError("broken pipe"), None)])
+async def test_a_mistake_in_the_code_ends_the_watch_and_is_not_waited_out(api, client, monkeypatch, error, kind):
+    async def mistaken(*_, **__):
+        raise error
+
+    monkeypatch.setattr(RayJobsClient, "get", mistaken)
+    watch = JobWatcher(client, "a", WatchOptions(poll_interval=0.05, max_unreachable_seconds=0.3)).watch()
+    if kind is None:
+        outcome = await watch
+        assert outcome.kind == "unreachable"
+        assert "broken pipe" in outcome.message
+    else:
+        with pytest.raises(kind, match="status"):
+            await watch
+
+
 async def test_an_end_that_ray_has_told_counts_more_than_what_became_of_the_cluster(client):
     """Both are known at the same moment: the job had ended before."""
     watcher, news = JobWatcher(client, "a", FAST), Subscription("a", 0.05)
@@ -607,7 +623,7 @@ async def test_a_missing_auth_provider_is_told_to_the_watchers(api):
     async def auth(_renew):
         calls.append(1)
         if len(calls) > 4:
-            raise LookupError("token service is away")
+            raise ConnectionError("token service is away")
         return {}
 
     api.add("a").run()
