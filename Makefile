@@ -42,6 +42,10 @@ $(VENV)/.installed: requirements/dev.txt pyproject.toml
 	@echo "== environment with Airflow $*"
 	$(call venv,.venv-airflow-$*,requirements/airflow-$*.txt)
 
+.venv-storage/.installed: requirements/storage.txt pyproject.toml
+	@echo "== environment with the clients of S3 and of Cloud Storage"
+	$(call venv,.venv-storage,requirements/storage.txt)
+
 # PYTHON has to be that one: tests/compat/matrix.py finds it.
 .venv-airflow-3.3-py%/.installed: requirements/airflow-3.3.txt pyproject.toml
 	@echo "== environment with Airflow 3.3 and Python $*"
@@ -146,6 +150,11 @@ test-celery: $(VENV)/.installed system ## Celery workers that end while their ta
 	@echo "== Celery"
 	@scripts/system-packages redis-server
 	@$(RUN) tests/celery
+
+.PHONY: test-storage
+test-storage: .venv-storage/.installed system ## code and results by S3 and Cloud Storage, on servers that speak as they do
+	@echo "== object storage"
+	@scripts/isolated .venv-storage/bin/python -m pytest tests/storage
 
 # COMPAT="airflow-3.1 airflow-3.3-py3.13" runs some of the Airflows.
 COMPAT ?=

@@ -86,7 +86,7 @@ STAGES = (
 #: Seconds for all of them, ``LANES`` at a time.
 BUDGET = 3300
 #: What ``make test-all`` runs besides, without budgets.
-MORE = (Stage("test-celery", 0), Stage("test-compat", 0), Stage("test-kueue", 0))
+MORE = (Stage("test-celery", 0), Stage("test-compat", 0), Stage("test-kueue", 0), Stage("test-storage", 0))
 
 
 @dataclass

@@ -69,18 +69,23 @@ class FunctionResult:
         """
         if self.error is None:
             raise ValueError("the function did not raise")
-        trace = _with_source(self.error["traceback"].rstrip(), source)
+        # Where a value could not be sent, the traceback is one of our own.
+        unsent = bool(self.error.get("unsent"))
+        trace = "" if unsent else "\n" + _with_source(self.error["traceback"].rstrip(), source)
         did = "raised" if self.error.get("loaded", True) else "could not be loaded"
+        what = f"The function {did} on the cluster: {self.error['type']}"
+        if unsent:
+            what = "The function has returned on the cluster, and its value can't be sent back"
         error = RemoteFunctionError(
-            f"The function {did} on the cluster: {self.error['type']}: {self.error['message']}\n"
-            f"(job {submission_id} at {url})\n{trace}",
+            f"{what}: {self.error['message']}\n(job {submission_id} at {url}){trace}",
             hint=_advice(self.error),
             submission_id=submission_id,
             type=self.error["type"],
             message_text=self.error["message"],
-            remote_traceback=trace,
+            remote_traceback=self.error["traceback"].rstrip() if unsent else trace.removeprefix("\n"),
         )
-        error.__cause__ = RemoteTraceback(trace)
+        if trace:
+            error.__cause__ = RemoteTraceback(trace.removeprefix("\n"))
         return error
 
 
@@ -104,6 +109,12 @@ def _advice(error: Mapping[str, Any]) -> str | None:
             f"The cluster has no module {module!r}. A package from PyPI: use an image that has it, or runtime_env "
             'with "pip". Code of your own: runtime_env with "py_modules" or "working_dir"; by themselves only the '
             "functions, classes and constants of the DAG's own file travel."
+        )
+    if error.get("unsent") == "store":
+        return (
+            "The cluster writes with its own credentials, never with an Airflow connection. Check that the bucket of "
+            "result_path is there, that the pods of the cluster may write to it, and that they have the file system's "
+            "package (s3fs, gcsfs, adlfs)."
         )
     if not error.get("loaded", True):
         return (
@@ -161,11 +172,12 @@ def decode(content: bytes, *, allow_pickle: bool) -> FunctionResult:
 def _plain(kind: str, value: Any) -> FunctionResult:
     if kind == "error":
         error = {name: str(value[name]) for name in ("type", "message", "traceback")}
-        meaning, module = value.get("meaning"), value.get("missing_module")
+        meaning, module, unsent = (value.get(key) for key in ("meaning", "missing_module", "unsent"))
         told: dict[str, Any] = {
             "meaning": meaning if meaning in _MEANINGS else "error",
             "loaded": value.get("loaded") is not False,
             "missing_module": module if isinstance(module, str) else None,
+            "unsent": unsent if unsent in ("store", "value") else None,
         }
         return FunctionResult(error={**error, **told})
     if kind == "version":

@@ -38,6 +38,12 @@ MAX_MESSAGE, MAX_TRACEBACK = 10_000, 100_000
 #: So many places that became null are named.
 MAX_NOTES = 10
 
+#: Where a folder is a part of a name. To "make" it would make the bucket: one that a typing error names, or one that is
+#: there, in which we may write, but which we may neither list nor make.
+OBJECT_STORES = frozenset(
+    ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oci", "oss", "cos", "obs", "r2", "tos")
+)
+
 # A function on a DAG's page may know these classes from Airflow, which is not installed on the cluster. They mean what
 # they mean there by their names.
 SKIP, FAIL = "AirflowSkipException", "AirflowFailException"
@@ -46,6 +52,10 @@ _AIRFLOW_MODULES = ("airflow", "airflow.exceptions", "airflow.sdk", "airflow.sdk
 
 class UnserializableResult(Exception):  # noqa: N818 - the name is read in a task's log
     """The function's return value can't travel as it was asked to."""
+
+
+class UnwritableResult(UnserializableResult):
+    """The object storage for it does not take it."""
 
 
 def log_folder() -> Path:
@@ -394,22 +404,36 @@ def table(value: Any) -> Any:
     return None
 
 
+def has_folders(url: str) -> bool:
+    """Whether a folder has to be made before a file can be written into it.
+
+    :param url: an fsspec URL, or a path.
+    """
+    return url.partition("://")[0].lower() not in OBJECT_STORES
+
+
 def put(path: str, suffix: str, write: Any) -> dict[str, Any]:
     """Write to object storage, and say where it is and how large.
 
-    :param path: URL of a folder; it is made if it is missing.
+    :param path: URL of a folder; it is made if it is missing. A bucket is not.
     :param suffix: of the file; its name is made of the job's id.
     :param write: is called with the open file.
     :return: ``path``, and ``bytes``: its size.
+    :raises UnwritableResult: it can't be written there.
     """
-    import fsspec
-
     target = path.rstrip("/") + "/" + os.environ["AIRFLOW_RAY_RESULT_FILE"].rpartition(".")[0] + suffix
-    filesystem, inner = fsspec.core.url_to_fs(target)
-    filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
-    with filesystem.open(inner, "wb") as file:
-        write(file)
-    return {"path": target, "bytes": filesystem.size(inner)}
+    try:
+        import fsspec
+
+        filesystem, inner = fsspec.core.url_to_fs(target)
+        if has_folders(target):
+            filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
+        with filesystem.open(inner, "wb") as file:
+            write(file)
+        return {"path": target, "bytes": filesystem.size(inner)}
+    except Exception as error:
+        why = f"{type(error).__name__}: {text_of(error)}"
+        raise UnwritableResult(f"It could not be written to {target}: {why}") from error
 
 
 def by_reference(value: Any, settings: dict[str, Any]) -> dict[str, Any] | None:
@@ -447,7 +471,8 @@ def deliver(value: Any, settings: dict[str, Any]) -> None:
         send(value, settings)
     except Exception as error:
         why = error if isinstance(error, UnserializableResult) else f"{type(error).__name__}: {text_of(error)}"
-        raise UnserializableResult(f"{why}\n{keep(value, settings)}") from error
+        kind = UnwritableResult if isinstance(error, UnwritableResult) else UnserializableResult
+        raise kind(f"{why}\n{keep(value, settings)}") from error
 
 
 def send(value: Any, settings: dict[str, Any]) -> None:
@@ -515,7 +540,8 @@ def describe(error: BaseException) -> dict[str, Any]:
     """Give an exception as plain data, its traceback beginning at the user's function.
 
     :param error: what the function raised.
-    :return: type, message, traceback, and what it means for the task: ``error``, ``fail`` or ``skip``.
+    :return: type, message, traceback, and what it means for the task: ``error``, ``fail`` or ``skip``. ``unsent``: the
+        function returned, and its value can't travel (``value``), or object storage does not take it (``store``).
     """
     names = {cls.__name__ for cls in type(error).__mro__}
     frames = error.__traceback__
@@ -529,8 +555,11 @@ def describe(error: BaseException) -> dict[str, Any]:
         # What can't travel can't after another try either.
         "meaning": "skip" if SKIP in names else "fail" if names & {FAIL, "UnserializableResult"} else "error",
     }
-    if isinstance(error, ModuleNotFoundError):
-        told["missing_module"] = error.name
+    if isinstance(error, UnserializableResult):
+        told["unsent"] = "store" if isinstance(error, UnwritableResult) else "value"
+    cause = error.__cause__ if told.get("unsent") == "value" else error
+    if isinstance(cause, ModuleNotFoundError):
+        told["missing_module"] = cause.name
     return told
 
 

@@ -566,6 +566,15 @@ def test_a_store_that_fails_does_not_lose_the_value(tmp_path):
     found = decode(content, allow_pickle=False)
     assert found.meaning == "fail"
     assert "airflow-result-job-1.pkl" in found.error["message"]
+    said = str(found.exception(submission_id="job-1", url="http://ray"))
+    begin, where, *_ = said.splitlines()
+    assert begin.startswith(
+        "The function has returned on the cluster, and its value can't be sent back: It could not be written to "
+        f"file://{tmp_path}/a-file/below/airflow-result-job-1.json: "
+    )
+    assert where.startswith("It is kept as a pickle (read it with cloudpickle.load): ")
+    assert "What to do: The cluster writes with its own credentials, never with an Airflow connection." in said
+    assert "Traceback" not in said
 
 
 def test_the_predecessors_form_loses_only_what_cannot_be_said(tmp_path):

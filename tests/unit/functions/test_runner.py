@@ -12,12 +12,15 @@ import time
 import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import fsspec
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from ray_provider.functions import runner
+from ray_provider.operators._job.storage import ObjectStore
 
 SETTINGS: dict[str, Any] = {
     "allow_pickle": False,
@@ -208,6 +211,29 @@ def test_what_xcom_can_not_say_goes_whole_however_small(logs: Path) -> None:
     runner.send([math.inf], SETTINGS)
     header, content = written(logs)
     assert (header["kind"], header["null"], content) == ("json", ["the return value[0] is inf"], b"[null]")
+
+
+class Bucket(MemoryFileSystem):  # type: ignore[misc]
+    """A store in which a folder is made by making the bucket: s3fs does so."""
+
+    protocol = "r2"
+    cachable = False
+    store: ClassVar[dict[str, Any]] = {}
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return "/" + path.removeprefix("r2://").strip("/")
+
+    def makedirs(self, path: str, exist_ok: bool = False) -> None:
+        raise PermissionError(f"{path} can't be made ({exist_ok=})")
+
+
+def test_no_bucket_is_made(logs: Path) -> None:
+    fsspec.register_implementation("r2", Bucket, clobber=True)
+    runner.send("x" * 200, {**SETTINGS, "result_path": "r2://bucket/runs/1"})
+    assert json.loads(written(logs)[1])["path"] == "r2://bucket/runs/1/airflow-result-job.json"
+    ObjectStore.parse("r2://bucket/runs/1").write("call.pkl", b"call")
+    assert sorted(Bucket.store) == ["/bucket/runs/1/airflow-result-job.json", "/bucket/runs/1/call.pkl"]
 
 
 def test_a_pickle_and_tables_by_reference(logs: Path) -> None:

@@ -70,23 +70,27 @@ class ObjectStore:
         return bool(filesystem.exists(inner)) and int(filesystem.size(inner)) == size
 
     def write(self, name: str, content: bytes) -> str:
-        """Write a file, and give its URL.
+        """Write a file, and give its URL. A folder is made if it is missing, a bucket is not.
 
         :param name: of the file, in the folder.
         :param content: all of it.
         """
+        from ray_provider.functions.runner import has_folders
+
         url = f"{self.url}/{name}"
         if self.conn_id:
             from airflow.providers.common.compat.sdk import ObjectStoragePath
 
             target: Any = ObjectStoragePath(url, conn_id=self.conn_id)
-            target.parent.mkdir(parents=True, exist_ok=True)
+            if has_folders(url):
+                target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("wb") as file:
                 file.write(content)
             return url
         import fsspec
 
         filesystem, inner = fsspec.core.url_to_fs(url)
-        filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
+        if has_folders(url):
+            filesystem.makedirs(inner.rpartition("/")[0], exist_ok=True)
         filesystem.pipe_file(inner, content)
         return url
