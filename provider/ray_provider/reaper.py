@@ -169,11 +169,11 @@ async def survey(hook: RayHook, options: ReapOptions, *, local: bool) -> list[Fo
     from ray_provider.clusters.kubernetes.client import open_kube
     from ray_provider.clusters.lifecycle.inventory import kubernetes_clusters
 
-    access = await hook.akubernetes_access()
+    kube_access = await hook.akubernetes_access()
     namespace = None
     if not options.all_namespaces:
-        namespace = await asyncio.to_thread(access.namespace_or_default, options.namespace)
-    async with open_kube(access) as kube:
+        namespace = await asyncio.to_thread(kube_access.namespace_or_default, options.namespace)
+    async with open_kube(kube_access) as kube:
         return await kubernetes_clusters(kube, namespace)
 
 
@@ -203,12 +203,12 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
         from ray_provider.clusters.local.cluster import delete_local
 
         return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
-    access = await hook.akubernetes_access()
+    kube_access = await hook.akubernetes_access()
     if cluster.what == "rayjob":
         from ray_provider.clusters.lifecycle.rayjob import delete_job
 
         return await delete_job(
-            access,
+            kube_access,
             namespace=str(cluster.namespace),
             name=cluster.name,
             owner=cluster.owner,
@@ -219,7 +219,7 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
     from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 
     return await delete_cluster(
-        access,
+        kube_access,
         name=cluster.name,
         namespace=str(cluster.namespace),
         release=cluster.release,

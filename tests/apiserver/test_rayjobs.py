@@ -145,7 +145,7 @@ async def test_what_kuberay_refuses_is_told_in_its_words(jobs, operator):
     rules = {"deletionRules": [{"policy": "DeleteCluster", "condition": {"jobStatus": "FAILED", "ttlSeconds": 60}}]}
     handle = await jobs.make(jobs.job(own={"deletionStrategy": rules}))
     with pytest.raises(ConfigurationError) as caught:
-        await wait_started(jobs.access, handle, StartOptions(), how="proxy", say=jobs.say)
+        await wait_started(jobs.access, handle, StartOptions(), access="proxy", say=jobs.say)
     assert f"KubeRay refuses the RayJob {jobs.namespace}/train: " in show(caught.value)
     assert "mutually exclusive" in show(caught.value)
     assert jobs.there()["status"]["jobDeploymentStatus"] == "ValidationFailed"
@@ -211,7 +211,7 @@ async def test_a_job_that_is_suspended_waits_and_starts_anew_when_it_is_resumed(
     """All that a queue does to a job: Kueue patches the same field."""
     handle = await jobs.make(jobs.job())
     options = StartOptions(operator_seconds=10, scheduling_seconds=60)
-    start = asyncio.create_task(wait_started(jobs.access, handle, options, how="proxy", say=jobs.say))
+    start = asyncio.create_task(wait_started(jobs.access, handle, options, access="proxy", say=jobs.say))
     first = await asyncio.to_thread(jobs.cluster_of)
     watch = asyncio.create_task(until_interrupted(jobs.access, replace(handle, name=first)))
     await jobs.soon(lambda: f"Ray cluster {jobs.namespace}/{first}" in jobs.text, "word of the first cluster")
@@ -249,7 +249,7 @@ async def test_a_job_runs_on_a_cluster_that_is_there_and_leaves_it(jobs, operato
     owner = jobs.kubernetes.get("configmap", "train-settings", "-n", jobs.namespace)["metadata"]["ownerReferences"]
     assert [one["uid"] for one in owner] == [job["metadata"]["uid"]]
     await jobs.soon(lambda: (jobs.there().get("status") or {}).get("rayClusterName") == "shared", "KubeRay's notice")
-    start = asyncio.create_task(wait_started(jobs.access, handle, StartOptions(), how="proxy", say=jobs.say))
+    start = asyncio.create_task(wait_started(jobs.access, handle, StartOptions(), access="proxy", say=jobs.say))
     await jobs.soon(lambda: f"Ray cluster {jobs.namespace}/shared" in jobs.text, "word of the cluster")
     assert jobs.there()["status"]["jobDeploymentStatus"] in ("Initializing", "Running", "Waiting")
     assert not start.done(), start
@@ -274,7 +274,7 @@ async def test_a_cluster_that_is_not_there_is_told_at_once(jobs, operator):
     jobs.kubernetes.kubectl("delete", "raycluster", "shared", "-n", jobs.namespace)
     async with asyncio.timeout(300):
         with pytest.raises(ClusterFailedError, match="is not there|is being deleted"):
-            await wait_started(jobs.access, handle, StartOptions(), how="proxy", say=jobs.say)
+            await wait_started(jobs.access, handle, StartOptions(), access="proxy", say=jobs.say)
     assert await jobs.remove() is True
 
 
@@ -382,7 +382,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
     (state,) = await find_jobs(mine.access, mine.namespace, owner)
     cluster = await asyncio.to_thread(jobs.cluster_of)
     handle = replace(await mine.make(mine.job(owner=owner)), name=cluster)
-    start = asyncio.create_task(wait_started(mine.access, handle, StartOptions(), how="proxy", say=mine.say))
+    start = asyncio.create_task(wait_started(mine.access, handle, StartOptions(), access="proxy", say=mine.say))
     watch = asyncio.create_task(until_interrupted(mine.access, handle))
     await mark_submitted(mine.access, handle, "s")
     await asyncio.sleep(1.5)
@@ -408,7 +408,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
         "make": lambda: mine.make(mine.job(name="other", owner=owner)),
         "make again": lambda: mine.make(mine.job(owner=owner)),
         "mark": lambda: mark_submitted(mine.access, handle, "s"),
-        "start": lambda: wait_started(mine.access, handle, StartOptions(), how="proxy", say=mine.say),
+        "start": lambda: wait_started(mine.access, handle, StartOptions(), access="proxy", say=mine.say),
         "watch": lambda: until_interrupted(mine.access, handle),
         "delete": delete,
     }

@@ -85,7 +85,7 @@ class Pair(Services):
 
     def moving(self, handle=None, **further) -> Moving:
         version = handle.version_id if handle else ""
-        given = {"version": version, "owner": DAG, "timeout_seconds": 3.0, "how": "url", **further}
+        given = {"version": version, "owner": DAG, "timeout_seconds": 3.0, "access": "url", **further}
         return Moving(self.namespace, "shop", **given)
 
     async def promote(self, handle=None, **further) -> Traffic:
@@ -114,8 +114,8 @@ async def proven(pair: Pair, dashboard, path=V1, *, run="run-1", given: Any = OP
     deployed = await pair.deploy(path, given, run=run, strategy="blue_green")
     await asyncio.to_thread(pair.plays, dashboard, deployed.name, path)
     options = WaitOptions(time.time() + 20, operator_seconds=15)
-    cluster = await wait_deployed(pair.access, deployed, options, how="url", say=pair.say)
-    handle, _ = await prove(pair.access, deployed, cluster, Proof(owner=DAG, how="url"), say=pair.say)
+    cluster = await wait_deployed(pair.access, deployed, options, access="url", say=pair.say)
+    handle, _ = await prove(pair.access, deployed, cluster, Proof(owner=DAG, access="url"), say=pair.say)
     return deployed, handle
 
 

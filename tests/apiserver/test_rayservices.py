@@ -74,7 +74,7 @@ class Services(Scene):
         return await deploy(self.access, self.service(path, given, **further), say=self.say)
 
     async def back(self, deployed, *, wait=False):
-        return await go_back(self.access, deployed, wait=wait, how="url", say=self.say)
+        return await go_back(self.access, deployed, wait=wait, access="url", say=self.say)
 
     async def remove(self, name="shop", **further):
         return await delete_service(
@@ -145,8 +145,8 @@ def services(kubernetes: Kubernetes, namespace: str, dashboard) -> Services:
 async def proven(services: Services, deployed, **further) -> dict[str, Any]:
     """Wait until it serves, and have it proven."""
     options = WaitOptions(time.time() + 20, operator_seconds=15)
-    cluster = await wait_deployed(services.access, deployed, options, how="url", say=services.say)
-    proof = Proof(owner=DAG, how="url", **further)
+    cluster = await wait_deployed(services.access, deployed, options, access="url", say=services.say)
+    proof = Proof(owner=DAG, access="url", **further)
     handle, _ = await prove(services.access, deployed, cluster, proof, say=services.say)
     return handle.to_dict()
 
@@ -378,7 +378,7 @@ async def test_two_deploys_at_once_end_as_one_of_them_and_the_other_leaves_it_al
     loser = next(one for one in both if one.id != holder)
     services.tell(active="shop-a")
     with pytest.raises(ServeError, match="Somebody else has changed the RayService"):
-        await wait_deployed(services.access, loser, WaitOptions(time.time() + 5), how="url", say=services.say)
+        await wait_deployed(services.access, loser, WaitOptions(time.time() + 5), access="url", say=services.say)
     path = services.import_path()
     assert "has taken its place since" in await services.back(loser)
     assert services.import_path() == path
@@ -477,7 +477,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
     mine.tell(active="shop-a", pending="shop-b")
     services.cluster_is_there("shop-b", ready=False)
     options = WaitOptions(time.time() + 300)
-    wait = asyncio.create_task(wait_deployed(mine.access, deployed, options, how="url", say=mine.say))
+    wait = asyncio.create_task(wait_deployed(mine.access, deployed, options, access="url", say=mine.say))
     await asyncio.sleep(1.5)
     assert not wait.done(), wait
     wait.cancel()
@@ -486,7 +486,7 @@ async def test_each_right_that_is_missing_is_named_and_with_all_of_them_it_works
     steps = {
         "make": lambda: mine.deploy(name="other"),
         "change": lambda: mine.deploy("m:v3", OTHER, run="run-2"),
-        "wait": lambda: wait_deployed(mine.access, deployed, options, how="url", say=mine.say),
+        "wait": lambda: wait_deployed(mine.access, deployed, options, access="url", say=mine.say),
         "delete": lambda: mine.remove("held", timeout=5),
     }
     for step, resource, verb in RIGHTS:

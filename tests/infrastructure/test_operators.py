@@ -109,10 +109,10 @@ def test_a_guarded_change_is_refused_and_does_not_burn_retries(module: Module, c
     with pytest.raises(AirflowFailException, match="allow_destroy=True"):
         SetupRayInfrastructure(**fewer).execute(context)
     with module.run() as run:
-        assert len(run.resources()) == 2
+        assert len(run.read_state().addresses) == 2
     SetupRayInfrastructure(**fewer, allow_destroy=True).execute(context)
     with module.run() as run:
-        assert len(run.resources()) == 1
+        assert len(run.read_state().addresses) == 1
 
 
 OUTPUTS_OF_ANOTHER_KIND = """
@@ -160,7 +160,7 @@ def test_plan_only_changes_nothing(module: Module, context: dict[str, Any]) -> N
     SetupRayInfrastructure(**given(module, plan_only=True)).execute(context)
     assert context["ti"].xcoms["plan"]["counts"]["create"] == 1
     with module.run() as run:
-        assert run.resources() == []
+        assert run.read_state().addresses == []
 
 
 def test_templates_are_rendered_and_secrets_are_not_shown(module: Module, context: dict[str, Any]) -> None:

@@ -52,10 +52,10 @@ def test_plan_apply_outputs_and_destroy(module: Module) -> None:
     assert re.search(r"^terraform_data\.first\[0\]: created after \d+ s$", module.text, re.MULTILINE)
     assert "Apply complete! Resources: 2 added, 0 changed, 0 destroyed." in module.lines
     with module.run(variables={"number": 2, "name": "mine"}) as run:
-        assert run.resources() == ["terraform_data.first[0]", "terraform_data.first[1]"]
+        assert run.read_state().addresses == ["terraform_data.first[0]", "terraform_data.first[1]"]
         assert run.plan(destroy=True).counts["delete"] == 2
         run.apply()
-        assert run.resources() == []
+        assert run.read_state().addresses == []
     assert module.resources() == []
 
 
@@ -132,9 +132,9 @@ def test_workspaces_have_states_of_their_own(module: Module) -> None:
     with module.run(variables={"number": 1}, workspace="blue") as run:
         assert run.plan().is_empty
     with module.run(workspace="green") as run:
-        assert len(run.resources()) == 2
+        assert len(run.read_state().addresses) == 2
     with module.run() as run:
-        assert run.resources() == []
+        assert run.read_state().addresses == []
 
 
 def test_a_lock_held_by_another(module: Module) -> None:
@@ -376,7 +376,7 @@ def test_variables_win_over_the_file_of_variables_and_lie_nowhere_afterwards(mod
         assert run.runner.plan(plan, var_file=file, variables={"number": 2}).exit_code == 2
         assert set(run.runner.folder.rglob("*.tfvars.json")) == before
         run.runner.apply(plan)
-        assert run.resources() == ["terraform_data.first[0]", "terraform_data.first[1]"]
+        assert run.read_state().addresses == ["terraform_data.first[0]", "terraform_data.first[1]"]
         assert run.outputs().cluster_name == "of-the-file"
         assert run.runner.plan(plan, var_file=file, variables={"number": 2}).exit_code == 0
         with pytest.raises(VariableError):

@@ -139,7 +139,7 @@ async def check_that_the_token_is_wanted(scene: Scene, handle: ClusterHandle) ->
             with pytest.raises(RayApiError):
                 await client.list_jobs()
     # The other way in: a service's name, from inside.
-    inside = await kubernetes_endpoint(scene.access, handle, how="service")
+    inside = await kubernetes_endpoint(scene.access, handle, access="service")
     assert inside.url == f"http://{handle.service}.{scene.namespace}.svc:8265"
 
 

@@ -108,8 +108,8 @@ class Shop(Scene):
         deployed = await deploy(self.access, spec, say=self.say)
         try:
             options = WaitOptions(time.time() + seconds, scheduling_seconds=300)
-            serving = await wait_deployed(self.access, deployed, options, how="proxy", say=self.say)
-            proof = Proof(owner=OWNER, smoke_test=smoke, how="proxy")
+            serving = await wait_deployed(self.access, deployed, options, access="proxy", say=self.say)
+            proof = Proof(owner=OWNER, smoke_test=smoke, access="proxy")
             handle, _ = await prove(self.access, deployed, serving, proof, say=self.say)
         except ServeFailedError as error:
             return deployed, error
@@ -117,7 +117,7 @@ class Shop(Scene):
 
     async def back(self, deployed: Any) -> tuple[str, float]:
         began = time.monotonic()
-        return await go_back(self.access, deployed, how="proxy", say=self.say), time.monotonic() - began
+        return await go_back(self.access, deployed, access="proxy", say=self.say), time.monotonic() - began
 
     async def delete_all(self) -> bool:
         return await delete_service(
@@ -195,7 +195,7 @@ class Pair(Shop):
         return await self.deploy(word, ONE, run, strategy="blue_green", **further)
 
     def moving(self, handle: Any, **further: Any) -> Moving:
-        return Moving(self.namespace, "shop", handle.version_id, OWNER, how="proxy", **further)
+        return Moving(self.namespace, "shop", handle.version_id, OWNER, access="proxy", **further)
 
     def cluster(self) -> str:
         """Where our Service leads to."""

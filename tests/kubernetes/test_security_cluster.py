@@ -206,7 +206,7 @@ async def test_the_cluster_works_behind_it_and_the_proxy_needs_its_address_named
         rendered = render(stage, {"networkPolicy__apiServer__cidrs": []})
         stage.kubernetes.apply(rendered, stage.scene.namespace)
         stage.enforcer.enforce(stage.scene.namespace)
-        endpoint = await kubernetes_endpoint(stage.scene.access, stage.handle, how="proxy")
+        endpoint = await kubernetes_endpoint(stage.scene.access, stage.handle, access="proxy")
         assert not await answers(endpoint)
         stage.kubernetes.apply(render(stage, {}), stage.scene.namespace)
         stage.enforcer.enforce(stage.scene.namespace)

@@ -30,7 +30,7 @@ async def test_a_service_is_asked_for_by_its_absolute_name(text, name, tmp_path,
         (tmp_path / "resolv.conf").write_text(text)
     monkeypatch.setattr(endpoints, "_RESOLVER", tmp_path / "resolv.conf")
     async with KubernetesFront() as front:
-        endpoint = await kubernetes_endpoint(front.access(), HANDLE, how="service")
+        endpoint = await kubernetes_endpoint(front.access(), HANDLE, access="service")
         assert endpoint.url == f"http://c-head-svc.n.svc{name}:8265"
         assert await dashboard_url(front.access(), "n", "c-head-svc", "service") == endpoint.url
 

@@ -205,7 +205,7 @@ async def test_access_by_ingress_finds_the_url(front, objects, url):
     front.ingresses = objects
     own = RayEndpoint("", headers={"X-Gate": "pass"}, cookies={"a": "b"}, tls=TlsOptions(verify=True))
     access = front.access(dashboard=own)
-    endpoint = await kubernetes_endpoint(access, HANDLE, how="ingress")
+    endpoint = await kubernetes_endpoint(access, HANDLE, access="ingress")
     assert endpoint.url == url == await dashboard_url(access, "n", HANDLE.service, "ingress")
     assert (endpoint.headers, endpoint.cookies, endpoint.auth) == (own.headers, own.cookies, None)
     assert await endpoint.token_source(None) == "ray-1"
@@ -214,18 +214,18 @@ async def test_access_by_ingress_finds_the_url(front, objects, url):
 async def test_without_an_ingress_the_way_out_is_named(front):
     front.ingresses = [ingress("other", service="d-head-svc"), ingress(None)]
     with pytest.raises(KubernetesError, match=r"No Ingress in namespace 'n' leads to the service 'c-head-svc'") as told:
-        await kubernetes_endpoint(front.access(), HANDLE, how="ingress")
+        await kubernetes_endpoint(front.access(), HANDLE, access="ingress")
     assert "ingress.enabled" in str(told.value)
 
 
 async def test_access_by_url_takes_the_connections_address_never_the_xcoms(front):
     own = RayEndpoint("https://ray.example.com/{namespace}/{cluster}", token="of-the-connection")
-    endpoint = await kubernetes_endpoint(front.access(dashboard=own), HANDLE, how="url")
+    endpoint = await kubernetes_endpoint(front.access(dashboard=own), HANDLE, access="url")
     assert endpoint.url == "https://ray.example.com/n/c"
     assert endpoint.token is None
     assert await endpoint.token_source(None) == "ray-1"
     plain = replace(HANDLE, auth=AuthReference())
-    assert (await kubernetes_endpoint(front.access(dashboard=own), plain, how="url")).token == "of-the-connection"
+    assert (await kubernetes_endpoint(front.access(dashboard=own), plain, access="url")).token == "of-the-connection"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ async def test_access_by_url_takes_the_connections_address_never_the_xcoms(front
 async def test_a_handle_can_not_lead_elsewhere(front, change, how):
     data = replace(HANDLE, **change).to_dict()
     with pytest.raises(ConfigurationError, match="of Kubernetes"):
-        await kubernetes_endpoint(front.access(), ClusterHandle.from_dict(data), how=how)
+        await kubernetes_endpoint(front.access(), ClusterHandle.from_dict(data), access=how)
     assert not front.secret_reads
 
 
@@ -285,7 +285,7 @@ def test_tls_fields_that_can_not_work_are_refused(extra, says):
 
 async def test_the_proxys_path_is_the_documented_one(front):
     """Whoever writes RBAC or an audit rule for it goes by docs/security.md: it says services/proxy, and the port."""
-    endpoint = await kubernetes_endpoint(front.access(), HANDLE, how="proxy")
+    endpoint = await kubernetes_endpoint(front.access(), HANDLE, access="proxy")
     assert endpoint.url == f"http://127.0.0.1:{front.port}/api/v1/namespaces/n/services/c-head-svc:8265/proxy"
     async with RayJobsClient(endpoint, retry=RetryPolicy.none()) as client:
         await client.version()

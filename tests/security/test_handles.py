@@ -94,14 +94,14 @@ async def test_service_and_secret_are_the_rayclusters_own():
     )
     async with KubernetesFront() as front:
         for how, url in (("proxy", f"{front.url}"), ("service", "http://c-head-svc.n.svc:8265")):
-            endpoint = await kubernetes_endpoint(front.access(), forged, how=how)
+            endpoint = await kubernetes_endpoint(front.access(), forged, access=how)
             assert endpoint.url.startswith(url)
             assert "theirs" not in endpoint.url
             assert await endpoint.token_source(None) == "ray-1"
         assert not any("database" in path for _, path in front.requests)
     async with KubernetesFront() as front:
         front.cluster = ray_cluster(mode="disabled")
-        open_one = await kubernetes_endpoint(front.access(), forged, how="service")
+        open_one = await kubernetes_endpoint(front.access(), forged, access="service")
         assert open_one.token_source is None, "a cluster without a token is sent none"
         with pytest.raises(KubernetesError, match="There is no RayCluster n/d"):
             await kubernetes_endpoint(front.access(), replace(forged, name="d"))
@@ -111,7 +111,7 @@ async def test_a_raycluster_can_not_name_a_way_out(monkeypatch):
     async with KubernetesFront() as front:
         front.cluster["status"]["head"]["serviceName"] = "a@evil.example.com"
         with pytest.raises(ConfigurationError, match="of Kubernetes"):
-            await kubernetes_endpoint(front.access(), HANDLE, how="service")
+            await kubernetes_endpoint(front.access(), HANDLE, access="service")
         front.cluster = {"metadata": {}, "spec": []}
         with pytest.raises(Exception, match="another form than KubeRay gives it"):
             await kubernetes_endpoint(front.access(), HANDLE)

@@ -9,6 +9,8 @@ from typing import Any, Literal
 from ray_provider.exceptions import ConfigurationError
 
 Backend = Literal["local", "kubernetes"]
+#: The way to the dashboards of Kubernetes, as a user chooses it.
+Access = Literal["auto", "proxy", "service", "ingress", "url"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -292,13 +292,13 @@ async def users_of_cluster(cluster: CloudCluster) -> list[str]:
     from ray_provider.clusters.kubernetes.client import open_kube
 
     try:
-        access = await cloud_access(cluster)
+        kube_access = await cloud_access(cluster)
     except ConfigurationError as error:
         if error.data.get("gone") or error.data.get("no_server"):
             return []
         raise
     try:
-        async with open_kube(access) as kube:
+        async with open_kube(kube_access) as kube:
             found: list[str] = []
             for path, describe, must in _LIVING:
                 try:

@@ -5,18 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast, get_args
 
+from ray_provider.clusters.handle import Access, Backend
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.address import address_of_parts, check_address
 from ray_provider.hooks.cloud_cluster import DNS, CloudCluster
 from ray_provider.hooks.connection_fields import CLUSTER_FIELDS, ConnectionFields
 from ray_provider.jobs.endpoint import TlsOptions
-
-Access = Literal["auto", "proxy", "service", "ingress", "url"]
-
-BACKENDS = ("local", "kubernetes")
-ACCESS_WAYS = ("auto", "proxy", "service", "ingress", "url")
 
 #: Fields that say by whom a cloud's cluster is entered, also one that a task names.
 _IDENTITY_FIELDS = ("aws_conn_id", "aws_role_arn", "gcp_conn_id", "gcp_impersonate", "gcp_project")
@@ -73,7 +69,7 @@ class RayConnectionConfig:
     cookies: Mapping[str, str] = field(default_factory=dict, repr=False)
     metadata: Mapping[str, str] = field(default_factory=dict)
     tls: TlsOptions = field(default_factory=TlsOptions)
-    backend: Literal["local", "kubernetes"] = "kubernetes"
+    backend: Backend = "kubernetes"
     named_backend: str | None = None
     access: Access = "auto"
     namespace: str | None = None
@@ -155,8 +151,8 @@ class RayConnectionConfig:
             metadata=reader.mapping("metadata"),
             tls=tls,
             named_backend=reader.text("backend") and str(reader.text("backend")).lower(),
-            backend=cast("Literal['local', 'kubernetes']", reader.choice("backend", BACKENDS, "kubernetes")),
-            access=cast("Access", reader.choice("access", ACCESS_WAYS, "auto")),
+            backend=cast("Backend", reader.choice("backend", get_args(Backend), "kubernetes")),
+            access=cast("Access", reader.choice("access", get_args(Access), "auto")),
             namespace=reader.text("namespace"),
             allowed_namespaces=reader.names("allowed_namespaces"),
             cluster_context=reader.text("cluster_context"),

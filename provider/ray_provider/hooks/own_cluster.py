@@ -61,7 +61,7 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         owner=dict(wanted.owner),
         ray_cluster_yaml=wanted.ray_cluster_yaml,
         update_if_exists=wanted.update_if_exists,
-        how=config.access,
+        access=config.access,
         gpu_device_plugin_yaml=wanted.gpu_device_plugin_yaml or None,
         folders=wanted.folders,
         render=wanted.render,
@@ -85,9 +85,9 @@ async def delete(hook: RayHook, handle: ClusterHandle) -> bool:
     if handle.rayjob:
         from ray_provider.clusters.lifecycle.rayjob import delete_job
 
-        access = await hook.akubernetes_access(handle.kubernetes)
+        kube_access = await hook.akubernetes_access(handle.kubernetes)
         return await delete_job(
-            access, namespace=str(handle.namespace), name=handle.rayjob, owner=handle.owner, say=_say
+            kube_access, namespace=str(handle.namespace), name=handle.rayjob, owner=handle.owner, say=_say
         )
     from ray_provider.clusters.lifecycle.removal import Leaving, delete_cluster
 

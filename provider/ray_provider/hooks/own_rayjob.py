@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.handle import ClusterHandle
+    from ray_provider.clusters.handle import Access, ClusterHandle
     from ray_provider.clusters.kuberay.rayjob import RayJobState
     from ray_provider.clusters.lifecycle.rayjob import RayJobSpec
     from ray_provider.clusters.lifecycle.rayjob_end import RayJobEnd
@@ -49,9 +49,9 @@ async def make(hook: RayHook, where: Where, spec: RayJobSpec, say: Say) -> Clust
     from ray_provider.clusters.lifecycle.rayjob import create_job
     from ray_provider.hooks.cloud_marks import record_use
 
-    access = await hook.akubernetes_access(where)
-    await record_use(access.identity, say)
-    return replace(await create_job(access, spec, say=say), kubernetes=where)
+    kube_access = await hook.akubernetes_access(where)
+    await record_use(kube_access.identity, say)
+    return replace(await create_job(kube_access, spec, say=say), kubernetes=where)
 
 
 async def namespace_of(hook: RayHook, where: Where, namespace: str | None) -> str:
@@ -61,26 +61,28 @@ async def namespace_of(hook: RayHook, where: Where, namespace: str | None) -> st
     :param where: which Kubernetes; unless given, the connection's.
     :param namespace: unless given, the connection's.
     """
-    access = await hook.akubernetes_access(where)
-    return await asyncio.to_thread(access.namespace_or_default, namespace)
+    kube_access = await hook.akubernetes_access(where)
+    return await asyncio.to_thread(kube_access.namespace_or_default, namespace)
 
 
 async def wait(
-    hook: RayHook, handle: ClusterHandle, options: StartOptions, *, how: Any, since: float | None, say: Say
+    hook: RayHook, handle: ClusterHandle, options: StartOptions, *, access: Access | None, since: float | None, say: Say
 ) -> ClusterHandle:
     """Wait until the dashboard of a RayJob's cluster answers.
 
     :param hook: of the connection.
     :param handle: of the cluster, whose name need not be known.
     :param options: how long the parts of the start may take.
-    :param how: the way to it; unless given, as the connection says.
+    :param access: the way to it; unless given, as the connection says.
     :param since: when (seconds since 1970) waiting began.
     :param say: is given each line of progress.
     """
     from ray_provider.clusters.lifecycle.rayjob_start import wait_started
 
-    access = await hook.akubernetes_access(handle.kubernetes)
-    return await wait_started(access, handle, options, how=how or (await hook.aconfig()).access, since=since, say=say)
+    kube_access = await hook.akubernetes_access(handle.kubernetes)
+    return await wait_started(
+        kube_access, handle, options, access=access or (await hook.aconfig()).access, since=since, say=say
+    )
 
 
 def judge_end(hook: RayHook, handle: ClusterHandle, *, patience: float, say: Say) -> RayJobEnd:
@@ -143,9 +145,9 @@ async def end_use(hook: RayHook, handle: ClusterHandle) -> None:
     from ray_provider.clusters.lifecycle.renewal import RayJobUse
     from ray_provider.clusters.lifecycle.renewal import end_use as end
 
-    access = await hook.akubernetes_access(handle.kubernetes)
-    async with open_kube(access) as kube:
-        await end(access, kube, RayJobUse(str(handle.namespace), handle.name, str(handle.rayjob)), log.info)
+    kube_access = await hook.akubernetes_access(handle.kubernetes)
+    async with open_kube(kube_access) as kube:
+        await end(kube_access, kube, RayJobUse(str(handle.namespace), handle.name, str(handle.rayjob)), log.info)
 
 
 async def has_cluster(hook: RayHook, handle: ClusterHandle | None) -> bool:

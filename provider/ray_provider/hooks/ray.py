@@ -194,8 +194,8 @@ class RayHook(PeerMethods, BaseHook):
             return await asyncio.to_thread(local_endpoint, handle)
         from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint
 
-        access = await self.access_of(handle)
-        return await kubernetes_endpoint(access, handle, how=config.access)
+        kube_access = await self.access_of(handle)
+        return await kubernetes_endpoint(kube_access, handle, access=config.access)
 
     async def access_of(self, cluster: ClusterHandle) -> KubernetesAccess:
         """Give what is needed to reach the Kubernetes that a handle names, if it may.
@@ -218,8 +218,8 @@ class RayHook(PeerMethods, BaseHook):
             return
         from ray_provider.clusters.lifecycle.renewal import keep_using
 
-        access = await self.access_of(handle)
-        work = asyncio.create_task(keep_using(access, handle))
+        kube_access = await self.access_of(handle)
+        work = asyncio.create_task(keep_using(kube_access, handle))
         try:
             yield
         finally:
@@ -260,10 +260,10 @@ class RayHook(PeerMethods, BaseHook):
 
             while True:
                 try:
-                    access = await self.access_of(handle)
+                    kube_access = await self.access_of(handle)
                     if handle.rayjob:
-                        return Interruption(*await until_interrupted(access, handle))
-                    message = await until_suspended(access, handle)
+                        return Interruption(*await until_interrupted(kube_access, handle))
+                    message = await until_suspended(kube_access, handle)
                     return Interruption("lost", message) if message else None
                 except RayProviderError as error:
                     # A cluster that the job only uses: who may not look has Ray's own words.
@@ -298,8 +298,8 @@ class RayHook(PeerMethods, BaseHook):
             return self._kubernetes_access(config)
         from ray_provider.hooks.cloud import cloud_access
 
-        access = await cloud_access(cluster)
-        return replace(access, verify_tls=not config.disable_verify_ssl, dashboard=self._dashboard(config))
+        kube_access = await cloud_access(cluster)
+        return replace(kube_access, verify_tls=not config.disable_verify_ssl, dashboard=self._dashboard(config))
 
     @staticmethod
     def _kubernetes_access(config: RayConnectionConfig) -> KubernetesAccess:

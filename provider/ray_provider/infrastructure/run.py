@@ -17,7 +17,7 @@ from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.infrastructure.cloud.marks import Tags
 from ray_provider.infrastructure.errors import ProviderChangedError, ProviderCrashError, TerraformInterruptedError
 from ray_provider.infrastructure.handle import InfrastructureHandle
-from ray_provider.infrastructure.module.declared import DeclaredVariable, read_declared
+from ray_provider.infrastructure.module.declared import read_declared
 from ray_provider.infrastructure.module.given import GivenVariables, remember_secrets, write_providers
 from ray_provider.infrastructure.module.made_by import add_way_back, made_by
 from ray_provider.infrastructure.module.outputs import InfrastructureOutputs, check_planned
@@ -107,11 +107,6 @@ class InfrastructureRun:
     def backend(self) -> Backend:
         """Where the state lies, with the region that the environment added."""
         return self._backend or Backend.parse(self.spec.backend)
-
-    @property
-    def declared(self) -> Mapping[str, DeclaredVariable]:
-        """What the module declares."""
-        return self._given.declared
 
     def first_handle(self) -> InfrastructureHandle:
         """Give a handle of what is known before the module is read: where the state will lie."""
@@ -215,10 +210,6 @@ class InfrastructureRun:
         outputs = InfrastructureOutputs.from_json(json.loads(self._read("output")))
         self.redactor.add(outputs.sensitive)
         return outputs
-
-    def resources(self) -> list[str]:
-        """Give the addresses of what is in the state; empty if there is none."""
-        return self.read_state().addresses
 
     def read_state(self) -> StateView:
         """Read the state, and keep it as :attr:`state`. Needs no provider.

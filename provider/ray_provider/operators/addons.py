@@ -213,8 +213,8 @@ class SetupRayAddons(AddonsOperator):
                 )
 
             async def step() -> list[str]:
-                access = await run.hook.akubernetes_access(run.where)
-                return await set_up_addons(access, spec, run.say)
+                kube_access = await run.hook.akubernetes_access(run.where)
+                return await set_up_addons(kube_access, spec, run.say)
 
             return {"installed": run.run(step)}
 
@@ -258,12 +258,12 @@ class DeleteRayAddons(AddonsOperator):
 
         async def step() -> list[str]:
             try:
-                access = await run.hook.akubernetes_access(run.where)
+                kube_access = await run.hook.akubernetes_access(run.where)
             except ConfigurationError as error:
                 if not (error.data.get("gone") or error.data.get("no_server")):
                     raise
                 run.say(f"{error.message} Nothing is installed there any more.")
                 return []
-            return await delete_addons(access, spec, self.timeout_seconds, run.say)
+            return await delete_addons(kube_access, spec, self.timeout_seconds, run.say)
 
         return run.run(step)

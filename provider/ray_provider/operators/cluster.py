@@ -31,7 +31,7 @@ from ray_provider.triggers import failure
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.handle import Access
     from ray_provider.clusters.kuberay.readiness import ReadinessOptions
     from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
@@ -330,7 +330,7 @@ class SetupRayCluster(ClusterOperator):
             context,
             manifest=self.ray_cluster_yaml or None,
             namespace=self.namespace or None,
-            how=cast("How", self.access or run.hook.config.access),
+            access=cast("Access", self.access or run.hook.config.access),
             render=lambda text: str(self.render_template(text, context)),
             name=self.name or None,
             update_if_exists=self.update_if_exists,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider._compat import BaseSensorOperator, PokeReturnValue, conf
 from ray_provider.airflow_errors import errors_for_airflow
@@ -27,6 +27,7 @@ from ray_provider.triggers.cluster import RayClusterTrigger
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
+    from ray_provider.clusters.handle import Access
     from ray_provider.clusters.kuberay.readiness import ReadinessOptions
 
 
@@ -158,7 +159,7 @@ class RayClusterSensor(BaseSensorOperator):
             await hook.akubernetes_access(handle.kubernetes),
             handle,
             self._readiness(),
-            how=self.access or config.access,
+            access=cast("Access", self.access or config.access),
             deadline=time.time() + _LOOK_SECONDS if self.reschedule else self._deadline,
             say=lambda line: self.log.info("%s", line),
         )
@@ -176,12 +177,12 @@ class RayClusterSensor(BaseSensorOperator):
             return found
         if not self.name:
             raise ConfigurationError("No cluster is named.", hint="Give cluster=setup.output, or name=...")
-        access = self.hook.kubernetes_access()
+        kube_access = self.hook.kubernetes_access()
         return ClusterHandle(
             backend="kubernetes",
             name=self.name,
             address="",
-            namespace=access.namespace_or_default(self.namespace),
+            namespace=kube_access.namespace_or_default(self.namespace),
             service=f"{self.name}-head-svc",
             created=False,
         )

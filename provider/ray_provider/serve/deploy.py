@@ -110,7 +110,6 @@ class Deploying:
         self.say = say
         self.http_options = http_options
         self.insists = insists
-        self.before = before
         #: Known from the first look on.
         self.found: Found | None = before.found if before else None
         self.former = before.former if before else None

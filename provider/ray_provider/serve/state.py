@@ -41,7 +41,6 @@ class DeploymentState:
     :param name: of the deployment.
     :param status: such as ``HEALTHY``.
     :param message: why it is not.
-    :param trigger: what led to the status.
     :param replicas: those that there are, dead ones last.
     :param surges: in an update, new replicas start before old ones are stopped.
     """
@@ -49,7 +48,6 @@ class DeploymentState:
     name: str
     status: str
     message: str = ""
-    trigger: str = ""
     replicas: tuple[ReplicaState, ...] = ()
     surges: bool = False
 
@@ -65,7 +63,6 @@ class DeploymentState:
             name=name,
             status=str(data.get("status") or ""),
             message=str(data.get("message") or ""),
-            trigger=str(data.get("status_trigger") or ""),
             replicas=tuple(ReplicaState.from_json(one) for one in replicas if isinstance(one, Mapping)),
             surges=bool((data.get("deployment_config") or {}).get("max_surge_percent")),
         )

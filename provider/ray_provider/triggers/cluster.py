@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import RayProviderError
@@ -14,7 +14,8 @@ from ray_provider.triggers import coming_back, ending, failure
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.handle import ClusterHandle
+    from ray_provider.clusters.handle import Access, ClusterHandle
+    from ray_provider.clusters.kubernetes.access import KubernetesAccess
 
 
 class RayClusterTrigger(BaseTrigger):
@@ -106,18 +107,18 @@ class RayClusterTrigger(BaseTrigger):
         from ray_provider.clusters.kuberay.readiness import ReadinessOptions
         from ray_provider.clusters.lifecycle.waiting import wait_ready
 
-        access, how = await self._reach()
+        kube_access, access = await self._reach()
         return await wait_ready(
-            access,
+            kube_access,
             ClusterHandle.from_dict(self.cluster),
             ReadinessOptions(**self.readiness),
             stale_pods=tuple(self.stale_pods),
-            how=self.access or how,
+            access=cast("Access", self.access or access),
             deadline=self.deadline,
             say=lambda line: self.log.info("%s", line),
         )
 
-    async def _reach(self) -> tuple[Any, Any]:
+    async def _reach(self) -> tuple[KubernetesAccess, Access]:
         return await ending.reach(self.hook, self.cluster.get("kubernetes"), self.log)
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -146,9 +147,9 @@ class RayClusterTrigger(BaseTrigger):
             if not await ending.was_ended(TriggerTask.of(self), self.log):
                 return
             self.log.info("The task was ended: it gives Ray cluster %s/%s up.", handle.namespace, handle.name)
-            access, _ = await self._reach()
+            kube_access, _ = await self._reach()
             await delete_cluster(
-                access,
+                kube_access,
                 name=handle.name,
                 namespace=str(handle.namespace),
                 release=handle.release,

@@ -11,6 +11,8 @@ from ray_provider.triggers import reaching
 
 if TYPE_CHECKING:
     from ray_provider._compat import TriggerTask
+    from ray_provider.clusters.handle import Access
+    from ray_provider.clusters.kubernetes.access import KubernetesAccess
     from ray_provider.hooks.ray import RayHook
     from ray_provider.triggers.watching import Log
 
@@ -37,7 +39,7 @@ def shows_a_kill(task: TriggerTask | None) -> bool:
     return not _compat.trigger_has_on_kill() and task is not None
 
 
-async def reach(hook: RayHook, where: Mapping[str, Any] | None, log: Log) -> tuple[Any, Any]:
+async def reach(hook: RayHook, where: Mapping[str, Any] | None, log: Log) -> tuple[KubernetesAccess, Access]:
     """Read the connection, patiently, as whom it is asked from may not be up yet.
 
     :param hook: of the connection.
@@ -47,9 +49,9 @@ async def reach(hook: RayHook, where: Mapping[str, Any] | None, log: Log) -> tup
     :raises ConfigurationError: the connection can't work.
     """
 
-    async def ask() -> tuple[Any, Any]:
-        access = await hook.akubernetes_access(where)
-        return access, (await hook.aconfig()).access
+    async def ask() -> tuple[KubernetesAccess, Access]:
+        kube_access = await hook.akubernetes_access(where)
+        return kube_access, (await hook.aconfig()).access
 
     return await reaching.patiently(
         ask,

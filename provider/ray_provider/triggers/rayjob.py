@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider import _compat
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
@@ -18,7 +18,7 @@ from ray_provider.triggers import coming_back, ending, failure, watching
 from ray_provider.triggers.log_end import LogEnd
 
 if TYPE_CHECKING:
-    from ray_provider.clusters.handle import ClusterHandle
+    from ray_provider.clusters.handle import Access, ClusterHandle
 
 #: So many lines of a start are told again by the task: Airflow (3.3) begins the log of a triggerer anew with each
 #: deferral of a try, and those of the start would be gone when the job is watched.
@@ -106,12 +106,12 @@ class RayJobStartTrigger(BaseTrigger):
         from ray_provider.clusters.handle import ClusterHandle
         from ray_provider.clusters.lifecycle.rayjob_start import StartOptions, wait_started
 
-        access, how = await ending.reach(self.hook, self.cluster.get("kubernetes"), self.log)
+        kube_access, access = await ending.reach(self.hook, self.cluster.get("kubernetes"), self.log)
         return await wait_started(
-            access,
+            kube_access,
             ClusterHandle.from_dict(self.cluster),
             StartOptions(**self.start),
-            how=self.access or how,
+            access=cast("Access", self.access or access),
             since=self.since,
             say=self._say,
         )
@@ -212,9 +212,9 @@ class RayJobEndTrigger(BaseTrigger):
         from ray_provider.hooks import own_rayjob
 
         handle = ClusterHandle.from_dict(self.cluster)
-        access, _ = await ending.reach(self.hook, handle.kubernetes, self.log)
+        kube_access, _ = await ending.reach(self.hook, handle.kubernetes, self.log)
         end = own_rayjob.judge_end(
             self.hook, handle, patience=self.max_unreachable_seconds, say=partial(watching.tell, self.log)
         )
-        state = await wait_ended(access, end, deadline=self.deadline, since=self.since)
+        state = await wait_ended(kube_access, end, deadline=self.deadline, since=self.since)
         return {"job_id": state.job_id, "where": end.where}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 from ray_provider._compat import BaseTrigger, TriggerEvent, TriggerTask
 from ray_provider.exceptions import RayProviderError
@@ -13,6 +13,9 @@ from ray_provider.hooks.allowed import CHECKED
 from ray_provider.hooks.ray import RayHook
 from ray_provider.triggers import coming_back, ending, failure, watching
 from ray_provider.triggers.log_end import LogEnd
+
+if TYPE_CHECKING:
+    from ray_provider.clusters.handle import Access
 
 
 class RayServiceTrigger(BaseTrigger):
@@ -89,13 +92,13 @@ class RayServiceTrigger(BaseTrigger):
         from ray_provider.clusters.rayservice.waiting import Deployed, WaitOptions, wait_deployed
         from ray_provider.serve.deploy import with_way_back
 
-        access, how = await ending.reach(self.hook, self.kubernetes, self.log)
-        how = self.access or how
+        kube_access, access = await ending.reach(self.hook, self.kubernetes, self.log)
+        access = cast("Access", self.access or access)
         deployed = Deployed(**self.service)
         try:
-            return await wait_deployed(access, deployed, WaitOptions(**self.wait), how=how, say=self._say)
+            return await wait_deployed(kube_access, deployed, WaitOptions(**self.wait), access=access, say=self._say)
         except RayProviderError as error:
-            back = partial(go_back, access, deployed, how=how, say=self._say)
+            back = partial(go_back, kube_access, deployed, access=access, say=self._say)
             raise await with_way_back(error, back, keep=self.keep) from error
 
     def _say(self, line: str) -> None:
@@ -125,8 +128,8 @@ class RayServiceTrigger(BaseTrigger):
             if not await ending.was_ended(TriggerTask.of(self), self.log):
                 return
             self.log.info("The task was ended: the deploy of RayService %s is taken back.", where)
-            access, _ = await ending.reach(self.hook, self.kubernetes, self.log)
-            self.log.info("%s", await go_back(access, deployed, wait=False, say=self._say))
+            kube_access, _ = await ending.reach(self.hook, self.kubernetes, self.log)
+            self.log.info("%s", await go_back(kube_access, deployed, wait=False, say=self._say))
         except Exception:
             # Nobody waits for this any more: the log is the one place where it can be told.
             self.log.exception("The deploy of RayService %s could not be taken back.", where)

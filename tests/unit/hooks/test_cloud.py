@@ -173,7 +173,7 @@ def credentials(exec_arguments: tuple[str, ...] | None) -> ClusterCredentials:
     async def token(_refused: bool) -> str:
         return "short-lived"
 
-    return ClusterCredentials("aws", "prod", "https://eks.example", "-----BEGIN", token, exec_arguments)
+    return ClusterCredentials("prod", "https://eks.example", "-----BEGIN", token, exec_arguments)
 
 
 async def test_eks_is_entered_as_the_cluster_says(connection, monkeypatch):

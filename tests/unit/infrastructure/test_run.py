@@ -229,7 +229,7 @@ def test_it_works_where_the_state_is_whatever_this_worker_says(scene: Scene, mon
     scene.double.says("state-pull", state({"arn": ARN}))
     with scene.run(place={"project": "p"}) as run:
         assert run.place() == {"region": "eu-west-1", "account": "123456789012", "project": "p"}
-        assert run.resources() == ["aws_vpc.v"]
+        assert run.read_state().addresses == ["aws_vpc.v"]
         run.plan()
     assert scene.double.asked("plan").env["AWS_REGION"] == "eu-west-1"
     assert scene.double.asked("plan").env["AWS_DEFAULT_REGION"] == "eu-west-1"

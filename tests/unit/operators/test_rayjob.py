@@ -75,7 +75,7 @@ class KubeRay:
         )
         return ClusterHandle("kubernetes", "", "", "team", owner=dict(spec.cluster.owner), rayjob=name)
 
-    async def wait(self, hook, handle, options, *, how, since, say):
+    async def wait(self, hook, handle, options, *, access, since, say):
         self.waits.append(since)
         if self.start_error is not None:
             raise self.start_error

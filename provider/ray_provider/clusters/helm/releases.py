@@ -51,7 +51,6 @@ class Release:
     """
 
     name: str
-    namespace: str
     status: str
     revision: int
     description: str
@@ -187,22 +186,12 @@ class Helm:
             return None
         return Release(
             name=name,
-            namespace=namespace,
             status=revision.status.value,
             revision=revision.revision,
             description=revision.description or "",
             updated=revision.updated,
             resources=tuple(one for one in await revision.resources() if one),
         )
-
-    async def values(self, name: str, namespace: str) -> Json:
-        """Give the values that a release was made with.
-
-        :param name: the release's.
-        :param namespace: where it is.
-        """
-        revision = await self._client.get_current_revision(name, namespace=namespace)
-        return dict(await revision.values() or {})
 
     async def mend(self, name: str, namespace: str) -> Release | None:
         """Bring a release out of ``pending-*`` that a killed Helm left it in: roll back, or remove a half-made one.
@@ -304,7 +293,7 @@ def _load_all(text: bytes) -> list[Json]:
 
 @asynccontextmanager
 async def open_helm(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     options: HelmOptions | None = None,
     *,
     labels: Mapping[str, str] | None = None,
@@ -312,7 +301,7 @@ async def open_helm(
 ) -> AsyncIterator[Helm]:
     """Give Helm, with a kubeconfig that is there as long as it is used.
 
-    :param access: how Kubernetes is reached.
+    :param kube_access: how Kubernetes is reached.
     :param options: Helm's own. Default: those of :class:`HelmOptions`.
     :param labels: put on releases that are installed or upgraded.
     :param values: what will be installed: secrets in it are kept out of logs and errors.
@@ -327,7 +316,7 @@ async def open_helm(
     options = options or HelmOptions()
     executable = find_helm(options.path)
     version = await helm_version(executable)
-    async with kubeconfig_file(access) as path:
+    async with kubeconfig_file(kube_access) as path:
         config = yaml.safe_load(path.read_text(encoding="utf-8"))
         user = config["users"][0]["user"]
         secrets = [str(user[key]) for key in ("token", "password", "client-key-data") if user.get(key)]

@@ -133,23 +133,23 @@ _connecting: WeakKeyDictionary[asyncio.AbstractEventLoop, WeakValueDictionary[tu
 )
 
 
-async def shared_account(access: KubernetesAccess, handle: ClusterHandle) -> ClusterAccount:
+async def shared_account(kube_access: KubernetesAccess, handle: ClusterHandle) -> ClusterAccount:
     """Give the account for a cluster, the same object to all who ask in this event loop while one of them keeps it.
 
-    :param access: where the cluster is, and who we are to it: only who has the same shares.
+    :param kube_access: where the cluster is, and who we are to it: only who has the same shares.
     :param handle: of the cluster.
     :raises ConfigurationError: what is given can't work.
     """
     loop = asyncio.get_running_loop()
     accounts = _accounts.setdefault(loop, WeakValueDictionary())
-    key = (*access.key(), handle.namespace, handle.name)
+    key = (*kube_access.key(), handle.namespace, handle.name)
     # Whoever is first connects; a cluster whose credential program is slow holds up nobody else's.
     locks = _connecting.setdefault(loop, WeakValueDictionary())
     lock = locks.setdefault(key, asyncio.Lock())
     async with lock:
         account = accounts.get(key)
         if account is None:
-            account = accounts[key] = ClusterAccount(await connect(access), handle)
+            account = accounts[key] = ClusterAccount(await connect(kube_access), handle)
         return account
 
 

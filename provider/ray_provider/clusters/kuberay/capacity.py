@@ -67,17 +67,17 @@ class Group:
         return f"{self.name} ({amounts_told(known)} a pod{many})"
 
 
-async def prospects(access: KubernetesAccess, handle: ClusterHandle, wants: Mapping[str, float]) -> Prospects:
+async def prospects(kube_access: KubernetesAccess, handle: ClusterHandle, wants: Mapping[str, float]) -> Prospects:
     """Say what the cluster can still get for a job that waits.
 
-    :param access: to its Kubernetes.
+    :param kube_access: to its Kubernetes.
     :param handle: of the cluster.
     :param wants: what the job's entrypoint asks for, by Ray's names.
     :raises KubernetesError: it can't be asked.
     """
     from ray_provider.clusters.kuberay.account import get, shared_account
 
-    connected = (await shared_account(access, handle)).connected
+    connected = (await shared_account(kube_access, handle)).connected
     namespace, name = str(handle.namespace), handle.name
     cluster = await get(connected, f"/apis/ray.io/v1/namespaces/{namespace}/rayclusters/{name}")
     selector = quote(f"ray.io/cluster={name}")

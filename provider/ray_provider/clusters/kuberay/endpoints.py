@@ -9,14 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.handle import Access, ClusterHandle
 from ray_provider.clusters.kuberay.account import get, shared_account
 from ray_provider.clusters.kubernetes.access import Connected, KubernetesAccess, connect
 from ray_provider.exceptions import ConfigurationError, KubernetesError
 from ray_provider.jobs.endpoint import RayEndpoint, TlsOptions
 
 Way = Literal["proxy", "service", "ingress", "url"]
-How = Literal["auto", "proxy", "service", "ingress", "url"]
 DASHBOARD_PORT = 8265
 _RESOLVER = Path("/etc/resolv.conf")
 _NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?")
@@ -57,54 +56,56 @@ def _cluster_domain() -> str | None:
     return next((one[1] for one in found if one), None)
 
 
-def way(access: KubernetesAccess, how: How) -> Way:
+def way(kube_access: KubernetesAccess, access: Access) -> Way:
     """Decide how a cluster is reached: from a pod with its own service account by the service, else by the proxy.
 
-    :param access: tells whether we are in the cluster: as the connection says, or as a pod's environment does.
-    :param how: ``auto`` decides; anything else is what somebody chose.
+    :param kube_access: tells whether we are in the cluster: as the connection says, or as a pod's environment does.
+    :param access: ``auto`` decides; anything else is what somebody chose.
     """
-    if how != "auto":
-        return how
-    explicit = access.kubeconfig is not None or access.kubeconfig_path or access.server
-    inside = access.in_cluster or (not explicit and bool(os.environ.get("KUBERNETES_SERVICE_HOST")))
+    if access != "auto":
+        return access
+    explicit = kube_access.kubeconfig is not None or kube_access.kubeconfig_path or kube_access.server
+    inside = kube_access.in_cluster or (not explicit and bool(os.environ.get("KUBERNETES_SERVICE_HOST")))
     return "service" if inside else "proxy"
 
 
 async def dashboard_url(
-    access: KubernetesAccess, namespace: str, service: str, how: How = "auto", *, name: str = ""
+    kube_access: KubernetesAccess, namespace: str, service: str, access: Access = "auto", *, name: str = ""
 ) -> str:
     """Give the URL by which tasks reach a dashboard.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param namespace: of the Ray cluster.
     :param service: of the head.
-    :param how: the way that was chosen. Default: from a pod of the cluster by the service, else by the API server's
+    :param access: the way that was chosen. Default: from a pod of the cluster by the service, else by the API server's
         proxy.
     :param name: of the cluster.
     :raises ConfigurationError: ``url``, and the connection has no address.
     :raises KubernetesError: ``ingress``, and no Ingress leads to the service.
     """
     _check_names(namespace=namespace, service=service)
-    chosen = way(access, how)
+    chosen = way(kube_access, access)
     if chosen == "service":
         return service_url(namespace, service)
     if chosen == "url":
-        return _own_url(access, namespace, name)
+        return _own_url(kube_access, namespace, name)
     if chosen == "ingress":
-        return await find_ingress(await connect(access), namespace, service)
-    server = await asyncio.to_thread(access.resolve)
+        return await find_ingress(await connect(kube_access), namespace, service)
+    server = await asyncio.to_thread(kube_access.resolve)
     return server.url + proxy_path(namespace, service)
 
 
-async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *, how: How = "auto") -> RayEndpoint:
+async def kubernetes_endpoint(
+    kube_access: KubernetesAccess, handle: ClusterHandle, *, access: Access = "auto"
+) -> RayEndpoint:
     """Make the endpoint of a cluster, with its token, read from its Secret, and our Kubernetes credentials.
 
     Endpoints of the same cluster, reached the same way by the same account, share their credentials in an event loop,
     and with them connections and polls. Both tokens, Kubernetes' and Ray's, are renewed as they change.
 
-    :param access: the Kubernetes that it runs on.
+    :param kube_access: the Kubernetes that it runs on.
     :param handle: of the cluster. Its name and namespace count; service and token are the RayCluster's own.
-    :param how: through the API server's ``proxy``, at its ``service`` (from inside the cluster), through its
+    :param access: through the API server's ``proxy``, at its ``service`` (from inside the cluster), through its
         ``ingress``, at the connection's own address (``url``); ``auto`` takes the service from a pod, and else the
         proxy.
     :raises ConfigurationError: the handle is not of a cluster on Kubernetes.
@@ -113,11 +114,11 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
     if handle.backend != "kubernetes" or not handle.namespace or not handle.name:
         raise ConfigurationError(f"The Ray cluster {handle.name!r} has no namespace: it is not one on Kubernetes.")
     _check_names(namespace=handle.namespace, RayCluster=handle.name)
-    chosen = way(access, how)
-    if chosen == "url" and handle.auth.kind == "none" and access.dashboard is not None:
+    chosen = way(kube_access, access)
+    if chosen == "url" and handle.auth.kind == "none" and kube_access.dashboard is not None:
         # Address and token are the connection's: nothing of the cluster is needed.
-        return replace(access.dashboard, url=_own_url(access, handle.namespace, handle.name))
-    account = await shared_account(access, handle)
+        return replace(kube_access.dashboard, url=_own_url(kube_access, handle.namespace, handle.name))
+    account = await shared_account(kube_access, handle)
     await account.read_once()
     handle = account.handle
     namespace, service = str(handle.namespace), str(handle.service)
@@ -125,11 +126,11 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
     source = account.token if account.has_secret else None
     if handle.auth.kind == "kubernetes":
         source = account.kubernetes_token
-    own = access.dashboard
+    own = kube_access.dashboard
     token = own.token if own is not None and source is None else None
     if chosen in {"url", "ingress"}:
         if chosen == "url":
-            url = _own_url(access, namespace, handle.name)
+            url = _own_url(kube_access, namespace, handle.name)
         else:
             url = await find_ingress(account.connected, namespace, service)
         base = own or RayEndpoint(url=url)
@@ -152,14 +153,14 @@ async def kubernetes_endpoint(access: KubernetesAccess, handle: ClusterHandle, *
     )
 
 
-def _own_url(access: KubernetesAccess, namespace: str, name: str) -> str:
-    if access.dashboard is None or not access.dashboard.url:
+def _own_url(kube_access: KubernetesAccess, namespace: str, name: str) -> str:
+    if kube_access.dashboard is None or not kube_access.dashboard.url:
         raise ConfigurationError(
             "The connection says `access: url`, and has no `address` at which the dashboard is.",
             hint="Give one, such as https://ray.example.com/{namespace}/{cluster}; or set access to proxy or ingress.",
             field="address",
         )
-    return access.dashboard.url.replace("{namespace}", namespace).replace("{cluster}", name)
+    return kube_access.dashboard.url.replace("{namespace}", namespace).replace("{cluster}", name)
 
 
 def _check_names(**names: str | None) -> None:

@@ -282,14 +282,16 @@ class Connected:
     tls: ssl.SSLContext | None = field(repr=False)
 
 
-async def connect(access: KubernetesAccess) -> Connected:
+async def connect(kube_access: KubernetesAccess) -> Connected:
     """Read and check all that is needed to ask the API server. Sends nothing yet.
 
-    :param access: where the cluster is, and who we are to it. Files and programs that it names are read and run here.
+    :param kube_access: where the cluster is, and who we are to it. What it names is read and run here.
     :raises ConfigurationError: what is given can't work.
     """
-    server = await asyncio.to_thread(access.resolve)
-    credential = Credential(server, access.token_provider, access.resolve if access.kubeconfig is None else None)
+    server = await asyncio.to_thread(kube_access.resolve)
+    credential = Credential(
+        server, kube_access.token_provider, kube_access.resolve if kube_access.kubeconfig is None else None
+    )
     return Connected(server, credential, await ssl_context(server, credential))
 
 
@@ -307,18 +309,18 @@ async def open_session(connected: Connected) -> AsyncIterator[ClientSession]:
 
 
 @asynccontextmanager
-async def kubeconfig_file(access: KubernetesAccess) -> AsyncIterator[Path]:
+async def kubeconfig_file(kube_access: KubernetesAccess) -> AsyncIterator[Path]:
     """Give a kubeconfig with the one context that is used, as a file for helm; gone afterwards in all cases.
 
     Exec plugins stay in it: the program then fetches its own credentials. Tokens of a provider are written into it.
 
-    :param access: whose cluster and account it names.
+    :param kube_access: whose cluster and account it names.
     :raises ConfigurationError: what is given can't be used.
     """
-    server = await asyncio.to_thread(access.resolve)
+    server = await asyncio.to_thread(kube_access.resolve)
     content = server.to_kubeconfig()
-    if access.token_provider is not None and "exec" not in server.user:
-        content["users"][0]["user"] = {"token": await access.token_provider(False)}
+    if kube_access.token_provider is not None and "exec" not in server.user:
+        content["users"][0]["user"] = {"token": await kube_access.token_provider(False)}
     import yaml
 
     with private_file(yaml.safe_dump(content)) as path:

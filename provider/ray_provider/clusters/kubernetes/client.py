@@ -69,13 +69,13 @@ class WatchEvent:
 
 
 @asynccontextmanager
-async def open_kube(access: KubernetesAccess) -> AsyncIterator[Kube]:
+async def open_kube(kube_access: KubernetesAccess) -> AsyncIterator[Kube]:
     """Connect to a Kubernetes cluster, and close the connection afterwards.
 
-    :param access: to the cluster.
+    :param kube_access: to the cluster.
     :raises ConfigurationError: what is given can't work.
     """
-    async with kube_of(await connect(access)) as kube:
+    async with kube_of(await connect(kube_access)) as kube:
         yield kube
 
 

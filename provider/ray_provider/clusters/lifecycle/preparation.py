@@ -119,25 +119,25 @@ class AddonsSpec:
     helm: HelmOptions = field(default_factory=HelmOptions)
 
 
-async def set_up_addons(access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
+async def set_up_addons(kube_access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
     """Install what is missing, and bring up to date what is ours.
 
-    :param access: to the cluster, with an administrator's rights.
+    :param kube_access: to the cluster, with an administrator's rights.
     :param spec: what is to be there.
     :param say: is given each line of progress.
     :return: what is there of ours now, in words.
     :raises ConfigurationError: Kubernetes refuses an object, or the operator is missing.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         for one in spec.namespaces:
             await check_namespace(kube, one, create=True, say=say)
-        ours = await _install_charts(access, spec, say)
+        ours = await _install_charts(kube_access, spec, say)
         ours += await apply_all(kube, spec.namespace, spec.documents, say)
         if spec.kuberay_operator == "require":
             await require_operator(kube)
             return ours
         before = await find_operator(kube, spec.operator_chart.namespace)
-        async with open_helm(access, spec.helm, values=spec.operator_chart.values) as helm:
+        async with open_helm(kube_access, spec.helm, values=spec.operator_chart.values) as helm:
             await ensure_operator(kube, helm, spec.operator_chart, spec.kuberay_operator, say)
         after = await find_operator(kube, spec.operator_chart.namespace)
         if after is None:
@@ -150,10 +150,10 @@ async def set_up_addons(access: KubernetesAccess, spec: AddonsSpec, say: Say) ->
         return ours
 
 
-async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: float, say: Say) -> list[str]:
+async def delete_addons(kube_access: KubernetesAccess, spec: AddonsSpec, timeout: float, say: Say) -> list[str]:
     """Remove what :func:`set_up_addons` installed, and wait until it is gone. CRDs and namespaces stay.
 
-    :param access: to the cluster, with an administrator's rights.
+    :param kube_access: to the cluster, with an administrator's rights.
     :param spec: as it was given to :func:`set_up_addons`. What is somebody else's stays.
     :param timeout: seconds.
     :param say: is given each line of progress.
@@ -161,7 +161,7 @@ async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: flo
     :raises ClusterError: Ray clusters live there: without the operator and the device plugin they could not go on.
     :raises ClusterTimeoutError: some of it is still there.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         live = await _live(kube)
         if live:
             raise ClusterError(
@@ -170,7 +170,7 @@ async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: flo
                 cause="in use",
             )
         removed = await remove_all(kube, spec.namespace, spec.documents, timeout, say)
-        removed += await _remove_charts(access, spec, say)
+        removed += await _remove_charts(kube_access, spec, say)
         operator = await find_operator(kube, spec.operator_chart.namespace)
         if operator is None or operator.release is None:
             return removed
@@ -178,7 +178,7 @@ async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: flo
         if not is_ours(await kube.get(path_of("deployments", operator.namespace, operator.name, api=_DEPLOYMENTS))):
             say(f"{where} is somebody else's: it stays.")
             return removed
-        async with open_helm(access, spec.helm) as helm:
+        async with open_helm(kube_access, spec.helm) as helm:
             await helm.uninstall(operator.release, operator.namespace)
         place = path_of("deployments", operator.namespace, api=_DEPLOYMENTS)
         left = await remaining(kube, [(where, place, {"fieldSelector": f"metadata.name={operator.name}"})], timeout)
@@ -188,12 +188,12 @@ async def delete_addons(access: KubernetesAccess, spec: AddonsSpec, timeout: flo
         return [*removed, where]
 
 
-async def _install_charts(access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
+async def _install_charts(kube_access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
     """Install the charts, or upgrade those of them that we installed before."""
     if not spec.charts:
         return []
     ours = []
-    async with open_helm(access, spec.helm, values={one.name: one.values for one in spec.charts}) as helm:
+    async with open_helm(kube_access, spec.helm, values={one.name: one.values for one in spec.charts}) as helm:
         for one in spec.charts:
             chart = await helm.chart(one.source)
             mark = digest(await asyncio.to_thread(one.source.digest, str(chart.metadata.version)), one.values)
@@ -219,12 +219,12 @@ async def _install_charts(access: KubernetesAccess, spec: AddonsSpec, say: Say) 
     return ours
 
 
-async def _remove_charts(access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
+async def _remove_charts(kube_access: KubernetesAccess, spec: AddonsSpec, say: Say) -> list[str]:
     """Uninstall the releases that we installed, the last one first."""
     if not spec.charts:
         return []
     removed = []
-    async with open_helm(access, spec.helm) as helm:
+    async with open_helm(kube_access, spec.helm) as helm:
         for one in reversed(spec.charts):
             there = await helm.release(one.name, one.namespace)
             if there is None:

@@ -63,17 +63,19 @@ class RayJobSpec:
     options: RayJobOptions
 
 
-async def find_jobs(access: KubernetesAccess, namespace: str | None, owner: Mapping[str, Any]) -> list[RayJobState]:
+async def find_jobs(
+    kube_access: KubernetesAccess, namespace: str | None, owner: Mapping[str, Any]
+) -> list[RayJobState]:
     """Find the RayJobs that a task instance has made, the latest attempt first.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param namespace: in which it makes them; unless given, the connection's.
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``.
     :raises KubernetesError: we may not look.
     """
-    where = await asyncio.to_thread(access.namespace_or_default, namespace)
+    where = await asyncio.to_thread(kube_access.namespace_or_default, namespace)
     labels = owner_labels(owner)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         found = await kube.get(
             path_of("rayjobs", where, api=RAY),
             labelSelector=",".join(f"{key}={value}" for key, value in labels.items()),
@@ -82,10 +84,10 @@ async def find_jobs(access: KubernetesAccess, namespace: str | None, owner: Mapp
     return sorted((RayJobState.of(one) for one in own), key=lambda one: one.attempt, reverse=True)
 
 
-async def create_job(access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _quiet) -> ClusterHandle:
+async def create_job(kube_access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _quiet) -> ClusterHandle:
     """Make a RayJob and what goes beside it. Does not wait for its cluster.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param spec: the RayJob, and the cluster that it makes or selects.
     :param say: is given each line of progress. Default: nobody is.
     :return: a handle, whose cluster has no name yet.
@@ -93,9 +95,9 @@ async def create_job(access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _
     :raises ClusterError: it was not made.
     """
     name, wanted = check_length(spec.cluster.name, "RayJob"), spec.cluster
-    namespace = await asyncio.to_thread(access.namespace_or_default, wanted.namespace)
+    namespace = await asyncio.to_thread(kube_access.namespace_or_default, wanted.namespace)
     labels = owner_labels(wanted.owner, named=wanted.is_named)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         if spec.options.selector is not None:
             selector = spec.options.selector
             await require_operator(kube)
@@ -109,17 +111,17 @@ async def create_job(access: KubernetesAccess, spec: RayJobSpec, *, say: Say = _
             use = RayJobUse(namespace, selector.cluster, name, wanted.owner)
             await begin_use(kube, cluster, use, say)
             try:
-                return await _create_all(access, kube, namespace, parts, wanted, say)
+                return await _create_all(kube_access, kube, namespace, parts, wanted, say)
             except BaseException:
-                await end_use(access, kube, use, say, helm=wanted.helm)
+                await end_use(kube_access, kube, use, say, helm=wanted.helm)
                 raise
-        async with open_helm(access, wanted.helm, labels=labels, values=wanted.values) as helm:
+        async with open_helm(kube_access, wanted.helm, labels=labels, values=wanted.values) as helm:
             kuberay = await prepare(kube, helm, namespace, wanted, say)
             refuse_unknown_mode(spec.options.mode, kuberay)
             rendered, origin = await render(helm, wanted, kuberay, name, namespace, say)
             made = make(rendered, name, spec.options)
         parts = _Parts(*made, kuberay, origin)
-        return await _create_all(access, kube, namespace, parts, wanted, say)
+        return await _create_all(kube_access, kube, namespace, parts, wanted, say)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class _Parts:
 
 
 async def _create_all(
-    access: KubernetesAccess, kube: Kube, namespace: str, parts: _Parts, wanted: KubernetesClusterSpec, say: Say
+    kube_access: KubernetesAccess, kube: Kube, namespace: str, parts: _Parts, wanted: KubernetesClusterSpec, say: Say
 ) -> ClusterHandle:
     """Have all of it checked; then make it, or nothing."""
     job, name = parts.job, parts.job["metadata"]["name"]
@@ -148,7 +150,7 @@ async def _create_all(
         for path, document in zip(paths, parts.beside, strict=True):
             await _create_beside(kube, path, document, made)
     except BaseException as error:
-        await _take_back(access, namespace, name, error, say)
+        await _take_back(kube_access, namespace, name, error, say)
         raise
     return handle_of(RayJobState.of(made), namespace, wanted.owner)
 
@@ -238,9 +240,9 @@ async def _create_beside(kube: Kube, path: str, document: Json, job: Json) -> No
             ) from error
 
 
-async def _take_back(access: KubernetesAccess, namespace: str, name: str, error: BaseException, say: Say) -> None:
+async def _take_back(kube_access: KubernetesAccess, namespace: str, name: str, error: BaseException, say: Say) -> None:
     """Delete a RayJob that is only half there. Goes on when it is cancelled."""
-    work = asyncio.ensure_future(delete_job(access, namespace=namespace, name=name, say=say))
+    work = asyncio.ensure_future(delete_job(kube_access, namespace=namespace, name=name, say=say))
     try:
         await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -250,17 +252,17 @@ async def _take_back(access: KubernetesAccess, namespace: str, name: str, error:
         say(f"WARNING: RayJob {namespace}/{name} could not be deleted: {failure}")
 
 
-async def mark_submitted(access: KubernetesAccess, handle: ClusterHandle, session: str | None) -> None:
+async def mark_submitted(kube_access: KubernetesAccess, handle: ClusterHandle, session: str | None) -> None:
     """Write down on the RayJob that its job is about to be submitted: a later try has to know.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster.
     :param session: of the head.
     :raises KubernetesError: the RayJob is gone, or we may not change it.
     """
     path = path_of("rayjobs", str(handle.namespace), str(handle.rayjob), api=RAY)
     note = {SUBMITTED: submitted_in(handle.name, session)}
-    await get(await connect(access), path, change={"metadata": {"annotations": note}})
+    await get(await connect(kube_access), path, change={"metadata": {"annotations": note}})
 
 
 def submitted_in(cluster: str, session: str | None) -> str:
@@ -273,7 +275,7 @@ def submitted_in(cluster: str, session: str | None) -> str:
 
 
 async def delete_job(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     *,
     namespace: str,
     name: str,
@@ -284,7 +286,7 @@ async def delete_job(
 ) -> bool:
     """Delete a RayJob, and wait until nothing of it is left. KubeRay stops its job first. No error where there is none.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param namespace: of the RayJob.
     :param name: of the RayJob.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
@@ -296,7 +298,7 @@ async def delete_job(
     :raises ClusterTimeoutError: something of it remains.
     """
     path = path_of("rayjobs", namespace, name, api=RAY)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         there = await kube.find(path)
         if there is None:
             say(f"There is no RayJob {namespace}/{name}: nothing to delete.")
@@ -316,7 +318,7 @@ async def delete_job(
         await _wait_gone(kube, namespace, state, timeout)
         say(f"Nothing is left of RayJob {namespace}/{name}.")
         if state.selected:
-            await end_use(access, kube, RayJobUse(namespace, state.selected, name), say, helm=helm)
+            await end_use(kube_access, kube, RayJobUse(namespace, state.selected, name), say, helm=helm)
     return True
 
 

@@ -311,17 +311,17 @@ def _short(state: RayJobState) -> str:
     return f"{state.deployment or 'not looked at'}{f', job {state.job}' if state.job else ''}{cluster}"
 
 
-async def look(access: KubernetesAccess, end: RayJobEnd) -> RayJobState | None:
+async def look(kube_access: KubernetesAccess, end: RayJobEnd) -> RayJobState | None:
     """Look at a RayJob once.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param end: judges it; kept from look to look, it knows more.
     :return: how it ended, if its job succeeded; ``None``: it goes on.
     :raises JobError: it did not succeed, or can't any more.
     :raises KubernetesError: it could not be asked for.
     """
     path = path_of("rayjobs", end.namespace, end.name, api=RAY)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         until = time.time() + 2 * _LOST_SECONDS
         while True:
             found = await kube.find(path)
@@ -338,10 +338,10 @@ async def look(access: KubernetesAccess, end: RayJobEnd) -> RayJobState | None:
             await asyncio.sleep(pause)
 
 
-async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: float, since: float) -> RayJobState:
+async def wait_ended(kube_access: KubernetesAccess, end: RayJobEnd, *, deadline: float, since: float) -> RayJobState:
     """Watch a RayJob until it has ended.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param end: judges it.
     :param deadline: when (seconds since 1970) waiting ends.
     :param since: when (seconds since 1970) it began.
@@ -350,7 +350,7 @@ async def wait_ended(access: KubernetesAccess, end: RayJobEnd, *, deadline: floa
     :raises ClusterTimeoutError: it has not in time.
     :raises KubernetesError: the API server stayed away, or we may not look.
     """
-    async with open_kube(access) as kube, aclosing(states(kube, end.namespace, end.name)) as told:
+    async with open_kube(kube_access) as kube, aclosing(states(kube, end.namespace, end.name)) as told:
         following = asyncio.ensure_future(anext(told))
         state: RayJobState | None = None
         pause, began = _ASK_SECONDS, time.time()

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.handle import Access, ClusterHandle
 from ray_provider.clusters.kuberay.queue_watch import QUEUE_SECONDS, QueueWatch
 from ray_provider.clusters.kuberay.rayjob import RayJobState
 from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessWatch
@@ -63,20 +63,20 @@ class StartOptions:
 
 
 async def wait_started(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     handle: ClusterHandle,
     options: StartOptions,
     *,
-    how: Any = "auto",
+    access: Access = "auto",
     since: float | None = None,
     say: Say = _quiet,
 ) -> ClusterHandle:
     """Wait until the dashboard of a RayJob's cluster answers. Its workers are not waited for: the job does that.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster, whose name need not be known.
     :param options: how long the parts of the start may take.
-    :param how: how the dashboard is reached.
+    :param access: how the dashboard is reached.
     :param since: when (seconds since 1970) waiting began; unless given, now.
     :param say: is given each line of progress. Default: nobody is.
     :return: the handle, with what is known only then.
@@ -87,27 +87,27 @@ async def wait_started(
     """
     began = since or time.time()
     while True:
-        async with open_kube(access) as kube:
+        async with open_kube(kube_access) as kube:
             cluster = await _Start(kube, handle, options, began, say).wait()
-        ready = await _reached(access, replace(handle, name=cluster["metadata"]["name"]), cluster, how, say)
+        ready = await _reached(kube_access, replace(handle, name=cluster["metadata"]["name"]), cluster, access, say)
         if ready is not None:
             return ready
         began = time.time()
 
 
 async def _reached(
-    access: KubernetesAccess, handle: ClusterHandle, cluster: Json, how: Any, say: Say
+    kube_access: KubernetesAccess, handle: ClusterHandle, cluster: Json, access: Access, say: Say
 ) -> ClusterHandle | None:
     """Wait until the dashboard answers. ``None``: the cluster was taken away at this very moment."""
-    reaching = asyncio.ensure_future(reached(access, handle, cluster, how, say))
-    listening = asyncio.ensure_future(until_interrupted(access, handle))
+    reaching = asyncio.ensure_future(reached(kube_access, handle, cluster, access, say))
+    listening = asyncio.ensure_future(until_interrupted(kube_access, handle))
     try:
         await asyncio.wait({reaching, listening}, return_when=asyncio.FIRST_COMPLETED)
         if not reaching.done() and listening.exception() is None:
             return None
         return await reaching
     except RayProviderError:
-        if await interruption(access, handle) is None:
+        if await interruption(kube_access, handle) is None:
             raise
         return None
     finally:

@@ -37,15 +37,15 @@ async def states(kube: Kube, namespace: str, name: str) -> AsyncGenerator[RayJob
 Interrupted = tuple[Literal["lost", "suspended"], str]
 
 
-async def until_interrupted(access: KubernetesAccess, handle: ClusterHandle) -> Interrupted:
+async def until_interrupted(kube_access: KubernetesAccess, handle: ClusterHandle) -> Interrupted:
     """Wait until a RayJob's cluster is taken away while its job runs. Ray's own end of the job is none of it.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster.
     :return: ``lost`` or ``suspended``, and what happened in sentences.
     :raises KubernetesError: the API server stayed away, or we may not look.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         async for state in states(kube, str(handle.namespace), str(handle.rayjob)):
             found = await _interruption(kube, handle, state)
             if found is not None:
@@ -55,15 +55,15 @@ async def until_interrupted(access: KubernetesAccess, handle: ClusterHandle) -> 
     raise AssertionError  # pragma: no cover - a watch does not end
 
 
-async def interruption(access: KubernetesAccess, handle: ClusterHandle) -> Interrupted | None:
+async def interruption(kube_access: KubernetesAccess, handle: ClusterHandle) -> Interrupted | None:
     """Tell whether a RayJob's cluster has been taken away: as :func:`until_interrupted`, at this moment.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster.
     :return: ``None``: it is as it was.
     :raises KubernetesError: the API server can't be asked.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         job = await kube.find(path_of("rayjobs", str(handle.namespace), str(handle.rayjob), api=RAY))
         return await _interruption(kube, handle, RayJobState.of(job) if job else None)
 
@@ -81,18 +81,18 @@ async def _interruption(kube: Kube, handle: ClusterHandle, state: RayJobState | 
     return None
 
 
-async def failed_submitter(access: KubernetesAccess, handle: ClusterHandle) -> str | None:
+async def failed_submitter(kube_access: KubernetesAccess, handle: ClusterHandle) -> str | None:
     """Tell how a submitter failed that is a container of the head's pod (SidecarMode).
 
     KubeRay does not say so of a RayJob whose head was not ready before: it stays Initializing.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the RayJob's cluster.
     :return: its exit status and its last lines; ``None``: there is none, or it has not failed.
     :raises KubernetesError: the API server can't be asked.
     """
     pods = path_of("pods", str(handle.namespace))
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         heads = await kube.get(pods, labelSelector=f"ray.io/cluster={handle.name},ray.io/node-type=head")
         for pod in heads.get("items") or []:
             ended = submitter_end(pod)

@@ -91,7 +91,7 @@ class Leaving:
 
 
 async def delete_cluster(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     *,
     name: str,
     namespace: str,
@@ -103,7 +103,7 @@ async def delete_cluster(
 ) -> bool:
     """Delete a cluster, and wait until nothing of it is left. No error where there is none.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param name: of the RayCluster.
     :param namespace: where both are.
     :param release: of Helm; ``None`` for a RayCluster that was not made by Helm.
@@ -116,7 +116,7 @@ async def delete_cluster(
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains; the message names it.
     """
-    async with open_kube(access) as kube, open_helm(access, helm) as tool:
+    async with open_kube(kube_access) as kube, open_helm(kube_access, helm) as tool:
         removal = _Removal(kube, tool, name, namespace, release, timeout, say)
         was_there = await removal.run(who)
     if was_there:
@@ -127,7 +127,7 @@ async def delete_cluster(
 
 
 async def take_back(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     handle: ClusterHandle,
     error: BaseException,
     *,
@@ -137,7 +137,7 @@ async def take_back(
 ) -> None:
     """Remove what a task made that failed, unless others use it. Goes on when it is cancelled.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster. One that the task found there is left, unless the task is the last of its users.
     :param error: why it failed; it gets a note where the removal fails, too.
     :param keep: leave what the task made for inspection; only its entry among the users goes.
@@ -149,13 +149,13 @@ async def take_back(
     if keep:
         if handle.created:
             say(f"Ray cluster {where} is left for inspection. Delete it with DeleteRayCluster(name={handle.name!r}).")
-        await _stop_using(access, handle, error)
+        await _stop_using(kube_access, handle, error)
         return
     if handle.created:
         say(f"Removing Ray cluster {where}, as it did not become ready.")
     work = asyncio.ensure_future(
         delete_cluster(
-            access,
+            kube_access,
             name=handle.name,
             namespace=str(handle.namespace),
             release=handle.release,
@@ -175,11 +175,11 @@ async def take_back(
         say(f"WARNING: Ray cluster {where} could not be removed: {failure}")
 
 
-async def _stop_using(access: KubernetesAccess, handle: ClusterHandle, error: BaseException) -> None:
+async def _stop_using(kube_access: KubernetesAccess, handle: ClusterHandle, error: BaseException) -> None:
     """Take the task's entry away from a cluster that is kept: whoever deletes it by name meets no user."""
     path = path_of("rayclusters", str(handle.namespace), handle.name, api=RAY)
     try:
-        async with open_kube(access) as kube:
+        async with open_kube(kube_access) as kube:
             cluster = await kube.find(path)
             if cluster is not None:
                 await users.give_up(kube, path, cluster, Leaving(owner=handle.owner).entries(cluster["metadata"]))

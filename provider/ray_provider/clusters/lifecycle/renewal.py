@@ -24,31 +24,31 @@ log = logging.getLogger(__name__)
 PAUSE_SECONDS = 1800.0
 
 
-async def renew_use(access: KubernetesAccess, handle: ClusterHandle) -> bool:
+async def renew_use(kube_access: KubernetesAccess, handle: ClusterHandle) -> bool:
     """Move the end of the entry on that was made for the owner of a handle, if a quarter of its time is over.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster; its owner is who uses it.
     :return: whether it was due.
     :raises KubernetesError: the cluster is gone, or we may not.
     """
     path = f"/apis/ray.io/v1/namespaces/{handle.namespace}/rayclusters/{handle.name}"
-    connected = (await shared_account(access, handle)).connected
+    connected = (await shared_account(kube_access, handle)).connected
     change = users.renewed((await get(connected, path))["metadata"], handle.owner)
     if change:
         await get(connected, path, change={"metadata": {"annotations": change}})
     return bool(change)
 
 
-async def keep_using(access: KubernetesAccess, handle: ClusterHandle) -> None:
+async def keep_using(kube_access: KubernetesAccess, handle: ClusterHandle) -> None:
     """Renew a use again and again, until this is cancelled. What goes wrong is told, and tried again.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster. It is looked at every 30 minutes.
     """
     while True:
         try:
-            await renew_use(access, handle)
+            await renew_use(kube_access, handle)
         except RayProviderError as error:
             log.warning(
                 "Ray cluster %s/%s: that it is used could not be renewed; another run's delete may take it for unused "
@@ -109,7 +109,7 @@ async def begin_use(kube: Kube, cluster: Json, use: RayJobUse, say: Callable[[st
 
 
 async def end_use(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     kube: Kube,
     use: RayJobUse,
     say: Callable[[str], None],
@@ -120,7 +120,7 @@ async def end_use(
 
     A set-up's entry that is there says that its cluster was never to be deleted, also where it has ended.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param kube: the same, connected.
     :param use: of a RayJob that is gone.
     :param say: is given each line of progress.
@@ -136,5 +136,5 @@ async def end_use(
         say(f"Ray cluster {use.namespace}/{use.cluster} was left to RayJob {use.rayjob}, its last user.")
         release = helm_release_of(cluster)
         await delete_cluster(
-            access, name=use.cluster, namespace=use.namespace, release=release, who=Leaving(), helm=helm, say=say
+            kube_access, name=use.cluster, namespace=use.namespace, release=release, who=Leaving(), helm=helm, say=say
         )

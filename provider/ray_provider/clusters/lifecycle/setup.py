@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from ray_provider.clusters.handle import ClusterHandle
@@ -56,19 +56,17 @@ class Applied:
     """What Kubernetes was told.
 
     :param handle: of the cluster, which is not ready yet.
-    :param changed: something was installed or changed.
     :param stale_pods: uids of pods that the operator is about to replace.
     :param queue: Kueue's LocalQueue in which it may have to wait.
     """
 
     handle: ClusterHandle
-    changed: bool = True
-    stale_pods: tuple[str, ...] = field(default=())
+    stale_pods: tuple[str, ...] = ()
     queue: str | None = None
 
 
 async def set_up_cluster(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     spec: KubernetesClusterSpec,
     readiness: ReadinessOptions | None = None,
     *,
@@ -77,7 +75,7 @@ async def set_up_cluster(
 ) -> ClusterHandle:
     """Make a cluster and wait until it is ready.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param spec: the cluster as somebody wants it.
     :param readiness: how long its parts may take; unless given, the defaults, with time in a queue counted apart.
     :param keep_on_failure: leave what was made for inspection when it does not become ready.
@@ -87,20 +85,22 @@ async def set_up_cluster(
     :raises ClusterError: it can't become ready, and what was made is gone again.
     """
     readiness = readiness or ReadinessOptions(queue_apart=True)
-    applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=say)
+    applied = await apply_cluster(kube_access, spec, keep_on_failure=keep_on_failure, say=say)
     try:
-        return await wait_ready(access, applied.handle, readiness, stale_pods=applied.stale_pods, how=spec.how, say=say)
+        return await wait_ready(
+            kube_access, applied.handle, readiness, stale_pods=applied.stale_pods, access=spec.access, say=say
+        )
     except BaseException as error:
-        await take_back(access, applied.handle, error, keep=keep_on_failure, helm=spec.helm, say=say)
+        await take_back(kube_access, applied.handle, error, keep=keep_on_failure, helm=spec.helm, say=say)
         raise
 
 
 async def apply_cluster(
-    access: KubernetesAccess, spec: KubernetesClusterSpec, *, keep_on_failure: bool = False, say: Say = _quiet
+    kube_access: KubernetesAccess, spec: KubernetesClusterSpec, *, keep_on_failure: bool = False, say: Say = _quiet
 ) -> Applied:
     """Install or upgrade the release of a cluster, or find it as it should be. Does not wait for it.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param spec: the cluster as somebody wants it.
     :param keep_on_failure: leave what was made for inspection when it fails. Default: it is removed.
     :param say: is given each line of progress. Default: nobody is.
@@ -108,15 +108,18 @@ async def apply_cluster(
     :raises ClusterError: it was not made.
     """
     labels = owner_labels(spec.owner, named=spec.is_named)
-    namespace = await asyncio.to_thread(access.namespace_or_default, spec.namespace)
-    async with open_kube(access) as kube, open_helm(access, spec.helm, labels=labels, values=spec.values) as helm:
-        return await _Setup(access, spec, kube, helm, namespace, say).run(keep_on_failure)
+    namespace = await asyncio.to_thread(kube_access.namespace_or_default, spec.namespace)
+    async with (
+        open_kube(kube_access) as kube,
+        open_helm(kube_access, spec.helm, labels=labels, values=spec.values) as helm,
+    ):
+        return await _Setup(kube_access, spec, kube, helm, namespace, say).run(keep_on_failure)
 
 
 class _Setup:
     """The steps of one set-up.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param spec: the cluster as somebody wants it.
     :param kube: where.
     :param helm: makes the release.
@@ -126,14 +129,14 @@ class _Setup:
 
     def __init__(
         self,
-        access: KubernetesAccess,
+        kube_access: KubernetesAccess,
         spec: KubernetesClusterSpec,
         kube: Kube,
         helm: Helm,
         namespace: str,
         say: Say,
     ) -> None:
-        self._access = access
+        self._kube_access = kube_access
         self._spec = spec
         self._kube = kube
         self._helm = helm
@@ -189,7 +192,7 @@ class _Setup:
         if existing is not None and existing.status == "deployed" and mark in existing.description and before:
             self._say(f"Ray cluster {self._namespace}/{name} is as it should be: nothing to change.")
             used = await self._use(before, created=standing.ours)
-            return Applied(await self._handle(used, created=standing.ours), changed=False, queue=queue_of(used))
+            return Applied(await self._handle(used, created=standing.ours), queue=queue_of(used))
         await warn_without_kueue(self._kube, queue_of(to_be), self._say)
         if before is None:
             await refuse_squatted(self._kube, self._namespace, to_be, named=self._spec.is_named, say=self._say)
@@ -241,7 +244,7 @@ class _Setup:
         if isinstance(error, HelmError) and error.data.get("cause") == "release exists":
             raise _QuickerError(f"Another run installs {self._namespace}/{spec.name} at this moment.") from error
         half = ClusterHandle("kubernetes", name, "", self._namespace, spec.name, owner=spec.owner, created=is_new)
-        await take_back(self._access, half, error, keep=keep, helm=spec.helm, say=self._say)
+        await take_back(self._kube_access, half, error, keep=keep, helm=spec.helm, say=self._say)
 
     async def _found(self, standing: Standing, *, loser: bool) -> Applied | None:
         """Decide about a cluster that is there and not of this task.
@@ -298,7 +301,7 @@ class _Setup:
     async def _as_it_is(self, cluster: Json, release: str | None = "") -> Applied:
         used = await self._use(cluster, created=False)
         handle = await self._handle(used, created=False, release=release)
-        return Applied(handle, changed=False, queue=queue_of(used))
+        return Applied(handle, queue=queue_of(used))
 
     async def _cluster(self, name: str) -> Json | None:
         return await self._kube.find(path_of("rayclusters", self._namespace, name, api=RAY))
@@ -359,10 +362,10 @@ class _Setup:
             service=service,
             # The Ingress is looked for when the cluster is ready: its controller has given it a host by then.
             address=await dashboard_url(
-                self._access,
+                self._kube_access,
                 self._namespace,
                 service,
-                "proxy" if self._spec.how == "ingress" else self._spec.how,
+                "proxy" if self._spec.access == "ingress" else self._spec.access,
                 name=name,
             ),
             auth=auth_of(cluster),

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from ray_provider.clusters.handle import Access
 from ray_provider.clusters.helm.charts import BUNDLED, OperatorChart, find_chart, find_profile
 from ray_provider.clusters.helm.releases import HelmOptions
 from ray_provider.clusters.helm.values import Values, ValuesInput, check_known, merge, read_values, tell_unknown
-from ray_provider.clusters.kuberay.endpoints import How
 from ray_provider.clusters.kuberay.manifests import RayClusterManifest, read_manifest
 from ray_provider.clusters.kuberay.queueing import labels_of
 from ray_provider.clusters.kuberay.versions import MODES, NAMESPACE, REPOSITORY, VERSION, KubeRay, Mode
@@ -48,7 +48,7 @@ class KubernetesClusterSpec:
     :param kuberay_operator: ``require``, ``install`` (if it is missing) or ``upgrade`` (if it is older).
     :param operator_chart: brings the operator, if it is to be installed.
     :param helm: how Helm is run.
-    :param how: how the dashboard is reached.
+    :param access: how the dashboard is reached.
     :param gpu_plugin: manifest of a device plugin, installed if it is missing; it stays.
     :param local_queue: Kueue's LocalQueue in which the RayCluster waits.
     :param priority_class: Kueue's WorkloadPriorityClass.
@@ -71,7 +71,7 @@ class KubernetesClusterSpec:
     kuberay_operator: Mode = "require"
     operator_chart: OperatorChart | None = None
     helm: HelmOptions = field(default_factory=HelmOptions)
-    how: How = "auto"
+    access: Access = "auto"
     gpu_plugin: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
     local_queue: str | None = None
     priority_class: str | None = None
@@ -114,7 +114,7 @@ class ClusterRequest:
     :param operator_values: for the operator's chart, in any form of ``values``.
     :param operator_namespace: where the operator is installed. Default: ``kuberay-system``.
     :param helm: how Helm is run. Default: as :class:`~ray_provider.clusters.helm.releases.HelmOptions` says.
-    :param how: the way to the dashboard: ``auto``, ``proxy``, ``service``, ``ingress`` or ``url``.
+    :param access: the way to the dashboard: ``auto``, ``proxy``, ``service``, ``ingress`` or ``url``.
     :param gpu_device_plugin_yaml: installed if it is missing: a path, URL, YAML text or dict. It stays.
     :param local_queue: name of a Kueue LocalQueue in which the RayCluster waits (a RayJob waits itself).
     :param priority_class: name of a Kueue WorkloadPriorityClass.
@@ -144,7 +144,7 @@ class ClusterRequest:
     operator_values: ValuesInput = field(default=None, repr=False)
     operator_namespace: str | None = None
     helm: HelmOptions | None = None
-    how: How = "auto"
+    access: Access = "auto"
     gpu_device_plugin_yaml: str | Mapping[str, Any] | None = field(default=None, repr=False)
     local_queue: str | None = None
     priority_class: str | None = None
@@ -157,7 +157,7 @@ class ClusterRequest:
 
         :raises ConfigurationError: something can't work; the message names it.
         """
-        _check_options(self.lease_seconds, self.how)
+        _check_options(self.lease_seconds, self.access)
         security_level(self.create_namespace)
         manifest = self._manifest()
         values = self._merged()
@@ -187,7 +187,7 @@ class ClusterRequest:
                 self.folders,
             ),
             helm=self.helm or HelmOptions(),
-            how=self.how,
+            access=self.access,
             gpu_plugin=_plugin(self.gpu_device_plugin_yaml, self.folders, self.fetch),
             local_queue=self.local_queue,
             priority_class=self.priority_class,
@@ -245,15 +245,15 @@ def check_mode(kuberay_operator: str) -> Mode:
     return kuberay_operator  # type: ignore[return-value]
 
 
-def _check_options(lease_seconds: float | None, how: str) -> None:
+def _check_options(lease_seconds: float | None, access: str) -> None:
     if lease_seconds is not None and lease_seconds <= 0:
         raise ConfigurationError(
             f"`lease_seconds` is {lease_seconds}: it has to be more than 0.",
             hint="Say for how many seconds the cluster is used, or None for ever.",
             field="lease_seconds",
         )
-    if how not in get_args(How):
-        raise ConfigurationError(f"`access` is {how!r}: it must be one of {', '.join(get_args(How))}.")
+    if access not in get_args(Access):
+        raise ConfigurationError(f"`access` is {access!r}: it must be one of {', '.join(get_args(Access))}.")
 
 
 def _check_names(manifest: RayClusterManifest, name: str | None, namespace: str | None) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from ray_provider._shared.retry import RetryPolicy
-from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.handle import Access, ClusterHandle
 from ray_provider.clusters.kuberay.endpoints import dashboard_url, kubernetes_endpoint, way
 from ray_provider.clusters.kuberay.queue_watch import taken_away
 from ray_provider.clusters.kuberay.queueing import queue_of
@@ -36,22 +35,22 @@ def _quiet(_: str) -> None:
 
 
 async def wait_ready(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     handle: ClusterHandle,
     readiness: ReadinessOptions,
     *,
     stale_pods: tuple[str, ...] = (),
-    how: Any = "auto",
+    access: Access = "auto",
     deadline: float | None = None,
     say: Say = _quiet,
 ) -> ClusterHandle:
     """Wait until a cluster is ready and its dashboard answers.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster, as it was made.
     :param readiness: how long its parts may take.
     :param stale_pods: uids of pods that have to be gone, after an update.
-    :param how: the way to the dashboard.
+    :param access: the way to the dashboard.
     :param deadline: when (seconds since 1970) waiting ends; unless given, as ``readiness`` says.
     :param say: is given a line when something changes. Default: nobody is.
     :return: the handle, with what is known only then.
@@ -59,7 +58,7 @@ async def wait_ready(
     :raises ClusterTimeoutError: it did not in time.
     """
     while True:
-        async with open_kube(access) as kube:
+        async with open_kube(kube_access) as kube:
             watch = ReadinessWatch(
                 kube,
                 str(handle.namespace),
@@ -71,30 +70,30 @@ async def wait_ready(
             )
             cluster = await watch.wait()
         try:
-            return await reached(access, handle, cluster, how, say)
+            return await reached(kube_access, handle, cluster, access, say)
         except RayProviderError:
             # Where its queue took the cluster away at this very moment, it is waited for once more.
-            if not await _is_suspended(access, handle):
+            if not await _is_suspended(kube_access, handle):
                 raise
 
 
-async def _is_suspended(access: KubernetesAccess, handle: ClusterHandle) -> bool:
-    async with open_kube(access) as kube:
+async def _is_suspended(kube_access: KubernetesAccess, handle: ClusterHandle) -> bool:
+    async with open_kube(kube_access) as kube:
         found = await kube.find(path_of("rayclusters", str(handle.namespace), handle.name, api=RAY))
     return bool(found and found["spec"].get("suspend"))
 
 
-async def until_suspended(access: KubernetesAccess, handle: ClusterHandle) -> str | None:
+async def until_suspended(kube_access: KubernetesAccess, handle: ClusterHandle) -> str | None:
     """Wait until a queue takes a cluster away from the jobs on it.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster.
     :return: what happened in a sentence; ``None``, at once, where the cluster is in no queue.
     :raises KubernetesError: the API server stayed away, or we may not look.
     """
     namespace, name = str(handle.namespace), handle.name
     path = path_of("rayclusters", namespace, api=RAY)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         found = await kube.find(f"{path}/{name}")
         if found is None or queue_of(found) is None:
             return None
@@ -107,20 +106,22 @@ async def until_suspended(access: KubernetesAccess, handle: ClusterHandle) -> st
     raise AssertionError  # pragma: no cover - a watch does not end
 
 
-async def reached(access: KubernetesAccess, handle: ClusterHandle, cluster: Json, how: Any, say: Say) -> ClusterHandle:
+async def reached(
+    kube_access: KubernetesAccess, handle: ClusterHandle, cluster: Json, access: Access, say: Say
+) -> ClusterHandle:
     """Wait until the dashboard of a cluster that is ready answers, and give the handle with all that is known then.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param handle: of the cluster.
     :param cluster: the RayCluster.
-    :param how: the way to the dashboard.
+    :param access: the way to the dashboard.
     :param say: is told that it is ready.
     :raises ClusterTimeoutError: it does not answer.
     """
     service = head_service(cluster)
-    address = await dashboard_url(access, str(handle.namespace), service, how, name=handle.name)
+    address = await dashboard_url(kube_access, str(handle.namespace), service, access, name=handle.name)
     ready = replace(handle, service=service, auth=auth_of(cluster), address=address)
-    version = await _dashboard_answers(access, ready, how)
+    version = await _dashboard_answers(kube_access, ready, access)
     workers = int((cluster.get("status") or {}).get("readyWorkerReplicas") or 0)
     say(
         f"Ray cluster {handle.namespace}/{handle.name} is ready: Ray {version}, head and {workers} "
@@ -129,16 +130,18 @@ async def reached(access: KubernetesAccess, handle: ClusterHandle, cluster: Json
     return ready
 
 
-async def _dashboard_answers(access: KubernetesAccess, handle: ClusterHandle, how: Any, seconds: float = 60.0) -> str:
+async def _dashboard_answers(
+    kube_access: KubernetesAccess, handle: ClusterHandle, access: Access, seconds: float = 60.0
+) -> str:
     """Wait until the dashboard answers: the service follows the head's readiness a moment later."""
-    endpoint = await kubernetes_endpoint(access, handle, how=how)
+    endpoint = await kubernetes_endpoint(kube_access, handle, access=access)
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
         while True:
             try:
                 version = (await client.version()).ray_version
-                if handle.auth.kind != "none" and way(access, how) in ("proxy", "service"):
+                if handle.auth.kind != "none" and way(kube_access, access) in ("proxy", "service"):
                     await check_closed(endpoint, f"{handle.namespace}/{handle.name}")
                 return version
             except (RayConnectionError, RayApiError) as error:

@@ -76,10 +76,10 @@ def check_strategy(given: str) -> Strategy:
     return given  # type: ignore[return-value]
 
 
-async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) -> Deployed:
+async def deploy(kube_access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) -> Deployed:
     """Make the RayService, or change the one that is there. Does not wait for it.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param spec: what it is to be.
     :param say: is given each line of progress.
     :return: what was written, by which the deploy is waited for, proven or put back.
@@ -88,10 +88,10 @@ async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) ->
     """
     wanted = spec.cluster
     name = check_length(wanted.name, "RayService")
-    namespace = await asyncio.to_thread(access.namespace_or_default, wanted.namespace)
+    namespace = await asyncio.to_thread(kube_access.namespace_or_default, wanted.namespace)
     labels = owner_labels(wanted.owner, named=wanted.is_named)
-    async with open_kube(access) as kube:
-        async with open_helm(access, wanted.helm, labels=labels, values=wanted.values) as helm:
+    async with open_kube(kube_access) as kube:
+        async with open_helm(kube_access, wanted.helm, labels=labels, values=wanted.values) as helm:
             kuberay = await prepare(kube, helm, namespace, wanted, say)
 
             async def parts_of(each: str) -> _Parts:
@@ -118,7 +118,7 @@ async def deploy(access: KubernetesAccess, spec: RayServiceSpec, *, say: Say) ->
             if place and place.holds(parts.service, parts.beside):
                 parts = await parts_of(place.name)
                 place.holds(parts.service, parts.beside)
-        deploying = _Deploying(access, kube, spec, parts, place, say)
+        deploying = _Deploying(kube_access, kube, spec, parts, place, say)
         for race in range(_RACES):
             try:
                 return await deploying.once()
@@ -141,7 +141,7 @@ class _Parts:
 class _Deploying:
     """One deploy, as far as it writes.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param kube: the same, connected.
     :param spec: what it is to be.
     :param parts: what the chart made of it.
@@ -151,14 +151,14 @@ class _Deploying:
 
     def __init__(
         self,
-        access: KubernetesAccess,
+        kube_access: KubernetesAccess,
         kube: Kube,
         spec: RayServiceSpec,
         parts: _Parts,
         place: Place | None,
         say: Say,
     ) -> None:
-        self._access, self._kube, self._spec, self._parts, self._say = access, kube, spec, parts, say
+        self._kube_access, self._kube, self._spec, self._parts, self._say = kube_access, kube, spec, parts, say
         self._place = place
         meta = parts.service["metadata"]
         self._namespace, self._name = str(meta["namespace"]), str(meta["name"])
@@ -216,7 +216,7 @@ class _Deploying:
             await self._place.take()
         if before is not None:
             self._say(f"The RayService {self._where} makes room for the new version: there is no way back to it.")
-            await delete_service(self._access, namespace=self._namespace, name=self._name, say=self._say)
+            await delete_service(self._kube_access, namespace=self._namespace, name=self._name, say=self._say)
         self._say(f"Making RayService {self._where}.")
         made = await self._kube.create(path_of("rayservices", self._namespace, api=RAY), service)
         deployed = self._deployed(made, update)
@@ -337,7 +337,7 @@ class _Deploying:
             for document in self._parts.beside:
                 await writing.put_beside(self._kube, self._namespace, document, service, LABEL)
         except BaseException as error:
-            work = asyncio.ensure_future(go_back(self._access, deployed, wait=False, say=self._say))
+            work = asyncio.ensure_future(go_back(self._kube_access, deployed, wait=False, say=self._say))
             try:
                 await asyncio.shield(work)
             except asyncio.CancelledError:
@@ -347,13 +347,13 @@ class _Deploying:
             raise
 
 
-async def finish(access: KubernetesAccess, deployed: Deployed) -> None:
+async def finish(kube_access: KubernetesAccess, deployed: Deployed) -> None:
     """Write down that a deploy is proven: the version before is kept no longer.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param deployed: the deploy. Nothing is done where another one is at work since.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         there = await kube.find(writing.service_path(deployed.namespace, deployed.name))
         update = Update.of(there["metadata"]) if there is not None else None
         if update is not None and update.id == deployed.id:

@@ -11,8 +11,8 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
+from ray_provider.clusters.handle import Access
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import RAY, Json, Kube, open_kube, path_of
 from ray_provider.clusters.rayservice import writing
@@ -33,29 +33,29 @@ _RACES = 5
 
 
 async def go_back(
-    access: KubernetesAccess, deployed: Deployed, *, wait: bool = True, how: Any = "auto", say: Say
+    kube_access: KubernetesAccess, deployed: Deployed, *, wait: bool = True, access: Access = "auto", say: Say
 ) -> str:
     """Put back what was there before a deploy. One that made the RayService deletes it again.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param deployed: the deploy.
     :param wait: until the former version says that it runs, or nothing is left.
-    :param how: the way to dashboards.
+    :param access: the way to dashboards.
     :param say: gets lines of progress.
     :return: what was done, as a sentence.
     :raises KubernetesError: it can't be done.
     """
     if deployed.service:
-        name, has_traffic = await of_deploy(access, deployed)
+        name, has_traffic = await of_deploy(kube_access, deployed)
         if not name:
             return "Nothing was changed that has the traffic."
         if has_traffic:
             return f"The new version ({name}) has the traffic already: it is left as it is."
         deployed = replace(deployed, name=name, service="")
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         for race in range(_RACES):
             try:
-                done, generation = await _go_back(access, kube, deployed, wait=wait, say=say)
+                done, generation = await _go_back(kube_access, kube, deployed, wait=wait, say=say)
                 break
             except KubernetesError as error:
                 if not writing.is_conflict(error) or race == _RACES - 1:
@@ -65,14 +65,14 @@ async def go_back(
         return done
     back = Deployed(deployed.namespace, deployed.name, generation, deployed.id, "nothing")
     try:
-        await wait_deployed(access, back, WaitOptions(time.time() + _BACK_SECONDS), how=how, say=say)
+        await wait_deployed(kube_access, back, WaitOptions(time.time() + _BACK_SECONDS), access=access, say=say)
     except RayProviderError as error:
         return f"{done} It does not say yet that it serves: {error.message}"
     return f"{done} It serves."
 
 
 async def _go_back(
-    access: KubernetesAccess, kube: Kube, deployed: Deployed, *, wait: bool, say: Say
+    kube_access: KubernetesAccess, kube: Kube, deployed: Deployed, *, wait: bool, say: Say
 ) -> tuple[str, int | None]:
     """Do it, and give the generation of the former version, if there is one to wait for."""
     there = await kube.find(writing.service_path(deployed.namespace, deployed.name))
@@ -91,7 +91,7 @@ async def _go_back(
         if not wait:
             await kube.delete(writing.service_path(deployed.namespace, deployed.name))
             return "The RayService, which was not there before, is deleted again.", None
-        await delete_service(access, namespace=deployed.namespace, name=deployed.name, say=say)
+        await delete_service(kube_access, namespace=deployed.namespace, name=deployed.name, say=say)
         return "The RayService, which was not there before, was deleted again.", None
     # 0: it was ended before it knew what it had written.
     if deployed.generation not in (0, state.generation) and there["spec"] != former.spec:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.handle import Access
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.clusters.rayservice.blue_green.traffic import version_of
@@ -40,7 +41,7 @@ class Proof:
     :param owner: whose the service is.
     :param smoke_test: a request, and what is expected of the answer.
     :param serve_url: where the applications answer, if the user says it.
-    :param how: the way to it; ``auto``: as from here.
+    :param access: the way to it; ``auto``: as from here.
     :param kubernetes: which Kubernetes, for the handle.
     :param promote: with ``blue_green``: it gets the traffic when it has passed.
     :param keep_former: with ``blue_green``: the one that had the traffic stays, for the way back.
@@ -50,7 +51,7 @@ class Proof:
     owner: Mapping[str, Any] = field(default_factory=dict)
     smoke_test: SmokeTest | None = None
     serve_url: str | None = None
-    how: Any = "auto"
+    access: Access = "auto"
     kubernetes: Mapping[str, Any] | None = None
     promote: bool = True
     keep_former: bool = True
@@ -58,11 +59,11 @@ class Proof:
 
 
 async def prove(
-    access: KubernetesAccess, deployed: Deployed, cluster: str, proof: Proof, *, say: Say
+    kube_access: KubernetesAccess, deployed: Deployed, cluster: str, proof: Proof, *, say: Say
 ) -> tuple[RayServiceHandle, str]:
     """Ask the service, and let the version before go; one of two is not promoted by that.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param deployed: the deploy, which runs.
     :param cluster: name of the RayCluster that serves.
     :param proof: how to ask it, and whose it is.
@@ -71,18 +72,18 @@ async def prove(
     :raises ServeFailedError: nobody answers, or not as expected.
     :raises ConfigurationError: there is a smoke test, and nothing says where the applications answer.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         service = await kube.find(service_path(deployed.namespace, deployed.name))
         if service is None:
             raise gone(deployed.namespace, deployed.name)
-        dashboard = await dashboard_of(access, deployed.namespace, cluster, proof.how)
+        dashboard = await dashboard_of(kube_access, deployed.namespace, cluster, proof.access)
         # The address that is given is of our Service, which leads to another version.
         given = None if deployed.service else proof.serve_url
-        serving = await serving_endpoint(access, kube, service, dashboard, proof.how, given)
+        serving = await serving_endpoint(kube_access, kube, service, dashboard, proof.access, given)
         answers = serving
         if deployed.service:
             answers = await endpoint_of(
-                access, kube, deployed.namespace, deployed.service, dashboard, proof.how, proof.serve_url
+                kube_access, kube, deployed.namespace, deployed.service, dashboard, proof.access, proof.serve_url
             )
     configs = application_configs(str(service["spec"].get("serveConfigV2") or ""))
     routes: dict[str, str | None] = {str(one["name"]): one.get("route_prefix", "/") for one in configs}
@@ -115,7 +116,7 @@ async def prove(
         url = application_url(serving, route) if serving is not None else None
         handle = replace(handle, version=deployed.name, version_id=version_of(service), version_url=url)
     else:
-        await finish(access, deployed)
+        await finish(kube_access, deployed)
     return handle, dashboard.display_url.rstrip("/")
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
-from ray_provider.clusters.handle import ClusterHandle
+from ray_provider.clusters.handle import Access, ClusterHandle
 from ray_provider.clusters.kuberay.endpoints import kubernetes_endpoint, proxy_path, service_url, way
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import Json, Kube, path_of
@@ -14,15 +13,15 @@ from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.serve.urls import serve_endpoint
 
 
-async def dashboard_of(access: KubernetesAccess, namespace: str, cluster: str, how: Any) -> RayEndpoint:
+async def dashboard_of(kube_access: KubernetesAccess, namespace: str, cluster: str, access: Access) -> RayEndpoint:
     """Give the endpoint of the dashboard of one of its clusters.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param namespace: of the RayService.
     :param cluster: name of the RayCluster.
-    :param how: the way to it.
+    :param access: the way to it.
     """
-    return await kubernetes_endpoint(access, ClusterHandle("kubernetes", cluster, "", namespace), how=how)
+    return await kubernetes_endpoint(kube_access, ClusterHandle("kubernetes", cluster, "", namespace), access=access)
 
 
 def serve_service_of(service: Json) -> str:
@@ -35,45 +34,50 @@ def serve_service_of(service: Json) -> str:
 
 
 async def serving_endpoint(
-    access: KubernetesAccess, kube: Kube, service: Json, dashboard: RayEndpoint, how: Any, given: str | None = None
+    kube_access: KubernetesAccess,
+    kube: Kube,
+    service: Json,
+    dashboard: RayEndpoint,
+    access: Access,
+    given: str | None = None,
 ) -> RayEndpoint | None:
     """Give where the applications of a RayService answer; ``None``: that is not known from here.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param kube: the same, connected.
     :param service: the RayService.
     :param dashboard: of its cluster.
-    :param how: the way to it.
+    :param access: the way to it.
     :param given: the address, if the user says it.
     """
     name, namespace = serve_service_of(service), service["metadata"]["namespace"]
-    return await endpoint_of(access, kube, namespace, name, dashboard, how, given)
+    return await endpoint_of(kube_access, kube, namespace, name, dashboard, access, given)
 
 
 async def endpoint_of(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     kube: Kube,
     namespace: str,
     name: str,
     dashboard: RayEndpoint,
-    how: Any,
+    access: Access,
     given: str | None = None,
 ) -> RayEndpoint | None:
     """Give where a Kubernetes service of applications answers; ``None``: that is not known from here.
 
     Ray's token is not for applications: it is left out.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param kube: the same, connected.
     :param namespace: of the service.
     :param name: of the service.
     :param dashboard: of a cluster behind it.
-    :param how: the way to it.
+    :param access: the way to it.
     :param given: the address, if the user says it.
     """
     if given:
         return serve_endpoint(dashboard, {}, given)
-    chosen = way(access, how)
+    chosen = way(kube_access, access)
     if chosen not in ("proxy", "service"):
         return None
     found = await kube.find(path_of("services", namespace, name))

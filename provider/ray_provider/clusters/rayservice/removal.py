@@ -20,7 +20,7 @@ Say = Callable[[str], None]
 
 
 async def delete_service(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     *,
     namespace: str,
     name: str,
@@ -32,7 +32,7 @@ async def delete_service(
 
     No error where there is none.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param namespace: of the RayService.
     :param name: of the RayService.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
@@ -43,7 +43,7 @@ async def delete_service(
     :raises ClusterTimeoutError: something of it remains.
     """
     path = service_path(namespace, name)
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         there = await kube.find(path)
         if there is None:
             say(f"There is no RayService {namespace}/{name}: nothing to delete.")

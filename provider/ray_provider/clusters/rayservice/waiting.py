@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.handle import Access
 from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessWatch
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import UNREACHABLE_SECONDS, Json, Kube, open_kube
@@ -93,22 +94,22 @@ class WaitOptions:
 
 
 async def wait_deployed(
-    access: KubernetesAccess, deployed: Deployed, options: WaitOptions, *, how: Any = "auto", say: Say
+    kube_access: KubernetesAccess, deployed: Deployed, options: WaitOptions, *, access: Access = "auto", say: Say
 ) -> str:
     """Wait until all applications run as they were written, and KubeRay has nothing left to do.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param deployed: what was written.
     :param options: until when, and how long its parts may take.
-    :param how: the way to dashboards.
+    :param access: the way to dashboards.
     :param say: gets a line when something changes.
     :return: name of the RayCluster that serves.
     :raises ConfigurationError: KubeRay refuses the spec.
     :raises ClusterError: a cluster can't start: the cause is in the message.
     :raises ServeError: an application can't run, or somebody else has changed or deleted the service.
     """
-    async with open_kube(access) as kube:
-        waiting = _Waiting(access, kube, deployed, options, how, say)
+    async with open_kube(kube_access) as kube:
+        waiting = _Waiting(kube_access, kube, deployed, options, access, say)
         try:
             return await waiting.run()
         finally:
@@ -118,18 +119,24 @@ async def wait_deployed(
 class _Waiting:
     """Looks at one RayService until it serves.
 
-    :param access: to the Kubernetes cluster.
+    :param kube_access: to the Kubernetes cluster.
     :param kube: the same, connected.
     :param deployed: what was written.
     :param options: until when, and how long its parts may take.
-    :param how: the way to dashboards.
+    :param access: the way to dashboards.
     :param say: gets a line when something changes.
     """
 
     def __init__(
-        self, access: KubernetesAccess, kube: Kube, deployed: Deployed, options: WaitOptions, how: Any, say: Say
+        self,
+        kube_access: KubernetesAccess,
+        kube: Kube,
+        deployed: Deployed,
+        options: WaitOptions,
+        access: Access,
+        say: Say,
     ) -> None:
-        self._access, self._kube, self._how = access, kube, how
+        self._kube_access, self._kube, self._access = kube_access, kube, access
         self._deployed, self._options = deployed, options
         self._say = say
         self._began = time.time()
@@ -272,7 +279,7 @@ class _Waiting:
         try:
             if self._client is None:
                 client = ServeClient(
-                    await dashboard_of(self._access, self._deployed.namespace, cluster, self._how), timeout=15.0
+                    await dashboard_of(self._kube_access, self._deployed.namespace, cluster, self._access), timeout=15.0
                 )
                 await client.__aenter__()
                 self._client = client

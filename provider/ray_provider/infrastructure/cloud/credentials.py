@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 from ray_provider.exceptions import ConfigurationError
 
@@ -32,7 +32,6 @@ class Token:
 class ClusterCredentials:
     """Where a cluster's API server is, and who we are to it.
 
-    :param cloud: which cloud made it.
     :param name: of the cluster.
     :param endpoint: URL of the API server.
     :param ca_data: its certificate authority, PEM.
@@ -41,7 +40,6 @@ class ClusterCredentials:
         ``None`` where only this process has the credentials for it.
     """
 
-    cloud: Literal["aws", "gcp"]
     name: str
     endpoint: str
     ca_data: str | None = field(repr=False)

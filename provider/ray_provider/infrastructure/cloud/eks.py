@@ -83,7 +83,6 @@ def _credentials(cluster: EksCluster, given: boto3.Session | None) -> ClusterCre
         )
     portable = given is None and cluster.external_id is None
     return ClusterCredentials(
-        cloud="aws",
         name=cluster.name,
         endpoint=str(endpoint).rstrip("/"),
         ca_data=decode_ca((described.get("certificateAuthority") or {}).get("data"), cluster.name),

@@ -90,7 +90,6 @@ def _credentials(cluster: GkeCluster, given: Credentials | None, client: Any) ->
             no_server=True,
         )
     return ClusterCredentials(
-        cloud="gcp",
         name=cluster.name,
         endpoint=address if "://" in address else f"https://{address}",
         ca_data=decode_ca(ca_data, cluster.name),

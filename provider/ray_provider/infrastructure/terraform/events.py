@@ -95,7 +95,6 @@ class EventReader:
     :param clock: gives seconds, for how long a resource takes.
     :param quiet_plan: don't list the planned changes: an apply repeats those of its plan.
     :param diagnostics: errors and warnings so far.
-    :param changes: how many resources, by action, as Terraform counts them at the end.
     :param resources_done: how many it has made, changed or destroyed so far.
     """
 
@@ -104,7 +103,6 @@ class EventReader:
     clock: Callable[[], float] = time.monotonic
     quiet_plan: bool = False
     diagnostics: list[Diagnostic] = field(default_factory=list)
-    changes: dict[str, int] = field(default_factory=dict)
     resources_done: int = 0
     _progress: dict[str, float] = field(default_factory=dict)
 
@@ -204,8 +202,6 @@ class EventReader:
         self.say(str(event.get("@message", "")))
 
     def _on_change_summary(self, event: Mapping[str, Any]) -> None:
-        changes = event.get("changes") or {}
-        self.changes = {key: int(value) for key, value in changes.items() if isinstance(value, int)}
         self.say(str(event.get("@message", "")))
 
     def _on_outputs(self, event: Mapping[str, Any]) -> None:

@@ -24,13 +24,11 @@ class StateResource:
 
     :param address: as a plan names it.
     :param type: of the resource.
-    :param provider: source address of its provider.
     :param values: its attributes. They may hold secrets: they are never printed.
     """
 
     address: str
     type: str
-    provider: str = ""
     values: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -182,9 +180,7 @@ def _resources(items: Iterable[Mapping[str, Any]]) -> Iterable[StateResource]:
                 # Deposed: the old one of a replacement that was not finished.
                 continue
             seen.add(address)
-            yield StateResource(
-                address, str(item["type"]), _provider(item.get("provider")), instance.get("attributes") or {}
-            )
+            yield StateResource(address, str(item["type"]), instance.get("attributes") or {})
 
 
 def _provider(text: Any) -> str:

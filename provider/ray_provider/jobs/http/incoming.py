@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import zlib
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ray_provider.exceptions import RayApiError
@@ -44,7 +43,6 @@ class Incoming:
 
     def __init__(self, response: aiohttp.ClientResponse) -> None:
         self.status = response.status
-        self.headers: Mapping[str, str] = response.headers
         self._content = response.content
         encoding = response.headers.get("Content-Encoding", "").strip().lower()
         self._encoding = "" if encoding == "identity" else encoding

@@ -39,11 +39,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The status and body of an answer, and how many tries it took."""
+    """The status and body of an answer."""
 
     status: int
     body: bytes
-    attempts: int = 1
 
     @property
     def text(self) -> str:
@@ -173,7 +172,7 @@ class Transport:
             else:
                 text = answer.text if answer.status != 200 else ""
                 if accept(answer.status, text):
-                    return Answer(answer.status, answer.body, attempts.number)
+                    return answer
                 if 300 <= answer.status < 400 and location:
                     raise redirect_error(
                         self.endpoint, wanted.method, self._base + wanted.path, answer.status, location

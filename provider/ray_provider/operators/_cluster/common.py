@@ -18,8 +18,7 @@ from ray_provider.operators._job.memory import identity
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.handle import ClusterHandle
-    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.handle import Access, ClusterHandle
     from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
 
 BACKENDS = ("kubernetes", "local")
@@ -171,7 +170,7 @@ def cluster_spec(
     *,
     manifest: Any,
     namespace: str | None,
-    how: How,
+    access: Access,
     render: Callable[[str], str],
     **further: Any,
 ) -> KubernetesClusterSpec:
@@ -181,7 +180,7 @@ def cluster_spec(
     :param context: of the task.
     :param manifest: a ready RayCluster, if there is one.
     :param namespace: where; ``None``: the manifest's or the connection's.
-    :param how: the way to the dashboard.
+    :param access: the way to the dashboard.
     :param render: renders templates in files.
     :param further: what only one of the two says, as ``ClusterRequest`` takes it.
     :raises ConfigurationError: an argument that can't work; the message names it.
@@ -209,7 +208,7 @@ def cluster_spec(
         operator_values=given.operator_values,
         operator_namespace=given.operator_namespace or None,
         helm=HelmOptions(path=given.helm_path),
-        how=how,
+        access=access,
         gpu_device_plugin_yaml=device_plugin_of(given.gpu_device_plugin_yaml, given.infrastructure),
         folders=folders_of(context),
         render=render,

@@ -67,8 +67,8 @@ class ClusterRun:
         from ray_provider.clusters.lifecycle.setup import set_up_cluster
 
         async def step() -> ClusterHandle:
-            access = await self._access_for_use()
-            made = await set_up_cluster(access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
+            kube_access = await self._access_for_use()
+            made = await set_up_cluster(kube_access, spec, readiness, keep_on_failure=keep_on_failure, say=self.say)
             return replace(made, kubernetes=self.where)
 
         return self.run(step)
@@ -77,9 +77,9 @@ class ClusterRun:
         """Give access to Kubernetes, after it is written down that a Ray cluster is about to be there."""
         from ray_provider.hooks.cloud_marks import record_use
 
-        access = await self.hook.akubernetes_access(self.where)
-        await record_use(access.identity, self.say)
-        return access
+        kube_access = await self.hook.akubernetes_access(self.where)
+        await record_use(kube_access.identity, self.say)
+        return kube_access
 
     def apply(self, spec: KubernetesClusterSpec, *, keep_on_failure: bool) -> Applied:
         """Make a cluster, and don't wait.
@@ -92,8 +92,8 @@ class ClusterRun:
         from ray_provider.clusters.lifecycle.setup import apply_cluster
 
         async def step() -> Applied:
-            access = await self._access_for_use()
-            applied = await apply_cluster(access, spec, keep_on_failure=keep_on_failure, say=self.say)
+            kube_access = await self._access_for_use()
+            applied = await apply_cluster(kube_access, spec, keep_on_failure=keep_on_failure, say=self.say)
             return replace(applied, handle=replace(applied.handle, kubernetes=self.where))
 
         return self.run(step)
@@ -110,8 +110,8 @@ class ClusterRun:
         from ray_provider.clusters.lifecycle.removal import take_back
 
         async def step() -> None:
-            access = await self.hook.akubernetes_access(self.where)
-            await take_back(access, handle, error, keep=keep, helm=HelmOptions(path=helm_path), say=self.say)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            await take_back(kube_access, handle, error, keep=keep, helm=HelmOptions(path=helm_path), say=self.say)
 
         self.run(step)
 
@@ -140,10 +140,10 @@ class ClusterRun:
         from ray_provider.clusters.lifecycle.removal import delete_cluster
 
         async def step() -> bool:
-            access = await self.hook.akubernetes_access(self.where)
-            where = await asyncio.to_thread(access.namespace_or_default, namespace)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            where = await asyncio.to_thread(kube_access.namespace_or_default, namespace)
             return await delete_cluster(
-                access,
+                kube_access,
                 name=name,
                 namespace=where,
                 release=release,

@@ -14,7 +14,7 @@ from ray_provider.operators._job.arguments import number
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.handle import Access
     from ray_provider.clusters.kuberay.rayjob import Selector
     from ray_provider.clusters.kuberay.rayjob_manifest import RayJobManifest
     from ray_provider.clusters.lifecycle.rayjob import RayJobSpec
@@ -187,7 +187,7 @@ class RayJobArguments:
             context,
             manifest=manifest.cluster if manifest else (self.ray_cluster_yaml or None),
             namespace=self.namespace or (manifest.namespace if manifest else None),
-            how=cast("How", self.access or operator.hook.config.access),
+            access=cast("Access", self.access or operator.hook.config.access),
             render=lambda text: str(operator.render_template(text, context)),
         )
         base = self.base_name(owner, manifest)

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from ray_provider._shared import xcom_keys
 from ray_provider.clusters.handle import ClusterHandle
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from ray_provider.clusters.handle import Access
     from ray_provider.jobs.models import JobSpec
     from ray_provider.operators._job.run import JobRun
     from ray_provider.operators._rayjob.arguments import RayJobArguments
@@ -191,7 +192,14 @@ def _start(
     now = time.time()
     try:
         run.cluster = run.take(
-            lambda: own_rayjob.wait(run.hook, handle, options, how=wanted.access, since=now, say=partial(tell, run.log))
+            lambda: own_rayjob.wait(
+                run.hook,
+                handle,
+                options,
+                access=cast("Access | None", wanted.access),
+                since=now,
+                say=partial(tell, run.log),
+            )
         )
     except RayJobOver as over:
         outcome = outcome_without_cluster(operator, over.state.job_id, over.state.job, over.state.message)

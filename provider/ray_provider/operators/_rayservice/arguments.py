@@ -15,7 +15,7 @@ from ray_provider.operators._job.arguments import mapping, number
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
-    from ray_provider.clusters.kuberay.endpoints import How
+    from ray_provider.clusters.handle import Access
     from ray_provider.clusters.rayservice.deploy import RayServiceSpec
     from ray_provider.clusters.rayservice.manifest import RayServiceManifest
     from ray_provider.clusters.rayservice.proof import Proof
@@ -127,7 +127,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
     from ray_provider.clusters.rayservice.record import deploy_id
     from ray_provider.clusters.rayservice.resource import RayServiceOptions
 
-    how = cast("How", operator.access or operator.hook.config.access)
+    access = cast("Access", operator.access or operator.hook.config.access)
     manifest = _manifest(operator, context)
     serve_config = manifest.serve_config if manifest is not None else _serve_config(operator, context)
     owner = service_owner(context)
@@ -136,7 +136,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
         context,
         manifest=manifest.cluster if manifest else (operator.ray_cluster_yaml or None),
         namespace=operator.namespace or (manifest.namespace if manifest else None),
-        how=how,
+        access=access,
         render=lambda text: str(operator.render_template(text, context)),
     )
     chosen = operator.name or (manifest.name if manifest else None)
@@ -159,7 +159,7 @@ def deploy_of(operator: Any, context: Context) -> Deploy:
             run=str(whole.get("run_id") or ""),
             strategy=strategy,
         ),
-        proof=_proof(operator, owner, how),
+        proof=_proof(operator, owner, access),
         timeout_seconds=_TIMEOUT if timeout is None else float(timeout),
         scheduling_seconds=300.0 if scheduling is None else float(scheduling),
     )
@@ -171,11 +171,11 @@ def proof_of(operator: Any, context: Context) -> Proof:
     :param operator: ``DeployRayService``.
     :param context: of the task.
     """
-    how = cast("How", operator.access or operator.hook.config.access)
-    return _proof(operator, service_owner(context), how)
+    access = cast("Access", operator.access or operator.hook.config.access)
+    return _proof(operator, service_owner(context), access)
 
 
-def _proof(operator: Any, owner: Mapping[str, Any], how: How) -> Proof:
+def _proof(operator: Any, owner: Mapping[str, Any], access: Access) -> Proof:
     from ray_provider.clusters.rayservice.proof import Proof
     from ray_provider.serve.smoke import SmokeTest
 
@@ -184,7 +184,7 @@ def _proof(operator: Any, owner: Mapping[str, Any], how: How) -> Proof:
         owner=owner,
         smoke_test=SmokeTest.from_dict(smoke_test) if smoke_test else None,
         serve_url=operator.serve_url or None,
-        how=how,
+        access=access,
         kubernetes=where_is(operator.infrastructure),
         promote=operator.promote,
         keep_former=operator.keep_former,

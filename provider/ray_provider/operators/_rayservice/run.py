@@ -12,6 +12,7 @@ from ray_provider.operators.background import Steps
 from ray_provider.triggers.watching import tell
 
 if TYPE_CHECKING:
+    from ray_provider.clusters.handle import Access
     from ray_provider.clusters.kubernetes.access import KubernetesAccess
     from ray_provider.clusters.rayservice.blue_green.traffic import Traffic
     from ray_provider.clusters.rayservice.handle import RayServiceHandle
@@ -69,20 +70,20 @@ class RayServiceRun:
             from ray_provider.clusters.rayservice.waiting import Deployed, WaitOptions, wait_deployed
             from ray_provider.hooks.cloud_marks import record_use
 
-            access = await self.hook.akubernetes_access(self.where)
-            await record_use(access.identity, self.say)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            await record_use(kube_access.identity, self.say)
             spec = wanted.spec
-            namespace = await asyncio.to_thread(access.namespace_or_default, spec.cluster.namespace)
+            namespace = await asyncio.to_thread(kube_access.namespace_or_default, spec.cluster.namespace)
             # From here on a kill takes it back, whether the answer has come or not.
             front = spec.cluster.name if spec.strategy == "blue_green" else ""
             self._open = Deployed(namespace, spec.cluster.name, 0, spec.id, service=front)
-            async with self._answering_for(access, wanted.proof.how):
-                deployed = self._open = await deploy(access, spec, say=self.say)
+            async with self._answering_for(kube_access, wanted.proof.access):
+                deployed = self._open = await deploy(kube_access, spec, say=self.say)
                 if defer:
                     return deployed
                 options = WaitOptions(deadline, wanted.scheduling_seconds)
-                cluster = await wait_deployed(access, deployed, options, how=wanted.proof.how, say=self.say)
-                return await self._prove(access, deployed, cluster, wanted.proof)
+                cluster = await wait_deployed(kube_access, deployed, options, access=wanted.proof.access, say=self.say)
+                return await self._prove(kube_access, deployed, cluster, wanted.proof)
 
         return self._run(step)
 
@@ -96,9 +97,9 @@ class RayServiceRun:
 
         async def step() -> RayServiceHandle:
             self._open = deployed
-            access = await self.hook.akubernetes_access(self.where)
-            async with self._answering_for(access, proof.how):
-                return await self._prove(access, deployed, cluster, proof)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            async with self._answering_for(kube_access, proof.access):
+                return await self._prove(kube_access, deployed, cluster, proof)
 
         return self._run(step)
 
@@ -127,10 +128,10 @@ class RayServiceRun:
             from ray_provider.clusters.rayservice.blue_green.removal import delete_both
             from ray_provider.clusters.rayservice.removal import delete_service
 
-            access = await self.hook.akubernetes_access(self.where)
-            place = await asyncio.to_thread(access.namespace_or_default, named.namespace)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            place = await asyncio.to_thread(kube_access.namespace_or_default, named.namespace)
             if not named.is_plain and await delete_both(
-                access,
+                kube_access,
                 namespace=place,
                 name=named.name,
                 owner=named.owner,
@@ -140,7 +141,7 @@ class RayServiceRun:
             ):
                 return True
             return await delete_service(
-                access, namespace=place, name=named.name, owner=named.owner, timeout=timeout, say=self.say
+                kube_access, namespace=place, name=named.name, owner=named.owner, timeout=timeout, say=self.say
             )
 
         return self._run(step)
@@ -158,15 +159,15 @@ class RayServiceRun:
         async def step() -> Traffic:
             from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, roll_back, take_down
 
-            access = await self.hook.akubernetes_access(self.where)
-            place = await asyncio.to_thread(access.namespace_or_default, named.namespace)
-            how = (await self.hook.aconfig()).access
-            moving = Moving(place, named.name, named.version_id, named.owner, timeout_seconds=timeout, how=how)
-            traffic = await (roll_back if back else promote)(access, moving, say=self.say)
+            kube_access = await self.hook.akubernetes_access(self.where)
+            place = await asyncio.to_thread(kube_access.namespace_or_default, named.namespace)
+            access = (await self.hook.aconfig()).access
+            moving = Moving(place, named.name, named.version_id, named.owner, timeout_seconds=timeout, access=access)
+            traffic = await (roll_back if back else promote)(kube_access, moving, say=self.say)
             loser = traffic.other_version
             # Beside what was promoted before may be a later version by now.
             if not keep and (traffic.other_is == ("rejected" if back else "former") or loser == named.version_id):
-                await take_down(access, place, named.name, loser, drain_seconds=drain_seconds, say=self.say)
+                await take_down(kube_access, place, named.name, loser, drain_seconds=drain_seconds, say=self.say)
             return traffic
 
         return self._run(step)
@@ -179,26 +180,26 @@ class RayServiceRun:
             from ray_provider.clusters.rayservice.going_back import go_back
 
             if deployed is not None:
-                access = await self.hook.akubernetes_access(self.where)
-                self.say(await go_back(access, deployed, wait=False, say=self.say))
+                kube_access = await self.hook.akubernetes_access(self.where)
+                self.say(await go_back(kube_access, deployed, wait=False, say=self.say))
 
         self._steps.kill(between if deployed is not None else None)
 
     # -- machinery -----------------------------------------------------------------------------------------------------
 
     async def _prove(
-        self, access: KubernetesAccess, deployed: Deployed, cluster: str, proof: Proof
+        self, kube_access: KubernetesAccess, deployed: Deployed, cluster: str, proof: Proof
     ) -> RayServiceHandle:
         from ray_provider.clusters.rayservice.proof import prove
 
-        handle, self.dashboard = await prove(access, deployed, cluster, proof, say=self.say)
+        handle, self.dashboard = await prove(kube_access, deployed, cluster, proof, say=self.say)
         if deployed.service:
-            await self._promote(access, deployed, handle, proof)
+            await self._promote(kube_access, deployed, handle, proof)
         self._open = None
         return handle
 
     async def _promote(
-        self, access: KubernetesAccess, deployed: Deployed, handle: RayServiceHandle, proof: Proof
+        self, kube_access: KubernetesAccess, deployed: Deployed, handle: RayServiceHandle, proof: Proof
     ) -> None:
         """Give the version that was proven the traffic, or leave it for a person to do."""
         from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, take_down
@@ -206,11 +207,11 @@ class RayServiceRun:
 
         where = f"{handle.namespace}/{handle.name}"
         if not proof.promote:
-            await finish(access, deployed)
+            await finish(kube_access, deployed)
             self.say(f"{handle.version} is proven, and has no traffic: PromoteRayService gives it that of {where}.")
             return
         moving = Moving(handle.namespace, handle.name, handle.version_id, deploy=deployed.id, timeout_seconds=0.0)
-        traffic = await promote(access, moving, say=self.say)
+        traffic = await promote(kube_access, moving, say=self.say)
         self._open = None
         if traffic.other_is != "former":
             return
@@ -218,10 +219,10 @@ class RayServiceRun:
             self.say(f"{traffic.other}, the version before, stays for RollbackRayService until the next deploy.")
             return
         before, seconds = traffic.other_version, proof.drain_seconds
-        await take_down(access, handle.namespace, handle.name, before, drain_seconds=seconds, say=self.say)
+        await take_down(kube_access, handle.namespace, handle.name, before, drain_seconds=seconds, say=self.say)
 
     @asynccontextmanager
-    async def _answering_for(self, access: KubernetesAccess, how: Any) -> AsyncIterator[None]:
+    async def _answering_for(self, kube_access: KubernetesAccess, access: Access) -> AsyncIterator[None]:
         """Put back what was there before, where a step fails or the task is killed in it."""
         from ray_provider.clusters.rayservice.going_back import go_back
         from ray_provider.serve.deploy import with_way_back
@@ -231,14 +232,14 @@ class RayServiceRun:
         except asyncio.CancelledError:
             deployed, self._open = self._open, None
             if deployed is not None:
-                self.say(await go_back(access, deployed, wait=False, say=self.say))
+                self.say(await go_back(kube_access, deployed, wait=False, say=self.say))
             raise
         except RayProviderError as error:
             deployed, self._open = self._open, None
             if deployed is None or (deployed.generation == 0 and not error.retryable):
                 raise  # it was refused: nothing was changed
             raise await with_way_back(
-                error, lambda: go_back(access, deployed, how=how, say=self.say), keep=self.keep
+                error, lambda: go_back(kube_access, deployed, access=access, say=self.say), keep=self.keep
             ) from error
 
     def _run(self, make: Callable[[], Coroutine[Any, Any, T]]) -> T:

@@ -265,9 +265,9 @@ async def test_the_endpoint_has_rays_token_and_our_credentials_apart():
         assert await endpoint.token_source(None) == "rays"
         assert await endpoint.auth(False) == {"Authorization": "Bearer good"}
         assert "rays" not in repr(endpoint)
-        assert (await kubernetes_endpoint(access, HANDLE, how="service")).url == "http://c-head-svc.n.svc:8265"
+        assert (await kubernetes_endpoint(access, HANDLE, access="service")).url == "http://c-head-svc.n.svc:8265"
         with pytest.raises(ConfigurationError, match="has no `address`"):
-            await kubernetes_endpoint(access, HANDLE, how="url")
+            await kubernetes_endpoint(access, HANDLE, access="url")
 
 
 async def test_a_token_that_can_not_be_read_is_told():

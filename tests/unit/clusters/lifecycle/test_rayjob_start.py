@@ -88,7 +88,7 @@ class Scene:
 
     def start(self, *, since=None, **options):
         given = StartOptions(**{"start_seconds": 8.0, **options})
-        waiting = wait_started(self.access, HANDLE, given, how="proxy", since=since, say=self.lines.append)
+        waiting = wait_started(self.access, HANDLE, given, access="proxy", since=since, say=self.lines.append)
         self.task = asyncio.create_task(waiting)
 
     def watch(self, cluster="train-a"):

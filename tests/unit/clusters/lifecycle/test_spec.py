@@ -98,7 +98,7 @@ MANIFEST = {
     [
         ({"kuberay_operator": "maybe"}, "`kuberay_operator` is 'maybe'"),
         ({"lease_seconds": 0}, "`lease_seconds` is 0"),
-        ({"how": "by-air"}, "`access` is 'by-air'"),
+        ({"access": "by-air"}, "`access` is 'by-air'"),
         (
             {"name": "a", "values": {"fullnameOverride": "b"}},
             "names the cluster 'a', and `values.fullnameOverride` 'b'",

@@ -116,7 +116,11 @@ class Scene:
         deployed = Deployed("n", "shop", generation, "id-1", kind, active if kind != "first" else "")
         self.task = asyncio.create_task(
             wait_deployed(
-                self.access, deployed, WaitOptions(time.time() + seconds, **options), how="proxy", say=self.lines.append
+                self.access,
+                deployed,
+                WaitOptions(time.time() + seconds, **options),
+                access="proxy",
+                say=self.lines.append,
             )
         )
 

@@ -38,7 +38,7 @@ def described(**changes: Any) -> dict[str, Any]:
 async def test_an_eks_cluster_is_entered_as_aws_says() -> None:
     session = Session(**described())
     found = await eks_credentials(EksCluster("c", "r"), session=session)
-    assert (found.cloud, found.name, found.endpoint, found.ca_data) == ("aws", "c", "https://api", TEXT)
+    assert (found.name, found.endpoint, found.ca_data) == ("c", "https://api", TEXT)
     assert found.exec_arguments is None, "another program has not got this session"
     assert session.asked == [("eks", "describe_cluster", {"name": "c"})]
     assert session.made[0]["region_name"] == "r"
@@ -213,7 +213,7 @@ WHERE = GkeCluster("c", "l", "p")
 async def test_a_gke_cluster_is_entered_as_google_says() -> None:
     client = Container(get_cluster=gke_cluster())
     found = await gke_credentials(WHERE, credentials=SimpleNamespace(), client=client)
-    assert (found.cloud, found.name, found.endpoint, found.ca_data) == ("gcp", "c", "https://10.0.0.1", TEXT)
+    assert (found.name, found.endpoint, found.ca_data) == ("c", "https://10.0.0.1", TEXT)
     assert found.exec_arguments is None
     assert client.asked == [("get_cluster", {"name": "projects/p/locations/l/clusters/c", "timeout": 60.0})]
     dns = GkeCluster("c", "l", "p", dns_endpoint=True)

@@ -90,9 +90,7 @@ def test_what_is_done_is_counted() -> None:
     reader = EventReader(lambda _: None, str)
     for event in (hook("apply_complete", "create"), hook("apply_errored", "create"), hook("apply_complete", "create")):
         reader.feed(json.dumps(event))
-    reader.feed(json.dumps({"type": "change_summary", "changes": {"add": 2, "remove": 1, "operation": "apply"}}))
     assert reader.resources_done == 2
-    assert reader.changes == {"add": 2, "remove": 1}
 
 
 @pytest.mark.parametrize(

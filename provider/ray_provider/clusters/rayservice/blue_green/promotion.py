@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ray_provider._shared.retry import RetryPolicy
+from ray_provider.clusters.handle import Access
 from ray_provider.clusters.kubernetes.access import KubernetesAccess
 from ray_provider.clusters.kubernetes.client import Json, Kube, open_kube
 from ray_provider.clusters.naming import describe_owner, same_owner
@@ -59,7 +60,7 @@ class Moving:
     :param owner: whose it has to be; unless given, somebody named it, and means it.
     :param deploy: the deploy that moves it, of which the version may still bear the mark.
     :param timeout_seconds: until it has to say that it serves; 0: it has just been proven.
-    :param how: the way to dashboards.
+    :param access: the way to dashboards.
     """
 
     namespace: str
@@ -68,7 +69,7 @@ class Moving:
     owner: Mapping[str, Any] | None = None
     deploy: str = ""
     timeout_seconds: float = 60.0
-    how: Any = "auto"
+    access: Access = "auto"
 
     @property
     def where(self) -> str:
@@ -76,10 +77,10 @@ class Moving:
         return f"{self.namespace}/{self.name}"
 
 
-async def promote(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
+async def promote(kube_access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
     """Give the traffic to the version that waits for it. Done already: nothing changes.
 
-    :param access: the Kubernetes that they are on.
+    :param kube_access: the Kubernetes that they are on.
     :param moving: which version.
     :param say: gets lines of progress.
     :return: who has the traffic.
@@ -105,13 +106,13 @@ async def promote(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traf
             cause="no version",
         )
 
-    return await _move(access, moving, target, say)
+    return await _move(kube_access, moving, target, say)
 
 
-async def roll_back(access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
+async def roll_back(kube_access: KubernetesAccess, moving: Moving, *, say: Say) -> Traffic:
     """Give the traffic back to the version that had it before. Done already: nothing changes.
 
-    :param access: the Kubernetes that they are on.
+    :param kube_access: the Kubernetes that they are on.
     :param moving: its version is the one that the traffic is taken from.
     :param say: gets lines of progress.
     :return: who has the traffic.
@@ -133,20 +134,20 @@ async def roll_back(access: KubernetesAccess, moving: Moving, *, say: Say) -> Tr
             cause="no version",
         )
 
-    return await _move(access, moving, target, say)
+    return await _move(kube_access, moving, target, say)
 
 
 async def _move(
-    access: KubernetesAccess, moving: Moving, target: Callable[[Traffic], Other | None], say: Say
+    kube_access: KubernetesAccess, moving: Moving, target: Callable[[Traffic], Other | None], say: Say
 ) -> Traffic:
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         for race in range(_RACES):
             traffic = await _of(kube, moving)
             becomes = target(traffic)
             if becomes is None:
                 say(f"The traffic of {moving.where} is at {traffic.active or 'none of the two'} already.")
                 return await settle(kube, moving.namespace, moving.name) or traffic
-            cluster = await _healthy(access, kube, traffic, moving)
+            cluster = await _healthy(kube_access, kube, traffic, moving)
             try:
                 traffic = await _switch(kube, traffic, becomes, cluster)
                 break
@@ -178,7 +179,7 @@ async def _of(kube: Kube, moving: Moving) -> Traffic:
     return traffic
 
 
-async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, moving: Moving) -> str:
+async def _healthy(kube_access: KubernetesAccess, kube: Kube, traffic: Traffic, moving: Moving) -> str:
     """Make sure that the other version serves, by Serve's own word.
 
     :return: the RayCluster that serves.
@@ -203,7 +204,7 @@ async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, movin
     if moving.timeout_seconds:
         wanted = application_configs(str(there["spec"].get("serveConfigV2") or ""))
         try:
-            await _all_run(access, moving, state.active, wanted)
+            await _all_run(kube_access, moving, state.active, wanted)
         except RayProviderError as error:
             raise type(error)(
                 f"{error.message.rstrip()} The traffic of {moving.where} stays at "
@@ -214,10 +215,10 @@ async def _healthy(access: KubernetesAccess, kube: Kube, traffic: Traffic, movin
     return state.active
 
 
-async def _all_run(access: KubernetesAccess, moving: Moving, cluster: str, wanted: list[dict[str, Any]]) -> None:
+async def _all_run(kube_access: KubernetesAccess, moving: Moving, cluster: str, wanted: list[dict[str, Any]]) -> None:
     """Ask Serve itself until all applications run as they were written: that holds also with no operator."""
     until = time.monotonic() + moving.timeout_seconds
-    endpoint = await dashboard_of(access, moving.namespace, cluster, moving.how)
+    endpoint = await dashboard_of(kube_access, moving.namespace, cluster, moving.access)
     async with ServeClient(endpoint, timeout=15.0) as client:
         while True:
             try:
@@ -315,11 +316,11 @@ async def _lead(kube: Kube, traffic: Traffic, name: str, *, leads: bool) -> bool
 
 
 async def take_down(
-    access: KubernetesAccess, namespace: str, name: str, version: str, *, drain_seconds: float, say: Say
+    kube_access: KubernetesAccess, namespace: str, name: str, version: str, *, drain_seconds: float, say: Say
 ) -> bool:
     """Delete the RayService that has not got the traffic, when the requests that it had have had time to end.
 
-    :param access: the Kubernetes that they are on.
+    :param kube_access: the Kubernetes that they are on.
     :param namespace: in which it is.
     :param name: of our Service.
     :param version: that is to go; where it has the traffic, or is not there, nothing is done.
@@ -328,7 +329,7 @@ async def take_down(
     :return: whether there was one.
     :raises KubernetesError: it can't be written down, or deleted.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         before = await look(kube, namespace, name)
         if before is None or not version or before.other_version != version:
             return False
@@ -348,17 +349,17 @@ async def take_down(
             except KubernetesError as error:
                 if not writing.is_conflict(error) or race == _RACES - 1:
                     raise
-    return await delete_service(access, namespace=namespace, name=before.other, say=say)
+    return await delete_service(kube_access, namespace=namespace, name=before.other, say=say)
 
 
-async def of_deploy(access: KubernetesAccess, deployed: Deployed) -> tuple[str, bool]:
+async def of_deploy(kube_access: KubernetesAccess, deployed: Deployed) -> tuple[str, bool]:
     """Tell which of the two RayServices a deploy has made or changed, and whether it made what has the traffic by now.
 
-    :param access: the Kubernetes that they are on.
+    :param kube_access: the Kubernetes that they are on.
     :param deployed: the deploy.
     :return: its name (empty: none), and whether that is so.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         traffic = await settle(kube, deployed.namespace, deployed.service)
         for name in Traffic(deployed.namespace, deployed.service).names:
             there = await kube.find(writing.service_path(deployed.namespace, name))

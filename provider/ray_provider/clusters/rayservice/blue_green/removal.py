@@ -24,7 +24,7 @@ _PAUSE = 1.0
 
 
 async def delete_both(
-    access: KubernetesAccess,
+    kube_access: KubernetesAccess,
     *,
     namespace: str,
     name: str,
@@ -35,7 +35,7 @@ async def delete_both(
 ) -> bool:
     """Delete two RayServices and our Service before them, and wait until nothing of them is left.
 
-    :param access: the Kubernetes that they are on.
+    :param kube_access: the Kubernetes that they are on.
     :param namespace: in which they are.
     :param name: of our Service.
     :param owner: whose it has to be; unless given, somebody named it, and means it.
@@ -46,7 +46,7 @@ async def delete_both(
     :raises ClusterError: it is another's.
     :raises ClusterTimeoutError: something of it remains.
     """
-    async with open_kube(access) as kube:
+    async with open_kube(kube_access) as kube:
         traffic = await look(kube, namespace, name)
         if traffic is None:
             return False
@@ -67,7 +67,7 @@ async def delete_both(
         await _closed(kube, traffic, drain_seconds)
         await asyncio.gather(
             *(
-                delete_service(access, namespace=namespace, name=each, timeout=timeout, say=say)
+                delete_service(kube_access, namespace=namespace, name=each, timeout=timeout, say=say)
                 for each in traffic.names
             )
         )
