@@ -28,8 +28,8 @@ from ray_provider.testing.parent import dying_with_parent
 _START_SECONDS = 240
 #: How often a head that ends while it starts is started.
 _STARTS = 4
-#: Before other work, where we may: a raylet gives its agents 15 s to come up, and ends else. Nothing changes that.
-_FIRST = ("nice", "-n", "-10")
+#: While it starts, before other work: a raylet gives its agents 15 s to come up, and ends else. Nothing changes that.
+_FIRST = -10
 _STOP_SECONDS = 5
 
 
@@ -137,9 +137,7 @@ class RayHead:
             **self.extra_options,
         }
         environment = self.environment()
-        first = _FIRST if os.geteuid() == 0 else ()
         command = [
-            *first,
             str(self.python),
             "-m",
             "ray.scripts.scripts",
@@ -160,11 +158,21 @@ class RayHead:
             start_new_session=True,
         )
         try:
+            self._give_way(_FIRST)
             self._wait_until_ready()
+            self._give_way(0)
         except BaseException:
             self._killed = True  # why it ended is told already
             self.stop()
             raise
+
+    def _give_way(self, nice: int) -> None:
+        """Set the nice value of Ray's session, where we may (root, on Linux with autogroups).
+
+        There the CPUs are shared by session first: a process's own nice value counts within its session only.
+        """
+        with contextlib.suppress(OSError):
+            Path(f"/proc/{self.pid}/autogroup").write_text(str(nice), encoding="ascii")
 
     def environment(self) -> dict[str, str]:
         """Of Ray's processes, those of further nodes too."""

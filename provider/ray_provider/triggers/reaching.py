@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ray_provider._shared.mistakes import PROGRAMMING_ERRORS
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 
 if TYPE_CHECKING:
@@ -23,7 +22,7 @@ SETTLE_SECONDS = 30.0
 async def patiently(
     ask: Callable[[], Awaitable[T]], limit: Callable[[Exception], float], tell: Callable[[Exception], None]
 ) -> T:
-    """Ask until there is an answer. A mistake in a program is not waited out.
+    """Ask until there is an answer.
 
     :param ask: for it.
     :param limit: gives how many seconds, since it was first asked, an error is waited out.
@@ -39,10 +38,9 @@ async def patiently(
             return await ask()
         except ConfigurationError:
             raise
-        except PROGRAMMING_ERRORS:
-            raise
         except Exception as error:
-            # Airflow, the secrets backend and the clouds' clients are asked: their errors have no common base.
+            # Airflow, the secrets backend and the clouds' clients are asked. Their errors have no common base: where
+            # Airflow reads an error of its API server as if it were the answer, it is an AttributeError.
             if loop.time() - began + pause > limit(error):
                 raise
             tell(error)
