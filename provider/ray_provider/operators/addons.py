@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ray_provider._compat import BaseOperator
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators._cluster.common import ClusterOperator, device_plugin_of, folders_of
+from ray_provider.operators._cluster.common import backend_of, device_plugin_of, folders_of, hook_of, new_run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,7 +36,7 @@ _FIELDS = (
 )
 
 
-class AddonsOperator(ClusterOperator):
+class AddonsOperator(BaseOperator):
     """What both have in common: which add-ons are meant, and where.
 
     :param conn_id: connection of type ``ray``; its identity needs an administrator's rights in Kubernetes (cluster
@@ -84,6 +85,7 @@ class AddonsOperator(ClusterOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._run: ClusterRun | None = None
         self.conn_id = conn_id
         self.infrastructure = infrastructure
         #: A template may give nothing: then it is not the connection's own Kubernetes cluster that is meant.
@@ -99,6 +101,14 @@ class AddonsOperator(ClusterOperator):
         self.operator_namespace = operator_namespace
         self.helm_path = helm_path
         self.backend = backend
+
+    #: The connection's hook.
+    hook = property(hook_of)
+
+    def on_kill(self) -> None:
+        """End what is going on."""
+        if self._run is not None:
+            self._run.kill()
 
     def spec(self, context: Context) -> AddonsSpec:
         """Read and check what is to be installed, before anything is asked or made.
@@ -201,8 +211,8 @@ class SetupRayAddons(AddonsOperator):
                     hint="Pass on what SetupRayInfrastructure returned: infrastructure=setup.output.",
                     field="infrastructure",
                 )
-            run = self.new_run()
-            if self.backend_of(run) == "local":
+            run = self._run = new_run(self)
+            if backend_of(self, run) == "local":
                 self.log.info("The backend is local: nothing is needed.")
                 return {"installed": []}
             spec = self.spec(context)
@@ -248,8 +258,8 @@ class DeleteRayAddons(AddonsOperator):
             if self._has_infrastructure and not self._outputs().get("cluster_name"):
                 self.log.info("The infrastructure was never finished: nothing is installed there.")
                 return {"removed": []}
-            run = self.new_run()
-            if self.backend_of(run) == "local":
+            run = self._run = new_run(self)
+            if backend_of(self, run) == "local":
                 return {"removed": []}
             return {"removed": self._remove(run, self.spec(context))}
 

@@ -8,7 +8,7 @@ from dataclasses import fields
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from ray_provider._compat import conf
+from ray_provider._compat import BaseOperator, conf, without_gone
 from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow, for_airflow
 from ray_provider.clusters.handle import ClusterHandle
@@ -16,11 +16,15 @@ from ray_provider.exceptions import ClusterError, ConfigurationError, RayProvide
 from ray_provider.hooks.ray import RayHook
 from ray_provider.operators import triggerer
 from ray_provider.operators._cluster.common import (
-    ClusterOperator,
+    GONE,
+    backend_of,
     cluster_spec,
     folders_of,
+    hook_of,
+    new_run,
     owned_here,
     owner_of,
+    warn_of_unused,
 )
 from ray_provider.operators._cluster.run import ClusterRun
 from ray_provider.operators._job.arguments import number, timeout_at
@@ -43,7 +47,7 @@ _BACKSTOP_SECONDS = 120.0
 __all__ = ["DASHBOARD_XCOM_KEY", "DeleteRayCluster", "SetupRayCluster"]
 
 
-class SetupRayCluster(ClusterOperator):
+class SetupRayCluster(BaseOperator):
     """Sets a Ray cluster up, and returns its handle (plain data, without a secret) for the tasks after it.
 
     On Kubernetes the cluster is a Helm release: of the provider's own chart ``ray-cluster``, of another one, or made
@@ -170,7 +174,9 @@ class SetupRayCluster(ClusterOperator):
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
+        without_gone(type(self).__name__, kwargs, GONE)
         super().__init__(**kwargs)
+        self._run: ClusterRun | None = None
         self.conn_id = conn_id
         self.ray_cluster_yaml = ray_cluster_yaml
         self.kuberay_version = kuberay_version
@@ -208,6 +214,14 @@ class SetupRayCluster(ClusterOperator):
 
     # -- what Airflow calls --------------------------------------------------------------------------------------------
 
+    #: The connection's hook.
+    hook = property(hook_of)
+
+    def on_kill(self) -> None:
+        """End what is going on; what the task made so far goes again."""
+        if self._run is not None:
+            self._run.kill()
+
     def execute(self, context: Context) -> dict[str, Any]:
         """Set the cluster up.
 
@@ -216,15 +230,15 @@ class SetupRayCluster(ClusterOperator):
         :raises ConfigurationError: it can't work; nothing was made.
         """
         with errors_for_airflow():
-            run = self.new_run()
-            if self.backend_of(run) == "local":
+            run = self._run = new_run(self)
+            if backend_of(self, run) == "local":
                 if self.infrastructure is not None:
                     raise ConfigurationError(
                         "`infrastructure` is given, but the backend is local.",
                         hint='Set `backend="kubernetes"`, in the task or in the connection.',
                         field="infrastructure",
                     )
-                self.warn_of_unused()
+                warn_of_unused(self)
                 return self._done(
                     context, run.start_local(self._local_spec(context), update_if_exists=self.update_if_exists)
                 )
@@ -315,7 +329,7 @@ class SetupRayCluster(ClusterOperator):
         return handle.to_dict()
 
     def _take_back(self, handle: ClusterHandle, error: RayProviderError) -> None:
-        run = self.new_run(handle.kubernetes)
+        run = self._run = new_run(self, handle.kubernetes)
         try:
             run.take_back(handle, error, keep=self.keep_on_failure, helm_path=self.helm_path)
         except RayProviderError:

@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from ray_provider._compat import BaseOperator, without_gone
 from ray_provider._shared import xcom_keys
 from ray_provider.airflow_errors import errors_for_airflow
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.ray import RayHook
-from ray_provider.operators._cluster.common import ClusterOperator, folders_of, owned_here, owner_of
+from ray_provider.operators._cluster.common import GONE, backend_of, folders_of, hook_of, new_run, owned_here, owner_of
 from ray_provider.operators._cluster.run import ClusterRun
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class DeleteRayCluster(ClusterOperator):
+class DeleteRayCluster(BaseOperator):
     """Deletes a Ray cluster, and waits until nothing of it is left: release, pods, services, secrets.
 
     No error where there is none. Never deletes what is another's: by a handle only what the task that returned it made
@@ -71,7 +72,9 @@ class DeleteRayCluster(ClusterOperator):
         backend: str | None = None,
         **kwargs: Any,
     ) -> None:
+        without_gone(type(self).__name__, kwargs, GONE)
         super().__init__(**kwargs)
+        self._run: ClusterRun | None = None
         self.conn_id = conn_id
         self.ray_cluster_yaml = ray_cluster_yaml
         self.gpu_device_plugin_yaml = gpu_device_plugin_yaml
@@ -83,6 +86,14 @@ class DeleteRayCluster(ClusterOperator):
         self.force = force
         self.helm_path = helm_path
         self.backend = backend
+
+    #: The connection's hook.
+    hook = property(hook_of)
+
+    def on_kill(self) -> None:
+        """End what is going on."""
+        if self._run is not None:
+            self._run.kill()
 
     def execute(self, context: Context) -> bool:
         """Delete the cluster.
@@ -98,10 +109,10 @@ class DeleteRayCluster(ClusterOperator):
     def _delete(self, context: Context) -> bool:
         if self.cluster:
             return self._delete_handle(self.cluster, context)
-        run = self.new_run()
+        run = self._run = new_run(self)
         if self.name or self.ray_cluster_yaml:
             name, namespace = self._named(context)
-            if self.backend_of(run) == "local":
+            if backend_of(self, run) == "local":
                 return run.delete_local(name)
             return self._delete_named(run, name, namespace, context)
         left = self._left_by_set_ups(context)
@@ -129,7 +140,7 @@ class DeleteRayCluster(ClusterOperator):
                 hint="Pass its return value: cluster=setup.output.",
             )
         handle = owned_here(ClusterHandle.from_dict(cluster), context)
-        run = self.new_run(handle.kubernetes)
+        run = self._run = new_run(self, handle.kubernetes)
         if handle.backend == "local":
             if not handle.created:
                 self.log.info("Ray cluster %s was there before its set-up: it is left as it is.", handle.name)

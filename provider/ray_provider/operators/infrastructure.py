@@ -27,15 +27,7 @@ _LIVE = ("refuse", "ignore")
 _ON_FAILURE = ("keep", "destroy")
 
 
-class InfrastructureOperator(TerraformTask, BaseOperator):
-    """What both have in common. For the parameters see :class:`~ray_provider.hooks.terraform.TerraformTask`."""
-
-    template_fields: Sequence[str] = TerraformTask.terraform_fields
-    template_fields_renderers: ClassVar[dict[str, str]] = {"variables": "json"}
-    ui_color = "#e6e0ff"
-
-
-class SetupRayInfrastructure(InfrastructureOperator):
+class SetupRayInfrastructure(TerraformTask, BaseOperator):
     """Makes or changes a Kubernetes cluster with node pools for Ray, by Terraform (or OpenTofu).
 
     A plan is made, shown and checked, and exactly that plan is applied. A plan that would destroy or replace a cluster,
@@ -67,7 +59,9 @@ class SetupRayInfrastructure(InfrastructureOperator):
     :param kwargs: arguments of ``TerraformTask``, and of any operator.
     """
 
-    template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "ttl")
+    template_fields: Sequence[str] = (*TerraformTask.terraform_fields, "ttl")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"variables": "json"}
+    ui_color = "#e6e0ff"
 
     def __init__(
         self,
@@ -258,7 +252,7 @@ class SetupRayInfrastructure(InfrastructureOperator):
         )
 
 
-class DeleteRayInfrastructure(InfrastructureOperator):
+class DeleteRayInfrastructure(TerraformTask, BaseOperator):
     """Destroys what ``SetupRayInfrastructure`` made. Doing so again finds nothing, and succeeds.
 
     The order is: Ray clusters first (``DeleteRayCluster``, upstream of this task), then pools, cluster, network as
@@ -276,7 +270,8 @@ class DeleteRayInfrastructure(InfrastructureOperator):
     :param kwargs: arguments of ``TerraformTask``, and of any operator.
     """
 
-    template_fields: Sequence[str] = (*InfrastructureOperator.template_fields, "infrastructure", "confirm")
+    template_fields: Sequence[str] = (*TerraformTask.terraform_fields, "infrastructure", "confirm")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"variables": "json"}
     ui_color = "#f5dada"
 
     def __init__(

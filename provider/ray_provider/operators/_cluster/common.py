@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from ray_provider import _compat
-from ray_provider._compat import BaseOperator, without_gone
+from ray_provider.clusters.handle import Backend
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.allowed import allowed_by
 from ray_provider.hooks.ray import RayHook
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from ray_provider.clusters.handle import Access, ClusterHandle
     from ray_provider.clusters.lifecycle.spec import KubernetesClusterSpec
-
-BACKENDS = ("kubernetes", "local")
 
 #: Arguments that the local backend has no use for, and what they are unless given.
 _ONLY_KUBERNETES: dict[str, Any] = {
@@ -47,70 +45,58 @@ _ONLY_KUBERNETES: dict[str, Any] = {
 }
 
 #: Arguments that astro-provider-ray 0.1 had, and what is there instead.
-_GONE = {"use_gpu": "give gpu_device_plugin_yaml to have a missing device plugin installed, and GPUs to the workers."}
+GONE = {"use_gpu": "give gpu_device_plugin_yaml to have a missing device plugin installed, and GPUs to the workers."}
 
 
-class ClusterOperator(BaseOperator):
-    """What both have in common.
+def hook_of(operator: Any) -> RayHook:
+    """Give the hook of a task's connection.
 
-    :param kwargs: arguments of any operator. Those of astro-provider-ray that are gone are refused, with what to give
-        instead.
+    :param operator: of the task.
     """
+    return RayHook(operator.conn_id, allowed=allowed_by(operator))
 
-    conn_id: str
-    backend: str | None
-    infrastructure: Any
 
-    def __init__(self, **kwargs: Any) -> None:
-        without_gone(type(self).__name__, kwargs, _GONE)
-        super().__init__(**kwargs)
-        self._run: ClusterRun | None = None
+def new_run(operator: Any, where: Mapping[str, Any] | None = None) -> ClusterRun:
+    """Begin what can be killed.
 
-    @property
-    def hook(self) -> RayHook:
-        """The connection's hook."""
-        return RayHook(self.conn_id, allowed=allowed_by(self))
+    :param operator: of the task.
+    :param where: which Kubernetes it is about, as a handle says it; unless given, what ``infrastructure`` or the
+        connection says.
+    """
+    return ClusterRun(operator.hook, operator.log, where or where_is(operator.infrastructure))
 
-    def on_kill(self) -> None:
-        """End what is going on; what the task made so far goes again."""
-        if self._run is not None:
-            self._run.kill()
 
-    def new_run(self, where: Mapping[str, Any] | None = None) -> ClusterRun:
-        """Begin what can be killed.
+def backend_of(operator: Any, run: ClusterRun) -> str:
+    """Tell where clusters are: as the task says, else as the connection does.
 
-        :param where: which Kubernetes it is about, as a handle says it; unless given, what ``infrastructure`` or the
-            connection says.
-        """
-        self._run = ClusterRun(self.hook, self.log, where or where_is(self.infrastructure))
-        return self._run
+    :param operator: of the task.
+    :param run: knows the connection.
+    :return: ``kubernetes`` or ``local``.
+    :raises ConfigurationError: there is no such backend.
+    """
+    backend: str = operator.backend or run.hook.config.backend
+    if backend not in get_args(Backend):
+        raise ConfigurationError(
+            f"The argument `backend` is {backend!r}: no such backend.",
+            hint=f"Give one of {', '.join(get_args(Backend))}, or leave it out: then the connection says which.",
+            field="backend",
+        )
+    return backend
 
-    def backend_of(self, run: ClusterRun) -> str:
-        """Tell where clusters are: as the task says, else as the connection does.
 
-        :param run: knows the connection.
-        :return: ``kubernetes`` or ``local``.
-        :raises ConfigurationError: there is no such backend.
-        """
-        backend = self.backend or run.hook.config.backend
-        if backend not in BACKENDS:
-            raise ConfigurationError(
-                f"The argument `backend` is {backend!r}: no such backend.",
-                hint=f"Give one of {', '.join(BACKENDS)}, or leave it out: then the connection says which.",
-                field="backend",
-            )
-        return backend
+def warn_of_unused(operator: Any) -> None:
+    """Tell which arguments were given that only a cluster on Kubernetes has a use for.
 
-    def warn_of_unused(self) -> None:
-        """Tell which arguments were given that only a cluster on Kubernetes has a use for."""
-        given = [name for name, default in _ONLY_KUBERNETES.items() if getattr(self, name) not in (default, None, "")]
-        if given:
-            self.log.warning(
-                "The backend is local: %s %s no effect there. What a local Ray has is said by `local`, e.g. "
-                "local={'num_cpus': 4}.",
-                ", ".join(f"`{name}`" for name in given),
-                "has" if len(given) == 1 else "have",
-            )
+    :param operator: of a set-up.
+    """
+    given = [name for name, default in _ONLY_KUBERNETES.items() if getattr(operator, name) not in (default, None, "")]
+    if given:
+        operator.log.warning(
+            "The backend is local: %s %s no effect there. What a local Ray has is said by `local`, e.g. "
+            "local={'num_cpus': 4}.",
+            ", ".join(f"`{name}`" for name in given),
+            "has" if len(given) == 1 else "have",
+        )
 
 
 def where_is(infrastructure: Any) -> dict[str, str] | None:
