@@ -209,12 +209,13 @@ def _reap(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from ray_provider import _compat, reaper
+    from ray_provider._compat import database
     from ray_provider.exceptions import RayProviderError
     from ray_provider.hooks import RayHook
     from ray_provider.hooks.peer import run_sync
     from ray_provider.terminal import print_table, working
 
-    _compat.allow_database()
+    database.allow()
     hook = RayHook(arguments.conn_id)
     try:
         options = reaper.ReapOptions(
@@ -247,13 +248,14 @@ def _reap_jobs(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from ray_provider import _compat, job_reaper, reaper
+    from ray_provider._compat import database
     from ray_provider.exceptions import RayProviderError
     from ray_provider.hooks import RayHook
     from ray_provider.hooks.allowed import CHECKED
     from ray_provider.hooks.peer import run_sync
     from ray_provider.terminal import print_table, working
 
-    _compat.allow_database()
+    database.allow()
     # Not by handles out of XCom: the clusters are those that Kubernetes lists.
     hook = RayHook(arguments.conn_id, allowed=CHECKED)
     try:
@@ -284,10 +286,11 @@ def _reap_infrastructure(arguments: argparse.Namespace) -> int:
     from datetime import UTC, datetime
 
     from ray_provider import _compat, infrastructure_reaper, reaper
+    from ray_provider._compat import database
     from ray_provider.exceptions import RayProviderError
     from ray_provider.terminal import print_table, working
 
-    _compat.allow_database()
+    database.allow()
     try:
         older_than = reaper.parse_age(arguments.older_than) if arguments.older_than else None
         where = infrastructure_reaper.places(
@@ -349,10 +352,11 @@ def _doctor(conn_id: str | None) -> int:
     if conn_id is None:
         return 0
     from ray_provider import _compat
+    from ray_provider._compat import database
     from ray_provider.hooks import RayHook
     from ray_provider.terminal import working
 
-    _compat.allow_database()
+    database.allow()
     try:
         with working(f"trying the connection {conn_id}"):
             good, message = RayHook(conn_id).test_connection()

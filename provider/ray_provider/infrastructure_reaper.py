@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ray_provider import _compat
+from ray_provider._compat import database
 from ray_provider.exceptions import ConfigurationError, RayProviderError
 from ray_provider.infrastructure.cloud.marks import PREFIX, Marks, decode, word
 from ray_provider.infrastructure.cloud.presence import CloudClusterFacts
@@ -206,8 +207,8 @@ def ask_airflow(found: Iterable[Found]) -> Runs:
     :param found: whose DAGs it is asked for.
     """
     wanted = {one.marks.owner.get("dag") for one in found}
-    dags = {dag_id for dag_id in _compat.known_dags() if word(dag_id) in wanted}
-    return Runs(_compat.deployment_name(), _compat.run_states(dags))
+    dags = {dag_id for dag_id in database.known_dags() if word(dag_id) in wanted}
+    return Runs(_compat.deployment_name(), database.run_states(dags))
 
 
 def judge(found: Found, runs: Runs, older_than: timedelta | None, now: datetime) -> Verdict:

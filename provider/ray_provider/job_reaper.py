@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlsplit
 
 from ray_provider import _compat
+from ray_provider._compat import database
 from ray_provider._shared import xcom_keys
 from ray_provider._shared.plain_text import colourless
 from ray_provider.exceptions import RayProviderError
@@ -233,13 +234,13 @@ def ask_airflow(jobs: Iterable[FoundJob]) -> Airflow:
     """
     owners = [job.owner for job in jobs]
     runs = {owner.run_id for owner in owners}
-    dags = _compat.known_dags() & {owner.dag_id for owner in owners}
-    told = _compat.stored_xcoms(xcom_keys.JOB, dags, runs)
+    dags = database.known_dags() & {owner.dag_id for owner in owners}
+    told = database.stored_xcoms(xcom_keys.JOB, dags, runs)
     return Airflow(
         _compat.deployment_name(),
         frozenset(dags),
-        _compat.run_starts(dags, runs),
-        _compat.task_states(dags, runs),
+        database.run_starts(dags, runs),
+        database.task_states(dags, runs),
         {
             key: str(one["submission_id"])
             for key, one in told.items()

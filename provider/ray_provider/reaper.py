@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from ray_provider import _compat
+from ray_provider._compat import database
 from ray_provider.clusters.lifecycle.inventory import FoundCluster
 from ray_provider.clusters.naming import label_value
 from ray_provider.exceptions import ConfigurationError, RayProviderError
@@ -185,8 +186,8 @@ def ask_airflow(clusters: Iterable[FoundCluster]) -> Airflow:
     clusters = list(clusters)
     owners = [owner for one in clusters for owner in (one.owner, *(user.owner for user in one.users))]
     wanted = {owner["dag_id"] for owner in owners if owner.get("dag_id")}
-    dags = {dag_id for dag_id in _compat.known_dags() if dag_id in wanted or label_value(dag_id) in wanted}
-    return Airflow(_compat.deployment_name(), frozenset(dags), _compat.run_states(dags))
+    dags = {dag_id for dag_id in database.known_dags() if dag_id in wanted or label_value(dag_id) in wanted}
+    return Airflow(_compat.deployment_name(), frozenset(dags), database.run_states(dags))
 
 
 async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say: Say) -> bool:
@@ -202,7 +203,7 @@ async def delete(hook: RayHook, cluster: FoundCluster, options: ReapOptions, say
     if cluster.backend == "local":
         from ray_provider.clusters.local.cluster import delete_local
 
-        return await delete_local(cluster.name, owner=cluster.owner or None, on_progress=say)
+        return await delete_local(cluster.name, owner=cluster.owner or None, say=say)
     kube_access = await hook.akubernetes_access()
     if cluster.what == "rayjob":
         from ray_provider.clusters.lifecycle.rayjob import delete_job

@@ -1,4 +1,7 @@
-"""Submit a Ray job, and wait for it in the worker or in the triggerer."""
+"""Submit a Ray job, and wait for it in the worker or in the triggerer.
+
+Half of this module describes and takes arguments. What is done with them is in ``_job``, ``_cluster`` and ``_rayjob``.
+"""
 
 from __future__ import annotations
 
@@ -457,7 +460,7 @@ class SubmitRayJob(BaseOperator):
         run = JobRun(
             self.hook, self.log, cancel_on_kill=self.cancel_on_kill, retried=TriggerTask(ti) if again else None
         )
-        run.patience = arguments.watch_options(self).max_unreachable_seconds
+        run.max_unreachable_seconds = arguments.watch_options(self).max_unreachable_seconds
         run.allow_in_package = arguments.names("allow_in_package", self.allow_in_package)
         self._job_run = run
         return run

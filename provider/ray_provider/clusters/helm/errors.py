@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray_provider.clusters.helm.fetch import display_url
-from ray_provider.clusters.kubernetes.client import forbidden
+from ray_provider.clusters.kubernetes.refusals import forbidden
 from ray_provider.exceptions import (
     ConfigurationError,
     HelmError,

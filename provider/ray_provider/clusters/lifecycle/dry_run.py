@@ -6,8 +6,9 @@ import re
 from collections.abc import Callable, Iterable
 
 from ray_provider.clusters.kuberay.versions import KubeRay, since
-from ray_provider.clusters.kubernetes.client import Json, Kube, ending_namespace
+from ray_provider.clusters.kubernetes.client import Json, Kube
 from ray_provider.clusters.kubernetes.namespaces import new_namespace
+from ray_provider.clusters.kubernetes.refusals import ending_namespace
 from ray_provider.exceptions import ConfigurationError, KubernetesAccessError, KubernetesError
 
 _UNKNOWN = re.compile(r'unknown field "(?P<field>[^"]+)"')
