@@ -103,7 +103,7 @@ def start_elsewhere(name: str, home: Path) -> subprocess.Popen[str]:
 
 async def test_a_cluster_from_its_set_up_to_its_end(home):
     said: list[str] = []
-    handle = await start_local(LocalClusterSpec("a", num_cpus=2, owner=OWNER), on_progress=said.append)
+    handle = await start_local(LocalClusterSpec("a", num_cpus=2, owner=OWNER), say=said.append)
     ray_folder = LocalPaths.of("a").ray_folder
     assert handle.created
     assert handle.backend == "local"
@@ -155,16 +155,16 @@ async def test_a_cluster_from_its_set_up_to_its_end(home):
     assert (await start_local(LocalClusterSpec("a", num_cpus=2, owner=OWNER))).created
     assert [entry.name for entry in LocalPaths.below(local_home())] == ["a"]
     said.clear()
-    kept = await start_local(LocalClusterSpec("a", num_cpus=1), on_progress=said.append)
+    kept = await start_local(LocalClusterSpec("a", num_cpus=1), say=said.append)
     assert kept.address == handle.address
     assert "other settings" in said[0]
 
     said.clear()
-    assert await delete_local("a", owner=OWNER, on_progress=said.append)
+    assert await delete_local("a", owner=OWNER, say=said.append)
     assert "folder removed" in said[0]
     assert_gone("a", ray_folder)
     assert not [process for process in processes if process.is_running()]
-    assert not await delete_local("a", on_progress=said.append)
+    assert not await delete_local("a", say=said.append)
     assert "nothing to delete" in said[1]
 
 
@@ -183,7 +183,7 @@ async def test_it_outlives_whoever_made_it_and_a_dead_head_is_replaced(home):
     assert find_head(LocalRecord.read(LocalPaths.of("a"))) is None
     old = processes_of("a")
     said: list[str] = []
-    fresh = await start_local(LocalClusterSpec("a", num_cpus=1, owner=OWNER), on_progress=said.append)
+    fresh = await start_local(LocalClusterSpec("a", num_cpus=1, owner=OWNER), say=said.append)
     assert fresh.created
     assert fresh.address != handle.address
     assert "What an earlier local Ray 'a' left is removed" in said[0]

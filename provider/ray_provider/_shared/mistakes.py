@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-#: Raised by a mistake in a program: another try meets it again. What is raised by the clients of clouds, of Airflow and
-#: of Kubernetes has no common base, so what is tried again is told from these.
+#: Raised by a mistake in a program: another try meets it again.
 PROGRAMMING_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,

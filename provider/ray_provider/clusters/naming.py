@@ -84,15 +84,15 @@ def was_named(name: str, recorded: Mapping[str, Any]) -> bool:
     return name != unique_name({"map_index": -1, **recorded})
 
 
-def owner_labels(owner: Mapping[str, Any], *, named: bool | None = None) -> dict[str, str]:
+def owner_labels(owner: Mapping[str, Any], *, is_named: bool | None = None) -> dict[str, str]:
     """Give the labels that say whose a cluster is. Values that no label can have are shortened, with a hash behind.
 
     :param owner: ``dag_id``, ``run_id``, ``task_id``, ``map_index``, ``airflow``; what is missing has no label.
-    :param named: whether somebody chose its name; ``None`` says nothing of it.
+    :param is_named: whether somebody chose its name; ``None`` says nothing of it.
     """
     labels = {MANAGED: "true"}
-    if named is not None:
-        labels[NAMED] = "true" if named else "false"
+    if is_named is not None:
+        labels[NAMED] = "true" if is_named else "false"
     for key in KEYS:
         value = owner.get(key)
         if value not in (None, "") and not (key == "map_index" and int(value) < 0):

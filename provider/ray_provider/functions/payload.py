@@ -156,6 +156,7 @@ def _pickle(
                 reason=str(error),
             ) from error
         except Exception as error:
+            # Whatever a value's own code raises.
             culprit = _culprit(function, args, kwargs)
             raise ConfigurationError(
                 f"{culprit} can't be sent to the cluster: {type(error).__name__}: {error}",

@@ -52,7 +52,7 @@ async def set_up(hook: RayHook, wanted: OwnCluster) -> ClusterHandle:
         from ray_provider.clusters.local.cluster import start_local
         from ray_provider.clusters.local.spec import LocalClusterSpec
 
-        return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)), on_progress=_say)
+        return await start_local(LocalClusterSpec(name=wanted.name, owner=dict(wanted.owner)), say=_say)
     from ray_provider.clusters.helm.fetch import fetch_text
     from ray_provider.clusters.lifecycle.setup import set_up_cluster
     from ray_provider.clusters.lifecycle.spec import ClusterRequest

@@ -85,12 +85,12 @@ async def wait(
     )
 
 
-def judge_end(hook: RayHook, handle: ClusterHandle, *, patience: float, say: Say) -> RayJobEnd:
+def judge_end(hook: RayHook, handle: ClusterHandle, *, max_unreachable_seconds: float, say: Say) -> RayJobEnd:
     """Make what judges a RayJob that somebody else looks after: how it ended, and whether it still can.
 
     :param hook: of the connection.
     :param handle: names the RayJob; its cluster need not be known.
-    :param patience: how long (seconds) a Ray that has answered before may not.
+    :param max_unreachable_seconds: how long (seconds) a Ray that has answered before may not.
     :param say: is given each line of progress.
     """
     from ray_provider.clusters.lifecycle.rayjob_end import RayJobEnd
@@ -103,7 +103,9 @@ def judge_end(hook: RayHook, handle: ClusterHandle, *, patience: float, say: Say
         async with RayJobsClient(endpoint, timeout=10.0, retry=RetryPolicy.none()) as client:
             return await client.get(state.job_id)
 
-    return RayJobEnd(str(handle.namespace), str(handle.rayjob), ask=ask, patience=patience, say=say)
+    return RayJobEnd(
+        str(handle.namespace), str(handle.rayjob), ask=ask, max_unreachable_seconds=max_unreachable_seconds, say=say
+    )
 
 
 async def look_at_end(hook: RayHook, handle: ClusterHandle, end: RayJobEnd) -> RayJobState | None:

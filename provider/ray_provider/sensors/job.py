@@ -123,7 +123,10 @@ class RayJobSensor(BaseSensorOperator):
     def _trigger(self) -> RayJobTrigger | RayJobEndTrigger:
         if self._found is not None:
             return rayjob.trigger(
-                self.conn_id, self._found, timeout=float(self.timeout), patience=float(self.max_unreachable_seconds)
+                self.conn_id,
+                self._found,
+                timeout=float(self.timeout),
+                max_unreachable_seconds=float(self.max_unreachable_seconds),
             )
         return RayJobTrigger(
             job_id=str(self.submission_id),

@@ -63,15 +63,20 @@ def find(hook: RayHook, ray_job: Any, namespace: str | None) -> ClusterHandle:
     return ClusterHandle("kubernetes", "", "", where, created=False, rayjob=ray_job)
 
 
-def judge(conn_id: str, handle: ClusterHandle, patience: float, log: Log) -> RayJobEnd:
+def judge(conn_id: str, handle: ClusterHandle, max_unreachable_seconds: float, log: Log) -> RayJobEnd:
     """Make what judges the RayJob: kept from look to look, it knows more.
 
     :param conn_id: of the connection.
     :param handle: from :func:`find`, which has checked it.
-    :param patience: how long (seconds) a Ray that has answered before may not.
+    :param max_unreachable_seconds: how long (seconds) a Ray that has answered before may not.
     :param log: the task's.
     """
-    return own_rayjob.judge_end(RayHook(conn_id, allowed=CHECKED), handle, patience=patience, say=partial(tell, log))
+    return own_rayjob.judge_end(
+        RayHook(conn_id, allowed=CHECKED),
+        handle,
+        max_unreachable_seconds=max_unreachable_seconds,
+        say=partial(tell, log),
+    )
 
 
 def look(conn_id: str, handle: ClusterHandle, end: RayJobEnd) -> RayJobState | None:
@@ -111,13 +116,13 @@ def keep(context: Context, end: RayJobEnd) -> None:
         store.set(_STORE_KEY, end.memory())
 
 
-def trigger(conn_id: str, handle: ClusterHandle, *, timeout: float, patience: float) -> RayJobEndTrigger:
+def trigger(conn_id: str, handle: ClusterHandle, *, timeout: float, max_unreachable_seconds: float) -> RayJobEndTrigger:
     """Make the trigger that waits in the task's place.
 
     :param conn_id: of the connection.
     :param handle: from :func:`find`.
     :param timeout: how long (seconds) it waits.
-    :param patience: how long (seconds) a Ray that has answered before may not.
+    :param max_unreachable_seconds: how long (seconds) a Ray that has answered before may not.
     """
     now = time.time()
     return RayJobEndTrigger(
@@ -125,7 +130,7 @@ def trigger(conn_id: str, handle: ClusterHandle, *, timeout: float, patience: fl
         cluster=handle.to_dict(),
         deadline=now + timeout,
         since=now,
-        max_unreachable_seconds=patience,
+        max_unreachable_seconds=max_unreachable_seconds,
         deferred_at=now,
     )
 

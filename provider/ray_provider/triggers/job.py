@@ -171,7 +171,7 @@ class RayJobTrigger(BaseTrigger):
             self.hook,
             self.cluster,
             self.xcom_dashboard_url,
-            patience=self.max_unreachable_seconds,
+            max_unreachable_seconds=self.max_unreachable_seconds,
             what=f"job {self.job_id}",
             log=self.log,
         )

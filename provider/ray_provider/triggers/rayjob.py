@@ -214,7 +214,10 @@ class RayJobEndTrigger(BaseTrigger):
         handle = ClusterHandle.from_dict(self.cluster)
         kube_access, _ = await ending.reach(self.hook, handle.kubernetes, self.log)
         end = own_rayjob.judge_end(
-            self.hook, handle, patience=self.max_unreachable_seconds, say=partial(watching.tell, self.log)
+            self.hook,
+            handle,
+            max_unreachable_seconds=self.max_unreachable_seconds,
+            say=partial(watching.tell, self.log),
         )
         state = await wait_ended(kube_access, end, deadline=self.deadline, since=self.since)
         return {"job_id": state.job_id, "where": end.where}

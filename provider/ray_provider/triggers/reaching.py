@@ -53,7 +53,7 @@ async def dashboard(
     cluster: Mapping[str, Any] | None,
     url: str | None = None,
     *,
-    patience: float,
+    max_unreachable_seconds: float,
     what: str,
     log: Log,
 ) -> RayEndpoint:
@@ -62,13 +62,13 @@ async def dashboard(
     :param hook: of the connection.
     :param cluster: the handle of the cluster, if not the connection's.
     :param url: of the dashboard, if there is no handle.
-    :param patience: seconds that an error of ours is waited out; others: half a minute.
+    :param max_unreachable_seconds: seconds that an error of ours is waited out; others: half a minute.
     :param what: that is looked for there, for the log.
     :param log: the trigger's.
     :raises ConfigurationError: the connection can't work.
     """
     return await patiently(
         lambda: hook.endpoint(cluster, url),
-        lambda error: patience if isinstance(error, RayProviderError) else SETTLE_SECONDS,
+        lambda error: max_unreachable_seconds if isinstance(error, RayProviderError) else SETTLE_SECONDS,
         lambda error: log.warning("Can't tell yet where %s runs, trying again: %s", what, error),
     )

@@ -137,7 +137,7 @@ class RayServeTrigger(BaseTrigger):
         return await reaching.dashboard(
             self.hook,
             self.cluster,
-            patience=self.max_unreachable_seconds,
+            max_unreachable_seconds=self.max_unreachable_seconds,
             what=f"application {self.name!r}",
             log=self.log,
         )

@@ -98,8 +98,8 @@ def local_clusters() -> list[FoundCluster]:
             continue
         began = record.started if record and record.started else paths.folder.stat().st_mtime
         owner = _owner((record.owner if record else {}).items())
-        named = was_named(paths.name, owner)
-        found.append(FoundCluster("local", paths.name, datetime.fromtimestamp(began, tz=UTC), owner, is_named=named))
+        is_named = was_named(paths.name, owner)
+        found.append(FoundCluster("local", paths.name, datetime.fromtimestamp(began, tz=UTC), owner, is_named=is_named))
     return found
 
 
@@ -125,9 +125,9 @@ def _of_releases(secrets: Iterable[Json]) -> list[FoundCluster]:
         meta = secret["metadata"]
         key = (meta["namespace"], meta["labels"]["name"])
         made = first.setdefault(key, _time(meta["creationTimestamp"]))
-        named = _is_named(key[1], meta)
+        is_named = _is_named(key[1], meta)
         found[key] = FoundCluster(
-            "kubernetes", key[1], made, _owner_of(meta), key[0], key[1], "release", is_named=named
+            "kubernetes", key[1], made, _owner_of(meta), key[0], key[1], "release", is_named=is_named
         )
     return list(found.values())
 

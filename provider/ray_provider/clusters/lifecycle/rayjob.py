@@ -96,7 +96,7 @@ async def create_job(kube_access: KubernetesAccess, spec: RayJobSpec, *, say: Sa
     """
     name, wanted = check_length(spec.cluster.name, "RayJob"), spec.cluster
     namespace = await asyncio.to_thread(kube_access.namespace_or_default, wanted.namespace)
-    labels = owner_labels(wanted.owner, named=wanted.is_named)
+    labels = owner_labels(wanted.owner, is_named=wanted.is_named)
     async with open_kube(kube_access) as kube:
         if spec.options.selector is not None:
             selector = spec.options.selector

@@ -55,15 +55,17 @@ class RayJobEnd:
     :param namespace: of the RayJob.
     :param name: of it.
     :param ask: asks Ray; unless given, KubeRay's word counts alone.
-    :param patience: how long (seconds) a Ray that has answered before may not answer, and a job that KubeRay submits
-        may be missing.
+    :param max_unreachable_seconds: how long (seconds) a Ray that has answered before may not answer, and a job that
+        KubeRay submits may be missing.
     :param say: is given each line of progress.
     """
 
-    def __init__(self, namespace: str, name: str, *, ask: AskRay | None, patience: float, say: Say) -> None:
+    def __init__(
+        self, namespace: str, name: str, *, ask: AskRay | None, max_unreachable_seconds: float, say: Say
+    ) -> None:
         self.namespace, self.name = namespace, name
         self._ask = ask
-        self._patience = patience
+        self._max_unreachable_seconds = max_unreachable_seconds
         self._say = say
         self._line = ""
         self._last: RayJobState | None = None
@@ -241,7 +243,7 @@ class RayJobEnd:
         self._missing_since = self._missing_since or now
         lasted = now - self._missing_since
         # Interactive, nobody but its client submits it; else KubeRay does so again, or gives it up, but takes its time.
-        limit = _LOST_SECONDS if state.mode == INTERACTIVE else self._patience
+        limit = _LOST_SECONDS if state.mode == INTERACTIVE else self._max_unreachable_seconds
         if lasted < limit:
             self._tell(f"Ray does not know its job {state.job_id} any more; KubeRay still says {_short(state)}")
             return _AGAIN_SECONDS
@@ -263,7 +265,7 @@ class RayJobEnd:
                 )
             return
         self._silent_since = self._silent_since or now
-        if now - self._silent_since >= self._patience:
+        if now - self._silent_since >= self._max_unreachable_seconds:
             raise JobUnreachableError(
                 f"The Ray of RayJob {self.where} has not answered for {now - self._silent_since:.0f} s, though KubeRay "
                 f"says {_short(state)}: {error.message}",

@@ -107,7 +107,7 @@ async def apply_cluster(
     :raises ConfigurationError: it can't work; nothing was made.
     :raises ClusterError: it was not made.
     """
-    labels = owner_labels(spec.owner, named=spec.is_named)
+    labels = owner_labels(spec.owner, is_named=spec.is_named)
     namespace = await asyncio.to_thread(kube_access.namespace_or_default, spec.namespace)
     async with (
         open_kube(kube_access) as kube,
@@ -195,7 +195,7 @@ class _Setup:
             return Applied(await self._handle(used, created=standing.ours), queue=queue_of(used))
         await warn_without_kueue(self._kube, queue_of(to_be), self._say)
         if before is None:
-            await refuse_squatted(self._kube, self._namespace, to_be, named=self._spec.is_named, say=self._say)
+            await refuse_squatted(self._kube, self._namespace, to_be, is_named=self._spec.is_named, say=self._say)
         pods = await self._pods(name) if before else []
         await install_shared(self._kube, self._namespace, self._spec.gpu_plugin, self._say)
         apply = self._helm.install if existing is None and not sure else self._helm.upgrade
@@ -321,7 +321,7 @@ class _Setup:
             return cluster  # somebody made it by other means: who uses it is not our business
         change: Json = {"annotations": users.entry(spec.owner, spec.lease_seconds)}
         if created and not labels.get(MANAGED):
-            change["labels"] = owner_labels(spec.owner, named=spec.is_named)
+            change["labels"] = owner_labels(spec.owner, is_named=spec.is_named)
             change["annotations"] |= owner_annotations(spec.owner)
         try:
             used = await self._kube.merge(

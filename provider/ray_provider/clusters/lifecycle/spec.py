@@ -308,7 +308,7 @@ def chart_values(
     if "fullnameOverride" in defaults:
         values["fullnameOverride"] = spec.name
     if all(key in defaults for key in _OWN_KEYS):
-        marks: Values = {"commonLabels": dict(labels or owner_labels(spec.owner, named=spec.is_named))}
+        marks: Values = {"commonLabels": dict(labels or owner_labels(spec.owner, is_named=spec.is_named))}
         if labels is None:
             marks["commonAnnotations"] = owner_annotations(spec.owner)
         values = merge(values, marks)

@@ -13,14 +13,14 @@ from ray_provider.exceptions import ConfigurationError
 
 
 async def refuse_squatted(
-    kube: Kube, namespace: str, cluster: Json, *, named: bool, say: Callable[[str], None]
+    kube: Kube, namespace: str, cluster: Json, *, is_named: bool, say: Callable[[str], None]
 ) -> None:
     """Look whether the names are free that KubeRay gives to what it makes for a RayCluster that is not there yet.
 
     :param kube: where.
     :param namespace: of the cluster.
     :param cluster: the RayCluster that is about to be made.
-    :param named: somebody chose its name: a Secret of that name may then be the token that he wants, which is said.
+    :param is_named: somebody chose its name: a Secret of that name may then be the token that is wanted, which is said.
     :param say: is warned of a Secret of that name.
     :raises ConfigurationError: an object is there that no cluster of that name has left.
     """
@@ -32,7 +32,7 @@ async def refuse_squatted(
         found = await kube.find(path_of(plural, namespace, wanted))
         if found is None or _is_going(found, name):
             continue
-        if named and kind == "Secret":
+        if is_named and kind == "Secret":
             say(
                 f"WARNING: the Secret {namespace}/{wanted} was there before the Ray cluster: its token is used, and "
                 "whoever made it knows it. Say authOptions.secretName to mean it."

@@ -44,7 +44,7 @@ from ray_provider.exceptions import (
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 
-Progress = Callable[[str], None]
+Say = Callable[[str], None]
 
 #: The first pause between two looks at a head that starts, and the longest: a machine that is busy starting Ray has
 #: better things to do than to answer.
@@ -63,9 +63,11 @@ _WHERE = (
 _OWNER_KEYS = ("dag_id", "run_id", "task_id", "map_index")
 
 
-async def start_local(
-    spec: LocalClusterSpec, *, update_if_exists: bool = False, on_progress: Progress | None = None
-) -> ClusterHandle:
+def _quiet(_line: str) -> None:
+    """Say nothing."""
+
+
+async def start_local(spec: LocalClusterSpec, *, update_if_exists: bool = False, say: Say = _quiet) -> ClusterHandle:
     """Give a local Ray of this name whose Jobs API takes jobs: the one that runs, or a new one.
 
     What is left of an earlier one that died, or whose set-up was killed half-way, is ended first. If this fails or is
@@ -73,14 +75,13 @@ async def start_local(
 
     :param spec: checked here, before anything is started.
     :param update_if_exists: replace one that runs with other settings than wanted (its jobs end).
-    :param on_progress: called with a line when something changes.
+    :param say: called with a line when something changes.
     :raises ConfigurationError: it can't work like that; nothing was started.
     :raises ClusterFailedError: it did not start; the message holds Ray's last lines.
     :raises ClusterTimeoutError: its Jobs API did not answer in time, or another set-up holds the name.
     """
     spec.validate()
     ray_version = installed_ray()
-    say = on_progress or (lambda _line: None)
     paths = LocalPaths.of(spec.name)
     async with locked(paths, timeout=spec.start_timeout + 30):
         record = LocalRecord.read(paths)
@@ -100,18 +101,15 @@ async def start_local(
         return await _create(paths, spec, ray_version, say)
 
 
-async def delete_local(
-    name: str, *, owner: Mapping[str, Any] | None = None, on_progress: Progress | None = None
-) -> bool:
+async def delete_local(name: str, *, owner: Mapping[str, Any] | None = None, say: Say = _quiet) -> bool:
     """End the local Ray of this name, with everything that it started, and remove its folder.
 
     :param name: of the cluster.
     :param owner: if given, whose it has to be (``dag_id`` and ``run_id``).
-    :param on_progress: called with a line when something changes.
+    :param say: called with a line when something changes.
     :returns: whether there was something to end or remove.
     :raises ClusterError: it belongs to somebody else, runs on another machine, or does not end.
     """
-    say = on_progress or (lambda _line: None)
     paths = LocalPaths.of(name)
     if not paths.home.exists():
         say(f"There is no local Ray {name!r}: nothing to delete.")
@@ -174,7 +172,7 @@ def end_all_local(home: Path) -> list[str]:
 # -- the start -----------------------------------------------------------------------------------------------------
 
 
-async def _create(paths: LocalPaths, spec: LocalClusterSpec, ray_version: str, say: Progress) -> ClusterHandle:
+async def _create(paths: LocalPaths, spec: LocalClusterSpec, ray_version: str, say: Say) -> ClusterHandle:
     began = time.monotonic()
     deadline = began + spec.start_timeout
     record = LocalRecord(
@@ -216,7 +214,7 @@ async def _create(paths: LocalPaths, spec: LocalClusterSpec, ray_version: str, s
 
 
 async def _wait_ready(
-    paths: LocalPaths, record: LocalRecord, process: subprocess.Popen[bytes], deadline: float, say: Progress
+    paths: LocalPaths, record: LocalRecord, process: subprocess.Popen[bytes], deadline: float, say: Say
 ) -> None:
     """Wait until jobs are taken: the dashboard answers, and the agent that will run them is known to it.
 

@@ -89,7 +89,7 @@ async def deploy(kube_access: KubernetesAccess, spec: RayServiceSpec, *, say: Sa
     wanted = spec.cluster
     name = check_length(wanted.name, "RayService")
     namespace = await asyncio.to_thread(kube_access.namespace_or_default, wanted.namespace)
-    labels = owner_labels(wanted.owner, named=wanted.is_named)
+    labels = owner_labels(wanted.owner, is_named=wanted.is_named)
     async with open_kube(kube_access) as kube:
         async with open_helm(kube_access, wanted.helm, labels=labels, values=wanted.values) as helm:
             kuberay = await prepare(kube, helm, namespace, wanted, say)

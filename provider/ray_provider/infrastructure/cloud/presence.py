@@ -181,6 +181,7 @@ class Aws:
                 return None
             raise self._refused(operation, region, str(error)) from error
         except Exception as error:
+            # botocore, and whatever the session gets its credentials from: no common base. It is told as it is.
             raise self._refused(operation, region, f"{type(error).__name__}: {error}") from error
 
     def _call(self, service: str, region: str, operation: str, **arguments: Any) -> Any:

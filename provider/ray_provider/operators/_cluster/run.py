@@ -166,7 +166,7 @@ class ClusterRun:
         """
         from ray_provider.clusters.local.cluster import start_local
 
-        return self.run(lambda: start_local(spec, update_if_exists=update_if_exists, on_progress=self.say))
+        return self.run(lambda: start_local(spec, update_if_exists=update_if_exists, say=self.say))
 
     def delete_local(self, name: str, *, owner: Mapping[str, Any] | None = None) -> bool:
         """End a Ray on this machine.
@@ -177,7 +177,7 @@ class ClusterRun:
         """
         from ray_provider.clusters.local.cluster import delete_local
 
-        return self.run(lambda: delete_local(name, owner=owner, on_progress=self.say))
+        return self.run(lambda: delete_local(name, owner=owner, say=self.say))
 
     # -- machinery -----------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,7 @@ class JobRun:
         self.allow_in_package: Sequence[str] = ()
         self.ray_version: str | None = None
         #: Seconds that a Ray which does not answer is waited for.
-        self.patience = 60.0
+        self.max_unreachable_seconds = 60.0
         #: When (seconds since 1970) a job that somebody else submits has to be there; ``None``: it is ours to submit.
         self.appears_until: float | None = None
         self._retried = retried
@@ -364,9 +364,8 @@ class JobRun:
                 async with RayJobsClient(endpoint) as client:
                     return await make(client)
             async with RayJobsClient(endpoint, retry=patience.REQUESTS) as client:
-                answer = await patience.patiently(
-                    lambda: make(client), seconds=self.patience, known=self._answered, tell=self.log.warning
-                )
+                known, seconds, tell = self._answered, self.max_unreachable_seconds, self.log.warning
+                answer = await patience.patiently(lambda: make(client), seconds=seconds, known=known, tell=tell)
                 self._answered = True
                 return answer
 

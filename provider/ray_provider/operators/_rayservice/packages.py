@@ -99,6 +99,7 @@ class _Packages:
                 self._store.write(name, content)
                 self._log.info("The code is at %s (%s bytes).", url, f"{len(content):,}")
         except Exception as error:
+            # Each store has errors of its own (botocore, gcsfs, OSError): no common base.
             raise RayProviderError(
                 f"The code could not be written to {url}: {type(error).__name__}: {error}",
                 hint="Check package_path, and the rights of its connection (s3://conn_id@bucket/folder). The clusters "

@@ -54,7 +54,7 @@ class Ending(Scene):
         return self.ray
 
     def end_of(self, patience=1.0):
-        return RayJobEnd("n", "train", ask=self.ask, patience=patience, say=self.lines.append)
+        return RayJobEnd("n", "train", ask=self.ask, max_unreachable_seconds=patience, say=self.lines.append)
 
     def wait(self, seconds=20.0, patience=1.0):
         now = time.time()

@@ -133,7 +133,7 @@ async def test_a_ray_is_started_and_takes_jobs(ray, monkeypatch):
     monkeypatch.setenv("KEPT", "yes")
     ray.does("http node agent")
     said: list[str] = []
-    handle = await start_local(ray.spec(num_cpus=2, resources={"gold": 1}, env={"MINE": "1"}), on_progress=said.append)
+    handle = await start_local(ray.spec(num_cpus=2, resources={"gold": 1}, env={"MINE": "1"}), say=said.append)
     [start] = ray.starts
     assert (handle.backend, handle.name, handle.created, handle.owner) == ("local", "a", True, OWNER)
     assert handle.address.startswith("http://127.0.0.1:")
@@ -176,12 +176,12 @@ async def test_a_ray_is_started_and_takes_jobs(ray, monkeypatch):
 async def test_a_ray_that_runs_is_used_again(ray):
     first = await start_local(ray.spec())
     said: list[str] = []
-    again = await start_local(ray.spec(), on_progress=said.append)
+    again = await start_local(ray.spec(), say=said.append)
     assert (again.address, again.created) == (first.address, True)
     assert said == [f"The local Ray 'a' runs already: {first.address}"]
     other = await start_local(ray.spec(owner={**OWNER, "task_id": "another"}))
     assert (other.address, other.created) == (first.address, False)
-    changed = await start_local(ray.spec(num_cpus=3), on_progress=said.append)
+    changed = await start_local(ray.spec(num_cpus=3), say=said.append)
     assert changed.address == first.address
     assert "The local Ray 'a' runs with other settings: left so (update_if_exists=False)." in said
     assert len(ray.starts) == 1
@@ -193,7 +193,7 @@ async def test_other_settings_replace_it_if_that_is_wanted(ray):
     said: list[str] = []
     await start_local(ray.spec(), update_if_exists=True)
     assert len(ray.starts) == 1, "the same settings"
-    handle = await start_local(ray.spec(num_cpus=3), update_if_exists=True, on_progress=said.append)
+    handle = await start_local(ray.spec(num_cpus=3), update_if_exists=True, say=said.append)
     assert said[0] == "The local Ray 'a' runs with other settings: it is replaced."
     assert not before & {process.pid for process in processes()}
     assert "--num-cpus=3" in ray.starts[1]["argv"]
@@ -206,11 +206,11 @@ async def test_a_delete_ends_all_that_it_started_and_leaves_nothing(ray, tmp_pat
     assert len(running) >= 2, "the head, and what it started"
     paths = LocalPaths.of("a")
     said: list[str] = []
-    assert await delete_local("a", on_progress=said.append) is True
+    assert await delete_local("a", say=said.append) is True
     assert said == [f"The local Ray 'a' is deleted: {len(running)} processes ended, its folder removed."]
     assert [one for one in running if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == []
     assert (paths.folder.exists(), paths.ray_folder.exists()) == (False, False)
-    assert await delete_local("a", on_progress=said.append) is False
+    assert await delete_local("a", say=said.append) is False
     assert said[-1] == "There is no local Ray 'a': nothing to delete."
     assert handle.auth.path == str(paths.token)
 
@@ -224,7 +224,7 @@ async def test_what_a_killed_head_left_is_removed_before_the_next(ray):
     os.kill(int(record.pid or 0), signal.SIGKILL)
     said: list[str] = []
     assert await _soon(lambda: find_head(record) is None)
-    await start_local(ray.spec(), on_progress=said.append)
+    await start_local(ray.spec(), say=said.append)
     assert said[0].startswith("What an earlier local Ray 'a' left is removed (")
     assert f"({len(left)} processes were still running)" in said[0]
     assert len(ray.starts) == 2
@@ -255,7 +255,7 @@ async def test_a_start_that_fails_shows_rays_last_words_and_leaves_nothing(ray, 
 async def test_what_another_start_can_do_without_is_tried_again_on_other_ports(ray, words):
     ray.does(f"end {words}", "")
     said: list[str] = []
-    await start_local(ray.spec(), on_progress=said.append)
+    await start_local(ray.spec(), say=said.append)
     first, second = ({word for word in start["argv"] if "port=" in word} for start in ray.starts)
     assert not first & second
     assert "Ray did not start: a port was taken meanwhile, or the machine is busy. Once more, on other ports." in said
@@ -264,7 +264,7 @@ async def test_what_another_start_can_do_without_is_tried_again_on_other_ports(r
 async def test_a_head_that_answers_and_gives_up_then_is_started_anew(ray):
     ray.does("gives up", "")
     said: list[str] = []
-    handle = await start_local(ray.spec(), on_progress=said.append)
+    handle = await start_local(ray.spec(), say=said.append)
     assert len(ray.starts) == 2
     assert "Waiting: `ray start` has not come to its end yet." in said
     async with RayJobsClient(local_endpoint(handle)) as client:
@@ -285,7 +285,7 @@ async def test_a_ray_that_does_not_answer_is_given_up_in_time(ray):
     ray.does("silent")
     said: list[str] = []
     with pytest.raises(ClusterTimeoutError) as caught:
-        await start_local(ray.spec(start_timeout=1.5), on_progress=said.append)
+        await start_local(ray.spec(start_timeout=1.5), say=said.append)
     assert "does not take jobs in time: the dashboard does not answer yet" in str(caught.value)
     assert "Ray says: silent" in str(caught.value)
     assert said[1:] == ["Waiting: the dashboard does not answer yet."], "once"

@@ -131,8 +131,8 @@ async def test_a_delete_after_a_half_written_record_removes_what_lies_there(home
     paths.make()
     paths.record.write_text("{")
     said: list[str] = []
-    assert await delete_local("a", on_progress=said.append)
-    assert not await delete_local("a", on_progress=said.append)
+    assert await delete_local("a", say=said.append)
+    assert not await delete_local("a", say=said.append)
     assert "folder removed" in said[0]
     assert "nothing to delete" in said[1]
     assert not paths.ray_folder.exists()
