@@ -17,14 +17,20 @@ from ray_provider.operators import DeleteRayService, DeployRayService
 
 CONNECTION, NAME = "ray_default", "delay"
 CODE = Path(__file__).resolve().parent / "include" / "serving" / "delay_model.py"
-GROUP = {
+# As small as the model: a head alone, which trains and serves. A larger one has workers.
+HEAD = {
+    "resources": {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
+    "rayStartParams": {"num-cpus": "1", "object-store-memory": "100000000"},
+}
+SMALL = {"head": HEAD, "worker": {"disabled": True}, "headOnly": True}
+CODE_OF = {
     "containerEnv": [{"name": "PYTHONPATH", "value": "/code"}],
     "volumes": [{"name": "code", "configMap": {"name": f"{NAME}-code"}}],
     "volumeMounts": [{"name": "code", "mountPath": "/code"}],
 }
 VALUES = {
-    "head": GROUP,
-    "worker": GROUP,
+    **SMALL,
+    "head": {**HEAD, **CODE_OF},
     "extraObjects": [
         {
             "apiVersion": "v1",
@@ -39,7 +45,7 @@ START = pendulum.datetime(2026, 1, 1)
 
 @dag(schedule=None, start_date=START, catchup=False, max_active_runs=1, tags=["ray", "example"], doc_md=__doc__)
 def ray_service():
-    @task.ray(conn_id=CONNECTION, ray_job=True)
+    @task.ray(conn_id=CONNECTION, ray_job={"values": SMALL})
     def train(version: str) -> dict:
         import numpy as np
 

@@ -224,7 +224,7 @@ async def test_a_first_deploy_is_deleted_again_and_an_update_never(services, das
     await services.soon(lambda: not services.left(), "end of all of it")
     assert await services.back(deployed) == "The RayService is gone."
     await served(services, dashboard)
-    assert await services.back(deployed) == "Nothing was changed."
+    assert "it is left as it is" in await services.back(deployed)
     assert services.there()["spec"]["serveConfigV2"] == config(V1)
 
 
@@ -384,6 +384,12 @@ async def test_two_deploys_at_once_end_as_one_of_them_and_the_other_leaves_it_al
     assert services.import_path() == path
     await services.back(winner)
     assert services.import_path() == V1, "the one that was proven"
+    # One that hears of it only when a later one has ended has changed something all the same.
+    early = await services.deploy(V2, run="run-4")
+    await served(services, dashboard, V1, run="run-5")
+    told = await services.back(early)
+    assert told == "It is no longer this deploy that the RayService is about: it is left as it is."
+    assert services.import_path() == V1
 
 
 async def test_one_that_kuberay_gave_up_is_made_anew(services):

@@ -13,10 +13,12 @@ from ray_provider.clusters.kuberay.rayjob import RayJobOptions
 from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.clusters.lifecycle.rayjob import RayJobSpec, create_job, delete_job, find_jobs
 from ray_provider.clusters.lifecycle.rayjob_start import StartOptions, wait_started
+from ray_provider.clusters.rayservice.blue_green.promotion import promote, roll_back
+from ray_provider.clusters.rayservice.blue_green.removal import delete_both
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.jobs.client import RayJobsClient
 from tests.kubernetes.clusters import HEAD_AND_WORKER, HEAD_ONLY, Scene, left_over, values
-from tests.kubernetes.test_rayservice import ONE, Shop
+from tests.kubernetes.test_rayservice import ONE, OWNER, Pair, Shop
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -113,3 +115,24 @@ if os.environ.get("KUBERAY_VERSION"):
         assert done == f"The version before was put back, in the cluster {handle.cluster}. It serves."
         assert await shop.delete_all() is True
         assert left_over(shop) == []
+
+
+if os.environ.get("KUBERAY_VERSION", "") >= "1.6":
+
+    async def test_two_rayservices_take_turns_on_a_newer_version(kubernetes, namespace):
+        """Blue/green: deployed, promoted, taken back, deleted."""
+        pair = Pair(kubernetes, namespace)
+        deployed, first = await pair.beside("one", "run-1")
+        await promote(pair.access, pair.moving(first, deploy=deployed.id, timeout_seconds=0.0), say=pair.say)
+        assert await pair.word() == "one"
+        deployed, second = await pair.beside("two", "run-2")
+        assert await pair.word() == "one", "it has no traffic until it is promoted"
+        await promote(pair.access, pair.moving(second, deploy=deployed.id, timeout_seconds=0.0), say=pair.say)
+        assert await pair.word() == "two"
+        await asyncio.sleep(5)  # in which KubeRay would lead it back
+        assert await pair.word() == "two"
+        await roll_back(pair.access, pair.moving(second), say=pair.say)
+        assert await pair.word() == "one"
+        further = {"namespace": namespace, "name": "shop", "drain_seconds": 1.0, "say": pair.say}
+        assert await delete_both(pair.access, owner=OWNER, **further) is True
+        assert left_over(pair) == []

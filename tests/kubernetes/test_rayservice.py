@@ -1,31 +1,37 @@
-"""RayServices on a real Kubernetes: deployed, updated both ways, taken back both ways, promoted, drained, deleted; with a
-client that calls all the time and counts what fails."""
+"""RayServices on a real Kubernetes: deployed, updated both ways, taken back both ways, promoted, drained, deleted; with
+clients that call all the time and count what fails: one through the API server's proxy, one in a pod."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
 
+from ray_provider._shared.retry import RetryPolicy
 from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.clusters.rayservice.blue_green.promotion import Moving, promote, roll_back, take_down
 from ray_provider.clusters.rayservice.blue_green.removal import delete_both
 from ray_provider.clusters.rayservice.deploy import RayServiceSpec, deploy
 from ray_provider.clusters.rayservice.going_back import go_back
 from ray_provider.clusters.rayservice.proof import Proof, prove
+from ray_provider.clusters.rayservice.reaching import dashboard_of
 from ray_provider.clusters.rayservice.record import deploy_id
 from ray_provider.clusters.rayservice.removal import delete_service
 from ray_provider.clusters.rayservice.resource import RayServiceOptions
 from ray_provider.clusters.rayservice.waiting import WaitOptions, wait_deployed
-from ray_provider.exceptions import KubernetesError, ServeFailedError
+from ray_provider.exceptions import KubernetesError, RayApiError, RayConnectionError, ServeFailedError
+from ray_provider.serve.client import ServeClient
 from ray_provider.serve.smoke import SmokeTest
 from tests.kubernetes.clusters import HEAD_ONLY, Scene, values
 from tests.support.kubernetes import Kubernetes, until
+from tests.support.pod_client import LABELS, Counts, PodClient
 
 pytestmark = [pytest.mark.timeout(900), pytest.mark.slow]
 
@@ -53,7 +59,12 @@ CODE_OF = {
     "volumeMounts": [{"name": "code", "mountPath": "/code"}],
 }
 CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "shop-code"}, "data": {"model.py": CODE}}
-ONE = {**values(HEAD_ONLY), "extraObjects": [CONFIG]}
+#: Serve's port lets in who is named.
+ONE = {
+    **values(HEAD_ONLY),
+    "extraObjects": [CONFIG],
+    "serve": {"allowFrom": [{"podSelector": {"matchLabels": LABELS}}]},
+}
 ONE["head"] = {**ONE["head"], **CODE_OF}
 #: A cluster that has lost the traffic goes after so many seconds.
 SOON = {"rayClusterDeletionDelaySeconds": 10}
@@ -124,11 +135,58 @@ class Shop(Scene):
             self.access, namespace=self.namespace, name="shop", owner=OWNER, timeout=300, say=self.say
         )
 
+    async def healthy(self, before: str) -> float:
+        """Wait until Serve says in a second cluster that all runs, and give when that was, in seconds since 1970."""
+        cluster = ""
+        while not cluster:
+            status = (await asyncio.to_thread(self.kubernetes.get, "rayservice", "shop", "-n", self.namespace))[
+                "status"
+            ]
+            found = [
+                (status.get(key) or {}).get("rayClusterName") for key in ("pendingServiceStatus", "activeServiceStatus")
+            ]
+            cluster = next((one for one in found if one and one != before), "")
+            await asyncio.sleep(0.3)
+        async with ServeClient(await dashboard_of(self.access, self.namespace, cluster, "proxy")) as client:
+            while True:
+                with contextlib.suppress(RayConnectionError, RayApiError):  # its head is still starting
+                    found = (await client.state(retry=RetryPolicy.none())).applications.get("a")
+                    if found is not None and found.status == "RUNNING":
+                        return time.time()
+                await asyncio.sleep(0.1)
+
     def clusters(self) -> list[str]:
         return self.kubernetes.kubectl("get", "rayclusters", "-n", self.namespace, "-o", "name").split()
 
 
-async def test_a_service_is_updated_and_taken_back_without_a_failed_request(kubernetes: Kubernetes, namespace: str):
+def tell(counts: dict[str, Counts]) -> None:
+    """Print what the client in the pod has counted."""
+    for name, each in counts.items():
+        print(f"in a pod, {name}: {each.failed} of {each.answers.total()} failed: {dict(each.answers)}")
+        print(f"  kept connections closed under a request: {len(each.closed)}; failures: {each.failures}")
+
+
+def assert_none_failed(counts: dict[str, Counts], *, least: int = 500) -> None:
+    for name, each in counts.items():
+        assert each.failed == 0, (name, each.failures)
+        assert each.answers.total() > least, (name, each.answers)
+
+
+@pytest.fixture
+def caller(kubernetes: Kubernetes, namespace: str) -> Iterator[Callable[..., PodClient]]:
+    """Starts clients in pods; they end with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, service: str, **further: Any) -> PodClient:
+            targets = {service: (service, 8000, "/")}
+            return stack.enter_context(PodClient(kubernetes, namespace, targets, name, **further))
+
+        yield start
+
+
+async def test_a_service_is_updated_and_taken_back_without_a_failed_request(
+    kubernetes: Kubernetes, namespace: str, caller
+):
     shop = Shop(kubernetes, namespace)
     test = SmokeTest(json={"word": "one"}, timeout_seconds=30.0)
     _, handle = await shop.deploy("one", ONE, "run-1", smoke=test)
@@ -136,8 +194,10 @@ async def test_a_service_is_updated_and_taken_back_without_a_failed_request(kube
     assert handle.url.endswith(f"/namespaces/{namespace}/services/shop-serve-svc:8000/proxy/")
     path = f"/api/v1/namespaces/{namespace}/services/shop-serve-svc:8000/proxy/"
     client = Client(shop, path)
+    inside = await asyncio.to_thread(caller, "caller", "shop-serve-svc")
     calling = asyncio.create_task(client.run())
     try:
+        await asyncio.to_thread(inside.hears, "one")
         # In place: a good one, a bad one.
         deployed, handle = await shop.deploy("two", ONE, "run-2")
         assert (deployed.kind, handle.cluster) == ("in_place", first)
@@ -158,6 +218,7 @@ async def test_a_service_is_updated_and_taken_back_without_a_failed_request(kube
         done, took = await shop.back(deployed)
         assert done == f"The version before was put back, in the cluster {first}. It serves."
         assert took < 20, "no third cluster"
+        healthy = asyncio.create_task(shop.healthy(first))
         deployed, handle = await shop.deploy("three", other, "run-5")
         second = handle.cluster
         assert (deployed.kind, second != first) == ("new_cluster", True)
@@ -173,10 +234,19 @@ async def test_a_service_is_updated_and_taken_back_without_a_failed_request(kube
         assert failed == [], (answered, client.words)
         assert answered > 1000, client.words
         print(f"0 of {answered} failed: {dict(client.words)}; back in {in_place:.1f}, {took:.1f}, {back_took:.1f} s")
+        counts = await asyncio.to_thread(inside.counts)
+        tell(counts)
+        # From "healthy" to all traffic: no new connection comes to the version before any more.
+        switched = counts["shop-serve-svc new"].last["two"] - await healthy
+        print(f"by new connections, all traffic {switched:.1f} s after Serve said that all runs")
+        assert switched < 30
+        assert_none_failed(counts)
 
         assert await shop.delete_all() is True
         await asyncio.sleep(1)
         assert client.failures, "the client counts an outage"
+        counts = await asyncio.to_thread(inside.counts)
+        assert all(each.failed for each in counts.values()), "so does the one in the pod"
     finally:
         calling.cancel()
         await asyncio.gather(calling, return_exceptions=True)
@@ -202,6 +272,10 @@ class Pair(Shop):
         selector = self.kubernetes.get("service", "shop", "-n", self.namespace)["spec"]["selector"]
         return str(selector.get("ray.io/cluster"))
 
+    async def word(self) -> str:
+        """What our Service answers."""
+        return await self.slow(0.0)
+
     async def slow(self, seconds: float) -> str:
         """One request that takes so long."""
         async with open_kube(self.access) as kube:
@@ -209,7 +283,7 @@ class Pair(Shop):
 
 
 async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keeps_ours_right(
-    kubernetes: Kubernetes, namespace: str
+    kubernetes: Kubernetes, namespace: str, caller
 ):
     pair = Pair(kubernetes, namespace)
     deployed, first = await pair.beside("one", "run-1", smoke=SmokeTest(json={"word": "one"}))
@@ -217,8 +291,12 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
     assert first.url.endswith("/services/shop:8000/proxy/")
     assert "shop-blue-serve-svc" in first.version_url
     client = Client(pair, pair.path)
+    inside = await asyncio.to_thread(caller, "caller", "shop")
+    past = await asyncio.to_thread(caller, "past", "shop-blue-serve-svc", pause=0.2)
     calling = asyncio.create_task(client.run())
     try:
+        for each in (inside, past):
+            await asyncio.to_thread(each.hears, "one")
         # One that does not pass its smoke test never has traffic.
         wrong = SmokeTest(json={"word": "two"}, timeout_seconds=1.0)
         deployed, error = await pair.beside("never", "run-2", smoke=wrong)
@@ -236,13 +314,21 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         ones = client.words["one"]
         await asyncio.sleep(5)
         assert client.words["one"] == ones, "KubeRay leads it back"
+        counts = await asyncio.to_thread(inside.counts)
+        in_pod = counts["shop new"].last["one"] - moved
+        print(f"by new connections of a pod, all traffic {in_pod:.1f} s after the promotion began")
+        assert in_pod < 10
         await roll_back(pair.access, pair.moving(second), say=pair.say)
         twos = client.words["two"]
         await asyncio.sleep(5)
         assert (client.words["two"], client.words["one"] > ones) == (twos, True)
         await promote(pair.access, pair.moving(second), say=pair.say)
         await asyncio.sleep(5)
+        assert_none_failed(await asyncio.to_thread(past.counts), least=50)
         assert await take_down(pair.access, namespace, "shop", first.version_id, drain_seconds=3.0, say=pair.say)
+        counts = await asyncio.to_thread(past.counts)
+        tell(counts)
+        assert all(each.failed for each in counts.values()), "who calls past our Service gets no drain"
 
         # No task runs: somebody changes what serves by kubectl, and KubeRay makes another cluster of it.
         before = pair.cluster()
@@ -259,6 +345,10 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         assert "never" not in client.words
         assert answered > 1000, client.words
         print(f"0 of {answered} failed: {dict(client.words)}; all traffic {took:.1f} s after the promotion")
+        counts = await asyncio.to_thread(inside.counts)
+        tell(counts)
+        assert_none_failed(counts)
+        assert "never" not in counts["shop new"].answers
 
         # The head that serves is lost: an outage, which the client counts, and the traffic comes back.
         kubernetes.kubectl(
@@ -267,6 +357,10 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         await asyncio.to_thread(until, lambda: client.failures, 300, "an outage that the client counts")
         twos = client.words["two"]
         await asyncio.to_thread(until, lambda: client.words["two"] > twos + 50, 300, "the traffic again")
+
+        await asyncio.to_thread(inside.hears, "two")
+        failed = {name: each.failed for name, each in (await asyncio.to_thread(inside.counts)).items()}
+        assert failed["shop new"] > 0, "the client in the pod counts it, too"
 
         # The traffic goes away, and what is in flight ends.
         in_flight = asyncio.create_task(pair.slow(6.0))

@@ -16,8 +16,9 @@ from tests.support.logs import begun_log
 HERE = Path(__file__).parent
 #: The forms in which DAGs for the predecessor are written; they lie beside DAGs that need no Kubernetes.
 FORMS = HERE.parents[1] / "integration" / "peer_dags"
+EXAMPLES = HERE.parents[2] / "examples" / "dags"
 #: One of each file.
-_DAGS = ("ray_pair", "rayjob_deferred", "carriers", "alone", "peer_taskflow", "old_paths")
+_DAGS = ("ray_pair", "rayjob_deferred", "carriers", "alone", "shop", "ray_service", "peer_taskflow", "old_paths")
 
 
 @contextmanager
@@ -31,6 +32,8 @@ def airflow(kubernetes: Kubernetes, place: str, home: Path) -> Iterator[AirflowS
     pycache = shutil.ignore_patterns("__pycache__")
     shutil.copytree(HERE / "dags", dags, ignore=pycache)
     shutil.copytree(FORMS, dags / "forms", ignore=pycache)
+    shutil.copytree(EXAMPLES / "include", dags / "examples" / "include", ignore=pycache)
+    shutil.copy(EXAMPLES / "ray_service.py", dags / "examples")
     gates.mkdir()
     stack = AirflowStack(
         home,
@@ -46,7 +49,7 @@ def airflow(kubernetes: Kubernetes, place: str, home: Path) -> Iterator[AirflowS
     )
     extra = {"kube_config_path": str(kubeconfig), "namespace": place, "backend": "kubernetes"}
     with stack:
-        for conn_id in ("kube", "ray_conn"):
+        for conn_id in ("kube", "ray_conn", "ray_default"):
             stack.client.add_connection(conn_id, "ray", extra=extra)
         for dag in _DAGS:
             stack.client.wait_for_dag(dag, timeout=300)
@@ -56,7 +59,7 @@ def airflow(kubernetes: Kubernetes, place: str, home: Path) -> Iterator[AirflowS
 
 def left(kubernetes: Kubernetes, place: str) -> list[str]:
     """Name what is there of any cluster; the service account and its Role are the test's own."""
-    kinds = "rayjobs,rayclusters,pods,services,secrets,networkpolicies"
+    kinds = "rayjobs,rayservices,rayclusters,pods,services,secrets,networkpolicies"
     names = kubernetes.kubectl("get", kinds, "-n", place, "-o", "name").split()
     return [name for name in names if "service-account" not in name]
 

@@ -80,6 +80,9 @@ async def _go_back(
         return "The RayService is gone." if deployed.generation else "Nothing was changed.", None
     state = RayServiceState.of(there)
     update = state.update
+    if update is None and deployed.generation and deployed.kind != "nothing":
+        # Its own mark is gone: a later deploy has ended since, or this one has.
+        return "It is no longer this deploy that the RayService is about: it is left as it is.", None
     if update is None or (update.id != deployed.id and not deployed.generation):
         return "Nothing was changed.", None
     if update.id != deployed.id:
