@@ -59,7 +59,8 @@ def call(name, host, port, path, kept):
                 continue
             elif begun:
                 mine["failed"] += 1
-                mine["failures"] = (mine["failures"] + [[now, f"{type(error).__name__}: {error}"]])[-20:]
+                if mine["failed"] <= 20:
+                    mine["failures"].append([now, f"{type(error).__name__}: {error}"])
         again = False
         time.sleep(PAUSE)
 
@@ -86,7 +87,7 @@ class Counts:
     :param answers: how often each word came.
     :param first: when each word came first, in seconds since 1970.
     :param last: when each word came last.
-    :param failures: when something else came, and what; the last twenty.
+    :param failures: when something else came, and what; the first twenty.
     :param failed: how many did.
     :param closed: when a kept connection was closed under a request, which a new one then answered.
     """
@@ -158,7 +159,7 @@ class PodClient:
         return sum(each.answers.total() for each in self.counts().values())
 
     def failures(self) -> list[str]:
-        """Give what failed: of each target the last twenty."""
+        """Give what failed: of each target the first twenty."""
         return [f"{name}: {why}" for name, each in self.counts().items() for _, why in each.failures]
 
     def hears(self, word: str, *, by: str = "", seconds: float = 300) -> None:

@@ -70,7 +70,7 @@ async def wait_running(
         if application.status == DEPLOY_FAILED:
             raise await failure(client, application)
         if application.status == RUNNING and time.time() >= options.settled_at:
-            say(f"Application {name!r} runs, {time.time() - began:.1f} s after it was written.")
+            say(f"Application {name!r} runs, after {time.time() - began:.1f} s of waiting.")
             return application
         if (line := progress(application)) != said:
             said = line

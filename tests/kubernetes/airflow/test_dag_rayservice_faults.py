@@ -61,6 +61,11 @@ class Shop:
     def status(self) -> dict[str, Any]:
         return dict(self.kubernetes.get("rayservice", "shop", "-n", self.place)["status"])
 
+    def application(self) -> str:
+        """What KubeRay says of the application."""
+        told = self.status()["activeServiceStatus"].get("applicationStatuses") or {}
+        return str(told.get("shop", {}).get("status"))
+
     def active(self) -> str:
         return str(self.status()["activeServiceStatus"]["rayClusterName"])
 
@@ -110,13 +115,16 @@ def test_of_two_runs_at_once_the_later_one_counts_and_the_other_says_so(shop):
 def test_a_task_marked_failed_while_its_update_waits_puts_the_version_before_back(shop):
     before, served, run = shop.clusters(), shop.wanted(), shop.run("late-four")
     shop.waits(run)
+    until(lambda: shop.application() == "DEPLOYING", 300, "the update in KubeRay's words", every=1)
     shop.stack.client.set_state("shop", run, "deploy", "failed")
     until(lambda: shop.wanted() == served, 300, "the spec of the version before")
     shop.ends(run, "failed")
     shop.told(run, "The task was ended: the deploy of RayService")
     shop.told(run, "The version before was put back, in the cluster")
+    # Until Serve has built the former application again, one that becomes healthy would have the traffic.
+    until(lambda: shop.application() == "RUNNING", 300, "the former application", every=1)
     shop.let_go("late-four")
-    time.sleep(5)  # in which it would have the traffic, if it were still wanted
+    time.sleep(5)
     shop.client.hears("three")
     assert "late-four" not in shop.client.counts()["shop new"].answers
     assert shop.clusters() == before

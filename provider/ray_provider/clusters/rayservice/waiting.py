@@ -202,7 +202,7 @@ class _Waiting:
             wanted = application_configs(str(document["spec"].get("serveConfigV2") or ""))
             applications, as_wanted = await self._ask(found.cluster, wanted)
             if as_wanted and found.done:
-                self._say(f"RayService {self._where} serves, {time.time() - self._began:.1f} s after it was written.")
+                self._say(f"RayService {self._where} serves, after {time.time() - self._began:.1f} s of waiting.")
                 return found.cluster
             await self._tell_events(state)
         self._progress(state, found, applications)
