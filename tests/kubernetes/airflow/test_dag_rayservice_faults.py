@@ -1,7 +1,7 @@
 """What goes wrong while a DAG updates a RayService, on real Airflow components and a real node, with a client in the cluster.
 
-All rows are about one service, which the first one finds deployed; each leaves it serving. What the code does of each fault
-is shown in ``make test`` by tests/apiserver/test_rayservice_tasks.py, which plays KubeRay; the rows say which test there.
+All rows are about one service, which the first one finds deployed; each leaves it serving. What our code does of each fault
+is shown in ``make test`` by tests/apiserver, where a test plays KubeRay: each row says by which one.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from ray_provider.testing import AirflowStack
 from tests.kubernetes.airflow.dag_runs import left
@@ -79,6 +80,10 @@ class Shop:
         spec = self.kubernetes.get("rayservice", "shop", "-n", self.place)["spec"]
         return str(spec["serveConfigV2"])
 
+    def word(self) -> str:
+        """The word of what the RayService says is to be served."""
+        return str(yaml.safe_load(self.wanted())["applications"][0]["args"]["word"])
+
 
 @pytest.fixture(scope="module")
 def shop(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> Iterator[Shop]:
@@ -113,11 +118,11 @@ def test_of_two_runs_at_once_the_later_one_counts_and_the_other_says_so(shop):
 
 # For test_a_kill_while_deferred_puts_an_update_back_and_a_triggerer_that_stops_does_not[failed].
 def test_a_task_marked_failed_while_its_update_waits_puts_the_version_before_back(shop):
-    before, served, run = shop.clusters(), shop.wanted(), shop.run("late-four")
+    before, word, run = shop.clusters(), shop.word(), shop.run("late-four")
     shop.waits(run)
     until(lambda: shop.application() == "DEPLOYING", 300, "the update in KubeRay's words", every=1)
     shop.stack.client.set_state("shop", run, "deploy", "failed")
-    until(lambda: shop.wanted() == served, 300, "the spec of the version before")
+    until(lambda: shop.word() == word, 300, "the spec of the version before")
     shop.ends(run, "failed")
     shop.told(run, "The task was ended: the deploy of RayService")
     shop.told(run, "The version before was put back, in the cluster")
@@ -125,7 +130,7 @@ def test_a_task_marked_failed_while_its_update_waits_puts_the_version_before_bac
     until(lambda: shop.application() == "RUNNING", 300, "the former application", every=1)
     shop.let_go("late-four")
     time.sleep(5)
-    shop.client.hears("three")
+    shop.client.hears(word)
     assert "late-four" not in shop.client.counts()["shop new"].answers
     assert shop.clusters() == before
     assert shop.client.failures() == []
@@ -141,7 +146,7 @@ def test_an_update_outlives_that_its_task_is_cleared_and_its_triggerer_killed(sh
     shop.stack.kill_component("triggerer")
     shop.stack.start_component("triggerer")
     shop.told(run, DEPLOYING, count=2, try_number=2)
-    assert "late-five" in shop.wanted()
+    assert shop.word() == "late-five"
     shop.let_go("late-five")
     shop.ends(run, "success")
     assert "The smoke test of 'shop' passed" in shop.log(run, 2)
@@ -152,13 +157,13 @@ def test_an_update_outlives_that_its_task_is_cleared_and_its_triggerer_killed(sh
 
 # For test_a_retry_takes_over_what_a_worker_left_and_knows_the_way_back (test_rayservices.py).
 def test_a_worker_killed_in_the_middle_of_an_update_leaves_it_to_the_next_try(shop):
-    before, run = shop.clusters(), shop.run("late-six", on_worker=True)
+    before, word, run = shop.clusters(), shop.word(), shop.run("late-six", on_worker=True)
     shop.waits(run)
     psutil.Process(shop.stack.client.task_instance("shop", run, "deploy")["pid"]).kill()
     shop.ends(run, "failed")
     # Nobody could put it back, and nobody has: what served goes on.
-    assert "late-six" in shop.wanted()
-    shop.client.hears("late-five")
+    assert shop.word() == "late-six"
+    shop.client.hears(word)
     shop.stack.client.clear("shop", run, ["deploy"])
     shop.waits(run, try_number=2)
     assert "It is as it should be: nothing to change." in shop.log(run, 2)
@@ -169,19 +174,19 @@ def test_a_worker_killed_in_the_middle_of_an_update_leaves_it_to_the_next_try(sh
     assert shop.client.failures() == []
 
 
-# For test_a_service_that_no_operator_looks_at… (unit tests of waiting) and the way back of test_rayservices.py.
+# For test_the_next_run_updates_it_in_place_and_a_failure_puts_all_of_it_back (test_rayservices.py), with another cause.
 def test_a_deploy_that_no_operator_looks_at_says_so_and_what_serves_goes_on(kubernetes, shop):
-    before, served = shop.clusters(), shop.wanted()
+    before, word = shop.clusters(), shop.word()
     with kubernetes.operator_stopped():
         run = shop.run("seven")
         shop.ends(run, "failed")
         log = shop.log(run)
         assert f"No KubeRay operator has taken notice of the RayService {shop.place}/shop" in log
         assert f"The version before was put back, in the cluster {shop.active()}." in log
-        assert shop.wanted() == served
-        shop.client.hears("late-six")
+        assert shop.word() == word
+        shop.client.hears(word)
     time.sleep(5)  # in which the operator does what it would do of it
-    shop.client.hears("late-six")
+    shop.client.hears(word)
     assert "seven" not in shop.client.counts()["shop new"].answers
     assert shop.clusters() == before
     assert shop.client.failures() == []
