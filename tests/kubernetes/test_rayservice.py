@@ -166,9 +166,14 @@ def tell(counts: dict[str, Counts]) -> None:
         print(f"  kept connections closed under a request: {len(each.closed)}; failures: {each.failures}")
 
 
-def assert_none_failed(counts: dict[str, Counts], *, least: int = 500) -> None:
+def assert_none_failed(counts: dict[str, Counts], *, ended: int = 0, least: int = 500) -> None:
+    """Make sure that no request failed but those on a kept connection whose cluster was deleted.
+
+    :param ended: so many such clusters were: Kubernetes leaves a connection that is there where it is.
+    """
     for name, each in counts.items():
-        assert each.failed == 0, (name, each.failures)
+        most = ended if name.endswith(" kept") else 0
+        assert each.failed + len(each.closed) <= most, (name, each.failures, each.closed)
         assert each.answers.total() > least, (name, each.answers)
 
 
@@ -240,7 +245,7 @@ async def test_a_service_is_updated_and_taken_back_without_a_failed_request(
         switched = counts["shop-serve-svc new"].last["two"] - await healthy
         print(f"by new connections, all traffic {switched:.1f} s after Serve said that all runs")
         assert switched < 30
-        assert_none_failed(counts)
+        assert_none_failed(counts, ended=1)
 
         assert await shop.delete_all() is True
         await asyncio.sleep(1)
@@ -347,7 +352,7 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         print(f"0 of {answered} failed: {dict(client.words)}; all traffic {took:.1f} s after the promotion")
         counts = await asyncio.to_thread(inside.counts)
         tell(counts)
-        assert_none_failed(counts)
+        assert_none_failed(counts, ended=2)
         assert "never" not in counts["shop new"].answers
 
         # The head that serves is lost: an outage, which the client counts, and the traffic comes back.
