@@ -14,6 +14,7 @@ from ray_provider._version import __version__
 
 if TYPE_CHECKING:
     from ray_provider import infrastructure_reaper, job_reaper, reaper
+    from ray_provider.examples import Example
 
 _PACKAGES = ("airflow-ray", "apache-airflow", "ray", "pyhelm3", "python-terraform", "boto3")
 _PROGRAMS = ("helm", "kubectl", "terraform", "tofu")
@@ -160,6 +161,12 @@ def _shown(*lines: str) -> str:
     return "\n".join(["examples:", *(f"  {line}" for line in lines)])
 
 
+def _place(example: Example) -> str:
+    if example.costs_money:
+        return "costs money: makes machines in a cloud"
+    return "needs Kubernetes" if example.needs_kubernetes else "runs on a laptop"
+
+
 def _examples(arguments: argparse.Namespace) -> int:
     from ray_provider.examples import copy_examples, examples
     from ray_provider.exceptions import RayProviderError
@@ -168,8 +175,7 @@ def _examples(arguments: argparse.Namespace) -> int:
     try:
         found = examples()
         if arguments.action != "copy":
-            money = {True: "costs money: makes machines in a cloud", False: "runs on a laptop"}
-            print_table([("DAG", "WHAT", ""), *((one.name, one.about, money[one.costs_money]) for one in found)])
+            print_table([("DAG", "WHAT", ""), *((one.name, one.about, _place(one)) for one in found)])
             return 0
         copies = copy_examples(arguments.folder, overwrite=arguments.force)
     except (RayProviderError, OSError) as error:

@@ -15,12 +15,17 @@ _FIRST = (
     "ray_quickstart",
     "ray_taskflow",
     "ray_shared_cluster",
+    "ray_etl",
+    "ray_train",
+    "ray_batch_inference",
     "ray_large_result",
     "ray_job_of_its_own",
     "ray_serve",
     "ray_service",
     "ray_service_approval",
 )
+#: These need a Kubernetes cluster; all others run on the local backend, too.
+_ON_KUBERNETES = ("ray_service", "ray_service_approval")
 #: What makes things in a cloud is named so.
 _IN_A_CLOUD = "ray_infrastructure_"
 
@@ -32,11 +37,13 @@ class Example:
     :param name: of its file and of the DAG.
     :param about: the first sentence of its documentation.
     :param costs_money: whether it makes machines in a cloud.
+    :param needs_kubernetes: whether it can't run on the local backend.
     """
 
     name: str
     about: str
     costs_money: bool
+    needs_kubernetes: bool = False
 
 
 def examples() -> list[Example]:
@@ -45,7 +52,10 @@ def examples() -> list[Example]:
     :raises FileNotFoundError: the installation is incomplete.
     """
     found = sorted(bundled("examples", "dags").glob("*.py"), key=lambda path: (_rank(path.stem), path.stem))
-    return [Example(path.stem, _about(path), path.stem.startswith(_IN_A_CLOUD)) for path in found]
+    return [
+        Example(path.stem, _about(path), path.stem.startswith(_IN_A_CLOUD), path.stem in _ON_KUBERNETES)
+        for path in found
+    ]
 
 
 def copy_examples(target: Path, *, overwrite: bool = False) -> list[Path]:

@@ -17,7 +17,26 @@ HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples" / "dags"
 
 #: Tests of these use what is shared. They come last, so that it does not stand idle beside the others, which costs, too.
-SHARING = ("test_bad_input", "test_jobs_real_ray", "test_dag_functions", "test_dag_job_outcomes", "test_local_dag")
+SHARING = (
+    "test_bad_input",
+    "test_jobs_real_ray",
+    "test_dag_functions",
+    "test_dag_job_outcomes",
+    "test_local_dag",
+    "test_examples",
+)
+
+#: Those that run on the local backend; test_demo.py runs the quickstart.
+LOCAL_EXAMPLES = (
+    "taskflow",
+    "large_result",
+    "job_of_its_own",
+    "serve",
+    "shared_cluster",
+    "etl",
+    "train",
+    "batch_inference",
+)
 
 #: DAGs that only slow tests run: without those nobody has to read them.
 OF_SLOW_TESTS = (
@@ -64,7 +83,7 @@ def shared_stack(
         shutil.copytree(HERE / folder, dags / folder, ignore=shutil.ignore_patterns("__pycache__"))
     examples = dags / "examples"
     shutil.copytree(EXAMPLES / "include", examples / "include", ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("taskflow", "large_result", "job_of_its_own", "serve", "shared_cluster"):
+    for name in LOCAL_EXAMPLES:
         shutil.copy(EXAMPLES / f"ray_{name}.py", examples)
     if not any(item.get_closest_marker("slow") for item in request.session.items):
         for name in OF_SLOW_TESTS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import re
 import runpy
 from pathlib import Path
 
@@ -119,7 +120,13 @@ def test_the_examples_are_listed_the_first_one_first_and_those_that_cost_money_s
     assert head.split() == ["DAG", "WHAT"]
     assert first.startswith("ray_quickstart ")
     for line in others:
-        assert line.endswith("costs money: makes machines in a cloud" if "infrastructure" in line else "a laptop")
+        assert line.endswith(
+            "costs money: makes machines in a cloud"
+            if "infrastructure" in line
+            else "needs Kubernetes"
+            if line.startswith("ray_service")
+            else "runs on a laptop"
+        )
 
 
 def test_the_examples_are_copied_and_read_from_there(tmp_path, capsys):
@@ -177,11 +184,21 @@ def test_what_takes_long_shows_on_a_terminal_that_it_goes_on(terminal, capsys, m
     assert ("\x1b[" in told) is terminal
 
 
+def test_the_page_of_examples_has_each_with_where_it_runs():
+    page = Path(__file__).parents[2].joinpath("docs", "examples.md").read_text()
+    rows = {name: line for line in page.splitlines() for name in re.findall(r"\[`(ray_\w+)`\]", line)}
+    assert set(rows) == {one.name for one in examples()}
+    for one in examples():
+        assert ("a laptop" in rows[one.name]) is not (one.needs_kubernetes or one.costs_money), one.name
+        assert ("**Costs money**" in rows[one.name]) is one.costs_money, one.name
+
+
 def test_every_example_documents_itself_in_airflow_and_says_if_it_costs_money():
     for one in examples():
         source = (bundled("examples", "dags") / f"{one.name}.py").read_text()
         assert "doc_md=__doc__" in source, one.name
         about = ast.get_docstring(ast.parse(source))
         assert ("costs money" in about) is one.costs_money, one.name
+        assert ("\nOn Kubernetes with KubeRay" in about) is one.needs_kubernetes, one.name
         if one.costs_money:
             assert "Start with `ray_quickstart`" in about

@@ -30,6 +30,9 @@ def test_the_other_blocks_compile():
     "name",
     [
         "ray_taskflow",
+        "ray_etl",
+        "ray_train",
+        "ray_batch_inference",
         "ray_large_result",
         "ray_job_of_its_own",
         "ray_serve",
