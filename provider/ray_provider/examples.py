@@ -21,11 +21,13 @@ _FIRST = (
     "ray_large_result",
     "ray_job_of_its_own",
     "ray_serve",
+    "ray_model_ops",
     "ray_service",
     "ray_service_approval",
+    "ray_nightly_gpus",
 )
 #: These need a Kubernetes cluster; all others run on the local backend, too.
-_ON_KUBERNETES = ("ray_service", "ray_service_approval")
+_ON_KUBERNETES = ("ray_service", "ray_service_approval", "ray_nightly_gpus")
 #: What makes things in a cloud is named so.
 _IN_A_CLOUD = "ray_infrastructure_"
 

@@ -36,6 +36,7 @@ LOCAL_EXAMPLES = (
     "etl",
     "train",
     "batch_inference",
+    "model_ops",
 )
 
 #: DAGs that only slow tests run: without those nobody has to read them.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,3 +93,54 @@ def test_examples_refuse_what_is_not_good(stack):
     assert nothing.state("cluster") == "upstream_failed", "before a cluster costs anything"
     assert etl.ends("failed").state("delete") == "success"
     assert "Of 336,776 flights 327,346 are left: too few." in etl.log("check")
+
+
+#: Of little use, of less, and of much, to tell how late a flight arrives.
+FEW, FEWER, MANY = ["distance", "hour"], ["hour"], ["dep_delay", "distance", "hour"]
+
+
+def serving(url: str) -> str:
+    """The version that answers."""
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=60) as answer:
+        return json.load(answer)["version"]
+
+
+@pytest.fixture(scope="module")
+def champion(stack: AirflowStack) -> Iterator[Run]:
+    yield Run(stack, "ray_model_ops", columns=FEW).ends()
+    Run(stack, "ray_model_ops_delete").ends()
+
+
+def test_a_first_model_is_promoted_and_a_worse_one_is_not(stack, champion):
+    assert champion.xcom("on_ray.compare") == {
+        "challenger": champion.id,
+        "challenger_error": 44.16,
+        "champion": None,
+        "champion_error": None,
+        "better": True,
+    }
+    url = champion.xcom("deploy", key="ray_serve_url")
+    assert serving(url) == champion.id
+    worse = Run(stack, "ray_model_ops", columns=FEWER).ends()
+    compared = worse.xcom("on_ray.compare")
+    assert (compared["champion"], compared["champion_error"], compared["better"]) == (champion.id, 44.16, False)
+    assert compared["challenger_error"] > 44.16
+    assert {worse.state(task) for task in ("serving", "deploy", "promote")} == {"skipped"}
+    assert serving(url) == champion.id
+    registry = Path(worse.xcom("on_ray.train").removeprefix("file://")).parents[1]
+    assert {path.stem for path in (registry / "versions").iterdir()} == {champion.id, worse.id}, "both are kept"
+    assert json.loads((registry / "champion.json").read_text())["version"] == champion.id
+
+
+@pytest.mark.slow  # the one before: the promotion of a first one; on Kubernetes the same with traffic
+def test_a_better_model_takes_the_champions_place(stack, champion):
+    better = Run(stack, "ray_model_ops", columns=MANY).ends()
+    compared = better.xcom("on_ray.compare")
+    assert (compared["champion"], compared["champion_error"]) == (champion.id, 44.16)
+    assert compared["challenger_error"] < 25
+    url = champion.xcom("deploy", key="ray_serve_url")
+    assert better.xcom("deploy", key="ray_serve_url") == url, "on the cluster that stays"
+    assert serving(url) == better.id
+    again = Run(stack, "ray_model_ops", columns=MANY).ends()
+    assert again.xcom("on_ray.compare")["better"] is False, "no better than itself"
+    assert serving(url) == better.id

@@ -124,7 +124,7 @@ def test_the_examples_are_listed_the_first_one_first_and_those_that_cost_money_s
             "costs money: makes machines in a cloud"
             if "infrastructure" in line
             else "needs Kubernetes"
-            if line.startswith("ray_service")
+            if line.startswith(("ray_service", "ray_nightly_gpus"))
             else "runs on a laptop"
         )
 
