@@ -75,12 +75,11 @@ def ray_etl():
     # Nothing for the function itself: it leaves the CPUs to Ray Data.
     @task.ray(conn_id=CONNECTION, cluster=cluster.output, num_cpus=0)
     def transform(raw: str, target: str) -> str:
-        import pyarrow.dataset
         import ray
 
-        # Small: it goes to every process that joins.
-        weather = pyarrow.dataset.dataset(f"{raw}/weather.csv", format="csv")
-        hours = weather.to_table(columns=["origin", "time_hour", "wind_speed", "precip"]).to_pandas()
+        # Small: it goes to every process that joins. Read by Ray Data as well, its columns have the types of the batches'.
+        weather = ray.data.read_csv(f"{raw}/weather.csv").to_pandas()
+        hours = weather[["origin", "time_hour", "wind_speed", "precip"]]
         flights = ray.data.read_csv(f"{raw}/flights")
         clean = flights.map_batches(with_weather, fn_kwargs={"weather": hours}, batch_format="pandas")
         # A retry writes the same folder again.
