@@ -43,7 +43,10 @@ LOCAL_EXAMPLES = (
 OF_SLOW_TESTS = (
     "function_dags/at_the_edges.py",
     "peer_dags/old_paths.py",
-    *(f"examples/ray_{name}.py" for name in ("taskflow", "large_result", "job_of_its_own", "serve")),
+    *(
+        f"examples/ray_{name}.py"
+        for name in ("taskflow", "large_result", "job_of_its_own", "serve", "train", "batch_inference")
+    ),
 )
 
 

@@ -44,20 +44,9 @@ class Run:
         return self.client.task_instance(self.dag, self.id, task)["state"]
 
 
-@pytest.fixture(scope="module")
-def etl(stack: AirflowStack) -> Run:
-    return Run(stack, "ray_etl")
-
-
-@pytest.fixture(scope="module")
-def trained(stack: AirflowStack, etl: Run) -> Run:
-    """Beside the other one: both wait most of their time."""
-    return Run(stack, "ray_train")
-
-
-@pytest.mark.usefixtures("trained")
-def test_etl_leaves_a_data_set_in_parquet(etl):
-    checked = etl.ends().xcom("check")
+def test_etl_leaves_a_data_set_in_parquet(stack):
+    etl = Run(stack, "ray_etl").ends()
+    checked = etl.xcom("check")
     assert checked == {"path": etl.xcom("transform"), "rows": 327_346, "dropped": FLIGHTS - 327_346}
     folder = Path(checked["path"].removeprefix("file://"))
     assert {path.name for path in folder.iterdir()} == {f"month={month}" for month in range(1, 13)}
@@ -70,8 +59,10 @@ def test_etl_leaves_a_data_set_in_parquet(etl):
     assert "is deleted" in etl.log("delete")
 
 
-def test_a_model_is_tuned_and_trained_and_predicts(stack, trained):
-    best = trained.ends().xcom("tune")
+@pytest.mark.slow  # ETL runs Ray Data, and the champion below is trained
+def test_a_model_is_tuned_and_trained_and_predicts(stack):
+    trained = Run(stack, "ray_train").ends()
+    best = trained.xcom("tune")
     assert best["trials"] == 4
     assert best["config"]["columns"] == ["dep_delay", "distance", "hour"], "what helps most"
     model = trained.xcom("train")
