@@ -45,7 +45,7 @@ OF_SLOW_TESTS = (
     "peer_dags/old_paths.py",
     *(
         f"examples/ray_{name}.py"
-        for name in ("taskflow", "large_result", "job_of_its_own", "serve", "train", "batch_inference")
+        for name in ("taskflow", "large_result", "job_of_its_own", "serve", "etl", "train", "batch_inference")
     ),
 )
 

@@ -44,6 +44,7 @@ class Run:
         return self.client.task_instance(self.dag, self.id, task)["state"]
 
 
+@pytest.mark.slow  # the champion below has a cluster, functions on it and a storage; this one has Ray Data besides
 def test_etl_leaves_a_data_set_in_parquet(stack):
     etl = Run(stack, "ray_etl").ends()
     checked = etl.xcom("check")
@@ -59,7 +60,7 @@ def test_etl_leaves_a_data_set_in_parquet(stack):
     assert "is deleted" in etl.log("delete")
 
 
-@pytest.mark.slow  # ETL runs Ray Data, and the champion below is trained
+@pytest.mark.slow  # the champion below is trained, too
 def test_a_model_is_tuned_and_trained_and_predicts(stack):
     trained = Run(stack, "ray_train").ends()
     best = trained.xcom("tune")
