@@ -95,6 +95,18 @@ class Client:
                 await self.call(kube)
             await asyncio.sleep(0.05)
 
+    async def gone(self, word: str) -> int:
+        """Wait until this word has not come for two seconds: kube-proxy takes its time to hear of a change.
+
+        :return: how often it came so far.
+        """
+        async with asyncio.timeout(60):
+            while True:
+                before = self.words[word]
+                await asyncio.sleep(2)
+                if self.words[word] == before:
+                    return before
+
     async def call(self, kube: Any) -> None:
         try:
             answer = await kube.request("GET", self.path, timeout=20.0)
@@ -316,7 +328,7 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         await promote(pair.access, pair.moving(second, deploy=deployed.id, timeout_seconds=0.0), say=pair.say)
         assert await in_flight == "one"
         took = client.first["two"] - moved
-        ones = client.words["one"]
+        ones = await client.gone("one")
         await asyncio.sleep(5)
         assert client.words["one"] == ones, "KubeRay leads it back"
         counts = await asyncio.to_thread(inside.counts)
@@ -324,7 +336,7 @@ async def test_two_services_take_turns_without_a_failed_request_and_kuberay_keep
         print(f"by new connections of a pod, all traffic {in_pod:.1f} s after the promotion began")
         assert in_pod < 10
         await roll_back(pair.access, pair.moving(second), say=pair.say)
-        twos = client.words["two"]
+        twos = await client.gone("two")
         await asyncio.sleep(5)
         assert (client.words["two"], client.words["one"] > ones) == (twos, True)
         await promote(pair.access, pair.moving(second), say=pair.say)

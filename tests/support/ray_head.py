@@ -29,7 +29,8 @@ _START_SECONDS = 240
 #: How often a head that ends while it starts is started.
 _STARTS = 4
 #: While it starts, before other work: a raylet gives its agents 15 s to come up, and ends else. Nothing changes that.
-_FIRST = -10
+#: Afterwards somewhat: ten processes are one session, and a job's start is the work of four of them.
+_FIRST, _GOING = -10, -5
 _STOP_SECONDS = 5
 
 
@@ -160,7 +161,7 @@ class RayHead:
         try:
             self._give_way(_FIRST)
             self._wait_until_ready()
-            self._give_way(0)
+            self._give_way(_GOING)
         except BaseException:
             self._killed = True  # why it ended is told already
             self.stop()
