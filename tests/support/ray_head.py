@@ -159,15 +159,15 @@ class RayHead:
             start_new_session=True,
         )
         try:
-            self._give_way(_FIRST)
+            self._set_nice(_FIRST)
             self._wait_until_ready()
-            self._give_way(_GOING)
+            self._set_nice(_GOING)
         except BaseException:
             self._killed = True  # why it ended is told already
             self.stop()
             raise
 
-    def _give_way(self, nice: int) -> None:
+    def _set_nice(self, nice: int) -> None:
         """Set the nice value of Ray's session, where we may (root, on Linux with autogroups).
 
         There the CPUs are shared by session first: a process's own nice value counts within its session only.

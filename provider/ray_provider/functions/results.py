@@ -69,23 +69,22 @@ class FunctionResult:
         """
         if self.error is None:
             raise ValueError("the function did not raise")
-        # Where a value could not be sent, the traceback is one of our own.
-        unsent = bool(self.error.get("unsent"))
-        trace = "" if unsent else "\n" + _with_source(self.error["traceback"].rstrip(), source)
+        trace = _with_source(self.error["traceback"].rstrip(), source)
         did = "raised" if self.error.get("loaded", True) else "could not be loaded"
-        what = f"The function {did} on the cluster: {self.error['type']}"
-        if unsent:
-            what = "The function has returned on the cluster, and its value can't be sent back"
+        what, shown = f"The function {did} on the cluster: {self.error['type']}", f"\n{trace}"
+        unsent = self.error.get("unsent")
+        if unsent:  # the traceback is one of our own
+            what, shown = "The function has returned on the cluster, and its value can't be sent back", ""
         error = RemoteFunctionError(
-            f"{what}: {self.error['message']}\n(job {submission_id} at {url}){trace}",
+            f"{what}: {self.error['message']}\n(job {submission_id} at {url}){shown}",
             hint=_advice(self.error),
             submission_id=submission_id,
             type=self.error["type"],
             message_text=self.error["message"],
-            remote_traceback=self.error["traceback"].rstrip() if unsent else trace.removeprefix("\n"),
+            remote_traceback=trace,
         )
-        if trace:
-            error.__cause__ = RemoteTraceback(trace.removeprefix("\n"))
+        if not unsent:
+            error.__cause__ = RemoteTraceback(trace)
         return error
 
 

@@ -53,9 +53,13 @@ _AIRFLOW_MODULES = ("airflow", "airflow.exceptions", "airflow.sdk", "airflow.sdk
 class UnserializableResult(Exception):  # noqa: N818 - the name is read in a task's log
     """The function's return value can't travel as it was asked to."""
 
+    unsent = "value"
+
 
 class UnwritableResult(UnserializableResult):
     """The object storage for it does not take it."""
+
+    unsent = "store"
 
 
 def log_folder() -> Path:
@@ -470,9 +474,9 @@ def deliver(value: Any, settings: dict[str, Any]) -> None:
     try:
         send(value, settings)
     except Exception as error:
-        why = error if isinstance(error, UnserializableResult) else f"{type(error).__name__}: {text_of(error)}"
-        kind = UnwritableResult if isinstance(error, UnwritableResult) else UnserializableResult
-        raise kind(f"{why}\n{keep(value, settings)}") from error
+        told = isinstance(error, UnserializableResult)
+        why = error if told else f"{type(error).__name__}: {text_of(error)}"
+        raise (type(error) if told else UnserializableResult)(f"{why}\n{keep(value, settings)}") from error
 
 
 def send(value: Any, settings: dict[str, Any]) -> None:
@@ -555,9 +559,9 @@ def describe(error: BaseException) -> dict[str, Any]:
         # What can't travel can't after another try either.
         "meaning": "skip" if SKIP in names else "fail" if names & {FAIL, "UnserializableResult"} else "error",
     }
+    cause: BaseException | None = error
     if isinstance(error, UnserializableResult):
-        told["unsent"] = "store" if isinstance(error, UnwritableResult) else "value"
-    cause = error.__cause__ if told.get("unsent") == "value" else error
+        told["unsent"], cause = error.unsent, error.__cause__
     if isinstance(cause, ModuleNotFoundError):
         told["missing_module"] = cause.name
     return told

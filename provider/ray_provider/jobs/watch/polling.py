@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from ray_provider._shared.mistakes import PROGRAMMING_ERRORS
 from ray_provider._shared.retry import RetryPolicy
 from ray_provider.exceptions import RayProviderError
 from ray_provider.jobs.client import RayJobsClient
@@ -46,6 +45,17 @@ _SESSION_SECONDS = 0.5
 _AT_ONCE = 50
 _ONCE = RetryPolicy.none()
 _BACKOFF = RetryPolicy(first_delay=0.5, max_delay=5.0)
+#: Raised by a mistake in a program: another try meets it again.
+_MISTAKES = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    NotImplementedError,
+    TypeError,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +183,7 @@ class StatusHub:
             except Exception as error:  # noqa: BLE001 (whatever it is, the watchers have to hear of it)
                 self._failures += 1
                 # Watchers wait out what may pass, and end by a mistake in a program.
-                told = isinstance(error, (RayProviderError, *PROGRAMMING_ERRORS))
+                told = isinstance(error, (RayProviderError, *_MISTAKES))
                 failure = error if told else RayProviderError(f"{error!r}")
                 for each in list(self._watched):
                     each.put(Observation(error=failure))
