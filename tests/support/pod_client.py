@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Self
 
 from tests.support.kubernetes import Kubernetes, until
@@ -159,8 +160,9 @@ class PodClient:
         return sum(each.answers.total() for each in self.counts().values())
 
     def failures(self) -> list[str]:
-        """Give what failed: of each target the first twenty."""
-        return [f"{name}: {why}" for name, each in self.counts().items() for _, why in each.failures]
+        """Give what failed, and when: of each target the first twenty."""
+        found = [(at, name, why) for name, each in self.counts().items() for at, why in each.failures]
+        return [f"{datetime.fromtimestamp(at, UTC):%H:%M:%S.%f} {name}: {why}" for at, name, why in sorted(found)]
 
     def hears(self, word: str, *, by: str = "", seconds: float = 300) -> None:
         """Wait until each target answers with this word.

@@ -11,6 +11,7 @@ import sys
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 import airflow
 import jsonschema
@@ -138,3 +139,27 @@ def test_the_hook_describes_its_form_for_older_airflows():
     # A hidden field would be one that a person can't reach: each has a field of ours that says the same.
     assert {"address", "token"} <= fields
     assert not fields & set(behaviour["hidden_fields"])
+
+
+class FormField:
+    """A field as wtforms makes it, as far as it is asked for here."""
+
+    def __init__(self, label: str, **_: object) -> None:
+        self.label = label
+
+
+def test_the_form_has_only_fields_that_airflow_2_takes(monkeypatch):
+    """Airflow 2.11 asks for these very classes, and drops a hook with any other: its connection type would be unknown."""
+    taken = {name: type(name, (FormField,), {}) for name in ("BooleanField", "PasswordField", "StringField")}
+    for module, content in {
+        "flask_appbuilder": {},
+        "flask_appbuilder.fieldwidgets": {f"BS3{name}FieldWidget": object for name in ("Password", "TextArea", "Text")},
+        "flask_babel": {"lazy_gettext": str},
+        "wtforms": taken,
+    }.items():
+        monkeypatch.setitem(sys.modules, module, SimpleNamespace(**content))
+    form = RayHook.get_connection_form_widgets()
+    assert {name: field.label for name, field in form.items()} == {
+        name: described["label"] for name, described in CONNECTION_FIELDS.items()
+    }
+    assert {type(field) for field in form.values()} == set(taken.values())

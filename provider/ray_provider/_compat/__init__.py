@@ -197,7 +197,7 @@ def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
     """
     from flask_appbuilder.fieldwidgets import BS3PasswordFieldWidget, BS3TextAreaFieldWidget, BS3TextFieldWidget
     from flask_babel import lazy_gettext
-    from wtforms import BooleanField, PasswordField, StringField, TextAreaField
+    from wtforms import BooleanField, PasswordField, StringField
 
     widgets: dict[str, Any] = {}
     for name, described in fields.items():
@@ -210,7 +210,8 @@ def connection_widgets(fields: Mapping[str, Mapping[str, Any]]) -> dict[str, Any
         elif schema.get("format") == "password":
             widgets[name] = PasswordField(label, widget=BS3PasswordFieldWidget(), description=help_text)
         elif schema.get("format") == "multiline":
-            widgets[name] = TextAreaField(label, widget=BS3TextAreaFieldWidget(), description=help_text)
+            # Airflow 2.11 knows four classes of fields, and drops a hook that has another one.
+            widgets[name] = StringField(label, widget=BS3TextAreaFieldWidget(), description=help_text)
         else:
             widgets[name] = StringField(label, widget=BS3TextFieldWidget(), description=help_text)
     return widgets
