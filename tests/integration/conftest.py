@@ -43,10 +43,7 @@ LOCAL_EXAMPLES = (
 OF_SLOW_TESTS = (
     "function_dags/at_the_edges.py",
     "peer_dags/old_paths.py",
-    *(
-        f"examples/ray_{name}.py"
-        for name in ("taskflow", "large_result", "job_of_its_own", "serve", "etl", "train", "batch_inference")
-    ),
+    *(f"examples/ray_{name}.py" for name in LOCAL_EXAMPLES if name != "shared_cluster"),
 )
 
 

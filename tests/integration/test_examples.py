@@ -1,4 +1,7 @@
-"""Examples that people copy, as they are, on real Airflow components and the local backend; their data lie in a folder."""
+"""Examples that people copy, as they are, on real Airflow components and the local backend; their data lie in a folder.
+
+``make test`` reads them (tests/unit), and runs those of test_local_dag.py and of tests/kubernetes; these are for the night.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 
 from ray_provider.testing import AirflowStack
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.timeout(1800), pytest.mark.slow]
 
 FLIGHTS = 336_776
 
@@ -44,7 +47,6 @@ class Run:
         return self.client.task_instance(self.dag, self.id, task)["state"]
 
 
-@pytest.mark.slow  # the champion below has a cluster, functions on it and a storage; this one has Ray Data besides
 def test_etl_leaves_a_data_set_in_parquet(stack):
     etl = Run(stack, "ray_etl").ends()
     checked = etl.xcom("check")
@@ -60,7 +62,6 @@ def test_etl_leaves_a_data_set_in_parquet(stack):
     assert "is deleted" in etl.log("delete")
 
 
-@pytest.mark.slow  # the champion below is trained, too
 def test_a_model_is_tuned_and_trained_and_predicts(stack):
     trained = Run(stack, "ray_train").ends()
     best = trained.xcom("tune")
@@ -77,7 +78,6 @@ def test_a_model_is_tuned_and_trained_and_predicts(stack):
     assert rows[["dep_delay", "predicted"]].corr().iloc[0, 1] > 0.9
 
 
-@pytest.mark.slow  # the two before run what these refuse
 def test_examples_refuse_what_is_not_good(stack):
     etl = Run(stack, "ray_etl", kept_at_least=0.99)
     nothing = Run(stack, "ray_batch_inference", model="file:///nowhere/model.json").ends("failed")
@@ -124,7 +124,6 @@ def test_a_first_model_is_promoted_and_a_worse_one_is_not(stack, champion):
     assert json.loads((registry / "champion.json").read_text())["version"] == champion.id
 
 
-@pytest.mark.slow  # the one before: the promotion of a first one; on Kubernetes the same with traffic
 def test_a_better_model_takes_the_champions_place(stack, champion):
     better = Run(stack, "ray_model_ops", columns=MANY).ends()
     compared = better.xcom("on_ray.compare")

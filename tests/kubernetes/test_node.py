@@ -203,6 +203,7 @@ def test_the_operator_can_be_absent_and_comes_back(kubernetes: Kubernetes) -> No
     assert kubernetes.exists("deployment", "kuberay-operator", "-n", "kuberay-system")
 
 
+@pytest.mark.slow  # test_mission_clouds.py needs it, too
 def test_the_api_server_asks_a_webhook_whom_a_token_belongs_to(kubernetes: Kubernetes) -> None:
     need("a test node of our own", present=kubernetes.node is not None and not kubernetes.from_outside)
     asked = []
@@ -228,6 +229,7 @@ def test_controllers_look_again_at_once_when_the_api_server_is_back(kubernetes: 
         pass
 
 
+@pytest.mark.slow  # of the test node itself
 def test_large_answers_and_many_connections_pass(kubernetes: Kubernetes, namespace: str) -> None:
     config_map = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "big"}, "data": {"x": "y" * 900_000}}
     kubernetes.apply(config_map, namespace)
@@ -244,6 +246,7 @@ def test_large_answers_and_many_connections_pass(kubernetes: Kubernetes, namespa
     assert time.monotonic() - began < 30
 
 
+@pytest.mark.slow  # the next test has a node that is ended with its owner
 def test_a_node_that_is_ended_leaves_nothing_and_two_do_not_meet(
     kubernetes: Kubernetes, second_node: control.NodeHandle
 ) -> None:
@@ -294,9 +297,8 @@ def test_tests_that_are_killed_leave_no_node(owner: tuple[subprocess.Popen, cont
     until(lambda: not traces(node.name), 300, "end of the node of a killed owner")
 
 
-@pytest.mark.parametrize(
-    "seconds", [pytest.param(0.1, marks=pytest.mark.slow), 0.5, pytest.param(1.5, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow  # the test before it: one that stands
+@pytest.mark.parametrize("seconds", [0.1, 0.5, 1.5])
 def test_tests_that_are_killed_while_a_node_comes_up_leave_none(seconds: float) -> None:
     need("root", present=os.geteuid() == 0)
     name = control.new_name()
@@ -360,6 +362,7 @@ def test_a_part_that_dies_ends_the_node_and_its_last_words_are_kept(second_node:
     until(lambda: not traces(second_node.name), 300, "end of the supervisor")
 
 
+@pytest.mark.slow  # of the test node itself
 def test_a_node_that_cannot_come_up_says_why_and_leaves_nothing() -> None:
     need("root", present=os.geteuid() == 0)
     # Only what has its name is looked at: other nodes come and go beside it.

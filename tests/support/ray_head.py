@@ -193,6 +193,9 @@ class RayHead:
             "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
             # Else the first job of each head makes workers for all of its CPUs, which nobody asks for.
             "RAY_prestart_worker_first_driver": "0",
+            # Figures of the node that nobody looks at, every 2.5 and 5 s otherwise.
+            "REPORTER_UPDATE_INTERVAL_MS": "60000",
+            "METRICS_RECORD_INTERVAL_S": "60",
             "RAY_AUTH_MODE": "token" if self.token else "disabled",
             # Entry points say "python": that of the tests.
             "PATH": f"{self.python.parent}{os.pathsep}{environment.get('PATH', '')}",

@@ -53,7 +53,7 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
             "execution_api_timeout": "60",
             "max_failed_heartbeats": "20",
         },
-        "scheduler": {"scheduler_idle_sleep_time": "0.5", "enable_tracemalloc": "False"},
+        "scheduler": {"enable_tracemalloc": "False"},
         # New and changed files are found at once; reading all of them again and again would keep a core busy.
         "dag_processor": {
             "refresh_interval": "2",

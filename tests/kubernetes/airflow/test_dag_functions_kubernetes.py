@@ -23,7 +23,7 @@ def test_a_function_with_a_cluster_of_its_own(kubernetes, place, stack):
     assert left(kubernetes, place) == []
 
 
-@pytest.mark.slow  # test_carriers_on_two_nodes: the same between set-up and teardown; tests/integration runs this form
+@pytest.mark.slow  # test_dag_clusters.py, test_two_runs_at_once_do_not_meet: set-up and teardown; tests/integration runs this form
 def test_a_script_and_a_function_between_setup_and_teardown(kubernetes, place, stack):
     dag = "peer_setup_teardown"
     run = stack.client.trigger_run(dag)
@@ -33,6 +33,7 @@ def test_a_script_and_a_function_between_setup_and_teardown(kubernetes, place, s
     assert left(kubernetes, place) == []
 
 
+@pytest.mark.slow  # tests/integration has the carriers on one node; the first one has a function on Kubernetes
 def test_carriers_on_two_nodes(kubernetes, place, stack):
     """Real data from a task, functions on head and worker, mapped; an error; all is set up and deleted by workers."""
     dag = "carriers"

@@ -133,6 +133,7 @@ def test_a_queue_without_kueue_is_told(kubernetes, place, stack, case):
     assert left(kubernetes, place) == []
 
 
+@pytest.mark.slow  # tests/apiserver: test_rayjobs.py, test_rayjob_users.py and test_rayjob_sensor.py, each its part
 def test_several_jobs_share_a_cluster_and_the_last_one_out_deletes_it(kubernetes, place, stack, case):
     """A group's function, a RayJob that selects the group's cluster, and one of somebody else's that a sensor waits for."""
     by_hand = {
