@@ -36,6 +36,7 @@ _AS_IT_IS = {"format": "text"}
 #: What it then says in a 200, where newer ones answer 500.
 _FETCH_ERROR = b"[get_logs] Fetch log error"
 _NO_AGENT = "No available agent"
+_SUPERVISOR_DIED = "JOB_SUPERVISOR_ACTOR_DIED"
 _AGENT_HINT = (
     "The dashboard answers, but no agent that starts jobs has joined it. On the head: is ray[default] installed (else "
     "there is no agent), does dashboard_agent.log in Ray's log folder say why it ended, is its port free "
@@ -196,7 +197,9 @@ class RayJobsClient:
                         asked = loop.time()
                     details = await self.get(submission_id, retry=policy)
                     if details is None or details.is_final:
-                        return _stopped_by_us(details) if ender.began else details
+                        if details and details.error_type == _SUPERVISOR_DIED and await ender.was_sent(retry=policy):
+                            return _stopped_by_us(details)
+                        return details
                     # A job that was just submitted is PENDING for a moment, and stops by itself when it starts.
                     waits = details.status == "PENDING" and loop.time() - since > _PENDING_SECONDS
                     if waits and (not helped or loop.time() - helped > _ASK_AGAIN_SECONDS):
@@ -356,10 +359,8 @@ class RayJobsClient:
             yield websocket
 
 
-def _stopped_by_us(details: JobDetails | None) -> JobDetails | None:
+def _stopped_by_us(details: JobDetails) -> JobDetails:
     """Tell a job whose supervisor we ended from one that failed."""
-    if details is None or details.error_type != "JOB_SUPERVISOR_ACTOR_DIED":
-        return details
     # Its resources may have come while the helper was on its way.
     ran = details.driver_node_id is not None
     when = "just as it began to run" if ran else "while it waited for resources: it never ran"

@@ -75,10 +75,12 @@ class PendingJobEnder:
         self._number = 0
         self._helper: JobDetails | None = None
 
-    @property
-    def began(self) -> bool:
-        """Whether a helper was sent: the job's end is our doing."""
-        return self._number > 0
+    async def was_sent(self, *, retry: RetryPolicy) -> bool:
+        """Tell whether a helper was sent, by whomever: the job's end is our doing.
+
+        :param retry: how long to go on with the request.
+        """
+        return self._number > 0 or await self._client.get(self._helper_id(1), retry=retry) is not None
 
     async def step(self, *, retry: RetryPolicy) -> None:
         """Send a helper, unless one is at work already. One that another process sent counts too.
@@ -86,7 +88,7 @@ class PendingJobEnder:
         :param retry: how long to go on with each request.
         """
         if self._number:
-            self._helper = await self._client.get(self._id, retry=retry)
+            self._helper = await self._client.get(self._helper_id(self._number), retry=retry)
             if self._helper is None or not self._helper.is_final or self._number == _MOST_HELPERS:
                 return
             if self._helper.is_success:
@@ -106,18 +108,18 @@ class PendingJobEnder:
         helper = self._helper
         told = f"it is {helper.status}" if helper else "Ray does not say how that one is"
         said = last_lines(helper.message) if helper and helper.is_final else ""
-        return f"A job that was to end it ({self._id}) did not: {told}" + (f". Ray says: {said}" if said else ".")
+        name = self._helper_id(self._number)
+        return f"A job that was to end it ({name}) did not: {told}" + (f". Ray says: {said}" if said else ".")
 
-    @property
-    def _id(self) -> str:
+    def _helper_id(self, number: int) -> str:
         digest = hashlib.sha256(self._submission_id.encode()).hexdigest()[:16]
-        return f"airflow-ray-ends-{digest}-{self._number}"
+        return f"airflow-ray-ends-{digest}-{number}"
 
     def _spec(self) -> JobSpec:
         command = shlex.join(["-c", _PROGRAM, SUPERVISOR + self._submission_id, _NAMESPACE])
         return JobSpec(
             # Some images have but one of the two names.
             entrypoint=f'"$(command -v python || command -v python3)" {command}',
-            submission_id=self._id,
+            submission_id=self._helper_id(self._number),
             metadata={ENDS_KEY: self._submission_id},
         )

@@ -326,6 +326,30 @@ async def test_two_who_end_a_waiting_job_at_once_send_one_helper(api, client):
     assert len(api.jobs) == 2
 
 
+async def test_a_waiting_job_that_another_process_ends_meanwhile_is_stopped_too(api, client):
+    """This one has not sent a helper, and finds the job FAILED, as Ray calls it."""
+    api.add("a", lacks_resources=True)
+    stopping = asyncio.create_task(client.stop_and_wait("a", 20))
+    while not api.count["GET /api/jobs/a"]:
+        await asyncio.sleep(0.01)
+    await PendingJobEnder(client, "a").step(retry=RetryPolicy.none())
+    ended = await stopping
+    assert (ended.status, ended.message) == (
+        "STOPPED",
+        "The job was ended while it waited for resources: it never ran.",
+    )
+    assert len(api.jobs) == 2
+
+
+async def test_a_job_whose_supervisor_dies_while_it_is_stopped_has_failed(api, client):
+    api.add("a", stop_seconds=60).run()
+    stopping = asyncio.create_task(client.stop_and_wait("a", 20))
+    while not api.count["GET /api/jobs/a"]:
+        await asyncio.sleep(0.01)
+    api.jobs["a"].end("FAILED", error_type="JOB_SUPERVISOR_ACTOR_DIED", message="Its node died.")
+    assert ((await stopping).status, len(api.jobs)) == ("FAILED", 1)
+
+
 async def test_who_looked_at_the_job_before_its_helper_had_ended_it_sends_no_second_one(api, client):
     api.add("a", lacks_resources=True)
     ender = PendingJobEnder(client, "a")
