@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from ray_provider.jobs.models import JobDetails
-from ray_provider.operators._job.attempts import AttemptRecord, decide, last_known, seen
+from ray_provider.operators._job.attempts import STORE_KEY, AttemptRecord, decide, last_known, seen
+from ray_provider.operators._job.memory import TaskMemory
 
 RUNNING, FAILED, SUCCEEDED, STOPPED = (
     JobDetails(submission_id="a", status=status) for status in ("RUNNING", "FAILED", "SUCCEEDED", "STOPPED")
@@ -41,6 +44,24 @@ def test_what_a_try_does(what, earlier, job, max_tries, durable, expected):
     plan = decide(earlier, job, max_tries=max_tries, durable=durable)
     assert (plan.action, plan.attempt, plan.stop_first) == expected
     assert bool(plan.why) == (earlier is not None)
+
+
+@pytest.mark.parametrize(
+    ("earlier", "max_tries", "attempt"),
+    [
+        (None, 1, 1),
+        (record(), 1, 3),
+        (record(final="FAILED"), 1, 4),
+        (record(), 2, 4),
+        (record(final="FAILED"), 2, 4),
+    ],
+    ids=["first", "its worker died", "its job failed", "cleared while it ran", "cleared"],
+)
+def test_the_number_that_a_cluster_of_its_own_is_named_by(earlier, max_tries, attempt):
+    """A retry that goes on with a job finds the job's cluster, and one with a new job makes another one."""
+    store = {} if earlier is None else {STORE_KEY: earlier.to_dict()}
+    memory = TaskMemory({"ti": SimpleNamespace(max_tries=max_tries), "task_state_store": store})
+    assert memory.next_attempt() == attempt
 
 
 def test_a_record_survives_the_store():
