@@ -362,14 +362,14 @@ def square(x: int) -> int:
 
 @pytest.mark.usefixtures("modules")
 def test_functions_of_the_dags_file_are_found_by_their_names() -> None:
+    import cloudpickle  # as on a worker: it is there before the call
+
     runner.offer({"module": "dags_of.mine.flights"}, {"square": square})
     assert importlib.import_module("dags_of.mine.flights").square(3) == 9
     import dags_of.mine  # type: ignore[import-not-found]
 
     assert dags_of.mine.flights.square is square
     assert sys.modules["dags_of"].mine is sys.modules["dags_of.mine"]
-    import cloudpickle
-
     assert "dags_of.mine.flights" in cloudpickle.list_registry_pickle_by_value()
     cloudpickle.cloudpickle._PICKLE_BY_VALUE_MODULES.discard("dags_of.mine.flights")
 

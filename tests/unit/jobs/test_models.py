@@ -91,7 +91,16 @@ def test_statuses(status, final, success):
 
 
 def test_a_version_without_a_session():
-    assert ClusterVersion.from_json({"ray_version": "2.9", "version": "4"}).session_name is None
+    version = ClusterVersion.from_json({"ray_version": "2.9", "version": "4", "colour": "blue"})
+    assert (version.ray_version, version.api_version, version.session_name) == ("2.9", "4", None)
+    assert version.extra == {"colour": "blue"}
+
+
+@pytest.mark.parametrize("value", [{1, 2}, float("nan")], ids=["a set", "not a number"])
+def test_what_json_can_not_say_is_refused_before_it_is_sent(value):
+    with pytest.raises(ConfigurationError, match="The job can't be sent") as raised:
+        JobSpec(entrypoint="true", runtime_env={"config": {"deep": value}}).to_request()
+    assert "runtime_env holds text, numbers" in str(raised.value)
 
 
 OWNER = JobOwner("etl.daily", "scheduled__2026-01-01T00:00:00+00:00", "group.train model", 3, 2, 1, "1.0.0", "prod")

@@ -13,6 +13,7 @@ from airflow.exceptions import AirflowFailException
 from ray_provider.exceptions import ConfigurationError, InfrastructureError
 from ray_provider.hooks import cloud, cloud_marks
 from ray_provider.infrastructure.cloud.presence import CloudClusterFacts
+from ray_provider.infrastructure.handle import InfrastructureHandle
 from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructure
 from tests.unit.infrastructure.terraform_double import TerraformDouble, error_event
 from tests.unit.infrastructure.test_run import CLUSTER, MAIN, plan, state
@@ -289,6 +290,17 @@ def use(monkeypatch: pytest.MonkeyPatch, users: list[str] | Exception) -> None:
 
 def test_a_delete_says_how_much_it_destroyed(holding: Scene) -> None:
     assert holding.delete() == {"destroyed": 1}
+
+
+def test_a_delete_without_variables_takes_the_name_that_it_confirms(holding: Scene) -> None:
+    def named(operator: DeleteRayInfrastructure, handle: InfrastructureHandle | None = None) -> object:
+        return operator.new_run(holding.context, handle, destroy=True, name="c").spec.variables.get("name")
+
+    assert named(DeleteRayInfrastructure(**holding.given(confirm="c", variables=None))) == "c"
+    assert named(DeleteRayInfrastructure(**holding.given(confirm="c"))) == "mine"
+    handle = InfrastructureHandle(module=str(holding.module), backend={}, outputs={})
+    given = holding.given(confirm="c", variables={})
+    assert named(DeleteRayInfrastructure(**given), handle) is None, "the handle says what there is"
 
 
 def test_a_handle_is_enough_for_a_delete_but_for_code(holding: Scene) -> None:

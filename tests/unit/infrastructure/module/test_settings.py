@@ -264,6 +264,11 @@ def test_the_place_that_a_handle_gets() -> None:
         "region": "of-state",
         "account": "123456789012",
     }
+    assert place(on_google("other") + on_aws("of-state")) == {
+        "region": "of-state",
+        "account": "123456789012",
+        "project": "other",
+    }, "each cloud's own"
     assert place(cloud="gcp", env={"GOOGLE_PROJECT": "p"}) == {"project": "p"}
     assert place(providers={"google": {"project": "said"}}, env={"GOOGLE_PROJECT": "p"}) == {"project": "said"}
     assert place(on_google("of-state"), providers={"google": {"project": "said"}}) == {"project": "of-state"}

@@ -11,6 +11,7 @@ import pytest
 
 import ray_provider.jobs.submit.archive
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.jobs.submit.archive import pack_folder
 from ray_provider.jobs.submit.packaging import needs_packaging, package_runtime_env
 
 
@@ -297,3 +298,13 @@ async def test_requirements_are_read_as_pip_reads_them(tmp_path, field):
     main.write_text("-r requirements.txt\n")
     with pytest.raises(ConfigurationError, match="10 deep"):
         await package_runtime_env(None, {field: str(main)})
+
+
+def test_an_empty_folder_counts_for_the_name_that_is_written_too(tmp_path):
+    """Ray caches packages by their names: what was looked at and what was written are named alike."""
+    (tmp_path / "code" / "empty").mkdir(parents=True)
+    (tmp_path / "code" / "main.py").write_text("1")
+    package = pack_folder(tmp_path / "code", "working_dir", [], with_parent=False)
+    assert package.write(tmp_path / "package.zip") == package.name
+    (tmp_path / "code" / "empty").rmdir()
+    assert pack_folder(tmp_path / "code", "working_dir", [], with_parent=False).name != package.name
