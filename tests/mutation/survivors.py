@@ -29,6 +29,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("terraform/process.py", "if keeper.stdout is not None"): "equivalent but for a descriptor, until its object goes",
     ("sensors/cluster.py", "scheduling_timeout_seconds: float = "): "a default of five minutes: a second more or less",
     ("functions/from_source.py", "type_params"): "of Python 3.12 and newer alone",
+    ("_shared/retry.py", "min(attempt - 1, 30)"): "equivalent: the longest delay is reached long before",
     ("_compat/__init__.py", "TaskInstance."): "Airflow 2 alone: tests/compat runs it",
     ("_compat/__init__.py", "_ASKING.discard("): "equivalent but for some memory of a process that ends",
 }

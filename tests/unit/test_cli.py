@@ -72,6 +72,26 @@ def test_the_default_connection_is_asked_unless_another_is_named(what, tmp_path,
     assert "no_such_connection" in capsys.readouterr().err
 
 
+def test_infrastructure_is_looked_for_where_the_arguments_say(monkeypatch, capsys):
+    """The clouds are played: each place has nothing."""
+    looked_at = []
+    monkeypatch.setattr(
+        "ray_provider.infrastructure_reaper.survey", lambda where: (looked_at.extend(where), ([], []))[1]
+    )
+    monkeypatch.setattr("ray_provider.infrastructure_reaper.ask_airflow", lambda found: None)
+    where = ["--region", "eu-west-1", "--region", "us-east-1", "--project", "p1"]
+    which = ["--aws-conn-id", "aws", "--gcp-conn-id", "gcp", "--terraform-binary", "/usr/bin/tofu"]
+    assert cli.main(["reap", "--infrastructure", *where, *which]) == 0
+    assert [(place.cloud, place.name) for place in looked_at] == [
+        ("aws", "eu-west-1"),
+        ("aws", "us-east-1"),
+        ("gcp", "p1"),
+    ]
+    for place in looked_at:
+        assert (place.aws_conn_id, place.gcp_conn_id, place.terraform_binary) == ("aws", "gcp", "/usr/bin/tofu")
+    assert "No task's infrastructure is in eu-west-1, us-east-1, p1." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("command", [["demo"], ["examples"], ["examples", "copy", "anywhere"]])
 def test_a_package_without_its_examples_says_so(command, monkeypatch, capsys):
     def missing(*names):

@@ -55,6 +55,8 @@ def ended(reason, code, restarts=0, *, last=False, **further):
             'secret "x" not found',
         ),
         (ended("OOMKilled", 137, 0), "OOMKilled", "short", "its limit is 4Gi"),
+        (ended("OOMKilled", 137, 1), "OOMKilled", "short", "1 restart"),
+        (ended("OOMKilled", 137, 2), "OOMKilled", "now", "2 restarts"),
         ({**waiting("CrashLoopBackOff"), **ended("OOMKilled", 137, 2, last=True)}, "OOMKilled", "now", "2 restarts"),
         ({**waiting("CrashLoopBackOff"), **ended("Error", 2, 3, last=True)}, "crash", "now", "exit status 2"),
         (ended("Error", 1, 0), "crash", "short", "ends again and again"),
