@@ -29,6 +29,7 @@ from ray_provider.jobs.pending import PendingJobEnder
 from ray_provider.jobs.submit.identity import JobOwner
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import NODE, JobsApi
+from tests.support.kubernetes_api import until
 from tests.support.ray_head import free_ports
 from tests.unit.jobs.conftest import QUICK
 
@@ -330,8 +331,7 @@ async def test_a_waiting_job_that_another_process_ends_meanwhile_is_stopped_too(
     """This one has not sent a helper, and finds the job FAILED, as Ray calls it."""
     api.add("a", lacks_resources=True)
     stopping = asyncio.create_task(client.stop_and_wait("a", 20))
-    while not api.count["GET /api/jobs/a"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: api.count["GET /api/jobs/a"], seconds=20)
     await PendingJobEnder(client, "a").step(retry=RetryPolicy.none())
     ended = await stopping
     assert (ended.status, ended.message) == (
@@ -344,8 +344,7 @@ async def test_a_waiting_job_that_another_process_ends_meanwhile_is_stopped_too(
 async def test_a_job_whose_supervisor_dies_while_it_is_stopped_has_failed(api, client):
     api.add("a", stop_seconds=60).run()
     stopping = asyncio.create_task(client.stop_and_wait("a", 20))
-    while not api.count["GET /api/jobs/a"]:
-        await asyncio.sleep(0.01)
+    await until(lambda: api.count["GET /api/jobs/a"], seconds=20)
     api.jobs["a"].end("FAILED", error_type="JOB_SUPERVISOR_ACTOR_DIED", message="Its node died.")
     assert ((await stopping).status, len(api.jobs)) == ("FAILED", 1)
 
