@@ -26,6 +26,8 @@ import time
 from contextlib import contextmanager
 from typing import Any, Self
 
+import aiohttp
+
 TICK = 0.01
 NUMBERED = re.compile(r"line (\d{9}) ")
 
@@ -59,6 +61,13 @@ def rss() -> float:
     """Resident memory in KB."""
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * resource.getpagesize() / 1024
+
+
+def full_collection_ms() -> float:
+    """Give how long the loop stands still where Python looks for garbage in all that is there, Airflow included."""
+    began = time.monotonic()
+    gc.collect()
+    return round((time.monotonic() - began) * 1e3, 1)
 
 
 class Ticker:
@@ -106,6 +115,7 @@ async def many(double: Double, jobs: int) -> dict[str, Any]:
     await double.tell(f"jobs {jobs}")
     ends: dict[str, float] = {}
     await warm_up(double, ends)
+    asking = await asking_s(double, jobs)
     gc.collect()
     before = rss()
     ticker = Ticker()
@@ -116,10 +126,17 @@ async def many(double: Double, jobs: int) -> dict[str, Any]:
         await asyncio.sleep(0)  # as a triggerer does
     while await double.tell("streams") < jobs - 1:
         await asyncio.sleep(0.2)
-    found: dict[str, Any] = {"start_s": time.monotonic() - began, "start_tick_ms": ticker.worst_ms()}
+    found: dict[str, Any] = {
+        "asking_s": asking,
+        "start_s": time.monotonic() - began,
+        "start_tick_ms": ticker.worst_ms(),
+    }
     await asyncio.sleep(10)
     found["steady_tick_ms"] = ticker.worst_ms()
     found["kb_per_trigger"] = (rss() - before) / (jobs - 1)
+    found["collection_ms"] = full_collection_ms()
+    await asyncio.sleep(5 * TICK)
+    ticker.worst_ms()  # that was us
 
     async def phase(name: str, ending: list[int], pause: float) -> None:
         told: dict[str, float] = {}
@@ -145,6 +162,19 @@ async def many(double: Double, jobs: int) -> dict[str, Any]:
     await asyncio.gather(*tasks)
     await ticker.stop()
     return found
+
+
+async def asking_s(double: Double, jobs: int) -> float:
+    """Give how long it takes to ask for each job's state once, all at the same time, and to do nothing with it."""
+    async with aiohttp.ClientSession(double.url) as session:
+
+        async def ask(number: int) -> None:
+            async with session.get(f"/api/jobs/job-{number}") as answer:
+                await answer.json()
+
+        began = time.monotonic()
+        await asyncio.gather(*map(ask, range(jobs)))
+        return round(time.monotonic() - began, 3)
 
 
 async def warm_up(double: Double, ends: dict[str, float]) -> None:

@@ -8,7 +8,11 @@ import subprocess
 from benchmarks.bench import OURS, ROOT, Bench
 
 JOBS = 1000
-GOAL_KB, GOAL_TICK_MS, GOAL_SECONDS = 100.0, 100.0, 1.0
+GOAL_KB = 100.0
+#: Half a second until Ray tells a log's new lines, a tenth until the state; then state and log are asked for.
+GOAL_SECONDS, GOAL_QUESTIONS = 0.75, 2.0
+#: Python's garbage collector makes the longest ticks, with any trigger: ours may add half as much.
+GOAL_COLLECTIONS = 1.5
 
 
 def run(what: str, *arguments: str) -> dict:
@@ -29,14 +33,17 @@ def measure(bench: Bench, _address: str) -> None:
     ticks |= {name: found[name]["tick_ms"] for name in phases}
     worst = max(ticks.values())
     told = ", ".join(f"{name} {value:.0f}" for name, value in ticks.items())
-    good = worst <= GOAL_TICK_MS
-    bench.row(f"{JOBS} triggers: worst tick", f"{worst:.0f} ms ({told})", "-", f"{GOAL_TICK_MS:.0f} ms", good=good)
+    collection = found["collection_ms"]
+    limit = f"{GOAL_COLLECTIONS:g} garbage collections of {collection:.0f} ms"
+    good = worst <= GOAL_COLLECTIONS * collection
+    bench.row(f"{JOBS} triggers: worst tick", f"{worst:.0f} ms ({told})", "-", limit, good=good)
     for name in phases:
-        median = found[name]["median_s"]
+        median, count = found[name]["median_s"], found[name]["jobs"]
+        limit_s = GOAL_SECONDS + GOAL_QUESTIONS * found["asking_s"] * count / JOBS
         bench.row(
-            f"{JOBS} triggers, {found[name]['jobs']} jobs end ({name}): end to event (median)",
+            f"{JOBS} triggers, {count} jobs end ({name}): end to event (median)",
             f"{median:.2f} s",
             "-",
-            f"{GOAL_SECONDS:.0f} s",
-            good=median <= GOAL_SECONDS,
+            f"{limit_s:.2f} s ({GOAL_SECONDS} s, and {GOAL_QUESTIONS:g} questions for each job)",
+            good=median <= limit_s,
         )

@@ -122,6 +122,7 @@ def test_a_name_that_can_not_work_is_told_and_not_retried(stack):
     assert clusters(stack) == []
 
 
+@pytest.mark.slow  # test_dag_clusters.py has a cluster that is found and deleted, tests/faults jobs that are stopped
 def test_what_a_run_left_behind_is_listed_and_deleted_when_told(stack):
     client = stack.client
     run_id = client.trigger_run("local_left")
@@ -143,6 +144,7 @@ def test_what_a_run_left_behind_is_listed_and_deleted_when_told(stack):
     assert "No task's Ray cluster is on this machine." in reap(stack, "--delete")
 
 
+@pytest.mark.slow  # test_serve_real_ray.py, and tests/kubernetes/airflow/test_dag_rayservice.py for what is Airflow's
 def test_a_model_is_deployed_updated_and_deleted(stack):
     """Plain and deferred; an update that fails, and one that is marked failed, leave what served before."""
     client = stack.client

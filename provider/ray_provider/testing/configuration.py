@@ -40,7 +40,12 @@ def settings(*, dags_folder: Path, logs: Path, port: int, sql_alchemy_conn: str)
             # Past 30 s, the default, a task whose file imports pandas on a busy machine is put back and tried again.
             "dagbag_import_timeout": "120",
         },
-        "database": {"sql_alchemy_conn": sql_alchemy_conn, "load_default_connections": "False"},
+        "database": {
+            "sql_alchemy_conn": sql_alchemy_conn,
+            "load_default_connections": "False",
+            # The stack has just migrated it. Each component would read all migrations to find that out.
+            "check_migrations": "False",
+        },
         "logging": {"base_log_folder": str(logs)},
         "api": {"host": HOST, "port": str(port), "base_url": url, "secret_key": _new_key(), "workers": "1"},
         "api_auth": {"jwt_secret": _new_key()},

@@ -79,6 +79,7 @@ def test_a_failure_is_explained_and_left_for_inspection(kubernetes, place, stack
     assert left(kubernetes, place) == []
 
 
+@pytest.mark.slow  # test_dag_clusters.py, test_a_task_marked_failed_while_it_waits…; the next one restarts what watches it
 def test_a_cluster_that_can_not_start_is_explained_and_taken_back(kubernetes, place, stack, case):
     stuck, ended = case("rayjob_stuck"), case("rayjob_stuck")
     ended.told("head waiting for a node")

@@ -127,7 +127,7 @@ async def test_the_time_for_the_start_begins_when_the_queue_lets_go():
         await s.still(1.2)
         await s.cluster(suspend=False)
         began = time.monotonic()
-        with pytest.raises(ClusterTimeoutError, match=r"n/c was not ready after 1 s: head not made yet"):
+        with pytest.raises(ClusterTimeoutError, match=r"n/c was not ready after \d+ s: head not made yet"):
             await s.end()
         assert 0.8 < time.monotonic() - began < 30
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -393,7 +394,7 @@ async def test_a_queue_takes_too_long():
         s.start(queue_seconds=0.6)
         with pytest.raises(ClusterTimeoutError) as e:
             await s.end()
-        assert f"was not admitted after 1 s in the queue 'team': {FULL[3]}." in e.value.message
+        assert re.search(rf"was not admitted after \d+ s in the queue 'team': {re.escape(FULL[3])}\.", e.value.message)
         assert "queue_timeout_seconds" in e.value.hint
 
 
@@ -402,7 +403,7 @@ async def test_a_triggerer_that_restarts_begins_no_new_time_in_the_queue():
         await s.job("Suspended", queue="team")
         await s.kueue(FULL)
         s.start(queue_seconds=60, since=time.time() - 61)
-        with pytest.raises(ClusterTimeoutError, match="after 61 s in the queue"):
+        with pytest.raises(ClusterTimeoutError, match=r"after 6\d s in the queue"):
             await s.end()
 
 
