@@ -1,7 +1,7 @@
 """Runs the stages of ``make test`` beside each other, and tells of them in one report.
 
-Most stages wait more than they work, each in a network of its own: so several run at once (``LANES``),
-in the order of the table, and the CPUs have work all the time. A stage's output is printed when it ends, and lies in
+Each waits now and then, in a network of its own: so several run at once (``LANES``), in the order of the
+table, and the CPUs have work all the time: two stages take nearly all of two CPUs. A stage's output is printed when it ends, and lies in
 ``.lanes/``. What it started is ended with it; CPU time is that of all its processes, servers included.
 
 ``python -m tests.lanes [--all] [STAGE...]``

@@ -48,7 +48,6 @@ class RayConnectionConfig:
     :param in_cluster: use the service account of the pod that runs the task.
     :param disable_verify_ssl: don't check the certificate of the Kubernetes API server.
     :param allow_plain_http: credentials may go over plain http: no warning.
-    :param disable_tcp_keepalive: no effect; read for connections that have it.
     :param kubernetes_conn_id: take all of that from this connection of type ``kubernetes``.
     :param cloud: a cluster of EKS or GKE, by its name.
     :param aws_conn_id: connection of type ``aws`` for EKS clusters; else what the worker has.
@@ -80,7 +79,6 @@ class RayConnectionConfig:
     in_cluster: bool = False
     disable_verify_ssl: bool = False
     allow_plain_http: bool = False
-    disable_tcp_keepalive: bool = False
     kubernetes_conn_id: str | None = None
     cloud: CloudCluster | None = None
     aws_conn_id: str | None = None
@@ -138,6 +136,7 @@ class RayConnectionConfig:
         if address:
             address, basic = check_address(address, source)
             headers = {**basic, **headers}
+        reader.flag("disable_tcp_keepalive", default=False)  # of astro-provider-ray: no effect
         tls = reader.tls()
         kubernetes = _which_kubernetes(reader)
         identity: dict[str, Any] = {name: reader.text(name) for name in _IDENTITY_FIELDS}
@@ -158,7 +157,6 @@ class RayConnectionConfig:
             cluster_context=reader.text("cluster_context"),
             disable_verify_ssl=reader.flag("disable_verify_ssl", default=False),
             allow_plain_http=reader.flag("allow_plain_http", default=False),
-            disable_tcp_keepalive=reader.flag("disable_tcp_keepalive", default=False),
             gke_dns_endpoint=reader.flag("gke_dns_endpoint", default=False),
             **kubernetes,
             **identity,

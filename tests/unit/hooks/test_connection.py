@@ -183,7 +183,7 @@ def test_the_password_is_the_token_unless_the_extra_has_one():
 
 
 def test_unknown_fields_are_kept():
-    assert read({"aks_cluster": "x"}).extra == {"aks_cluster": "x"}
+    assert read({"aks_cluster": "x", "disable_tcp_keepalive": "true"}).extra == {"aks_cluster": "x"}
 
 
 def test_a_cluster_of_a_cloud_is_named():
