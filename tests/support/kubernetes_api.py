@@ -147,7 +147,7 @@ def kubeconfig(server):
     }
 
 
-async def until(test, seconds=5.0):
+async def until(test, seconds=30.0):
     deadline = time.monotonic() + seconds
     while not test():
         assert time.monotonic() < deadline

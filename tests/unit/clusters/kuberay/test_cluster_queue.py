@@ -74,7 +74,7 @@ class Scene:
             await self.server.put(WORKLOADS, "raycluster-c", {"metadata": meta, "status": {"conditions": told}})
 
     def start(self, *, deadline=None, **options):
-        given = ReadinessOptions(**{"timeout_seconds": 5.0, "queue_apart": True, **options})
+        given = ReadinessOptions(**{"timeout_seconds": 30.0, "queue_apart": True, **options})
         watch = ReadinessWatch(self.kube, "n", "c", given, say=self.lines.append, deadline=deadline)
         self.task = asyncio.create_task(watch.wait())
 
@@ -82,7 +82,7 @@ class Scene:
         await until(lambda: any(text in line for line in self.lines) or self.task.done())
         assert any(text in line for line in self.lines), (self.lines, self.task)
 
-    async def end(self, seconds=5.0):
+    async def end(self, seconds=30.0):
         async with asyncio.timeout(seconds):
             return await self.task
 

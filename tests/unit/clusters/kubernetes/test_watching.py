@@ -116,7 +116,7 @@ async def test_a_cluster_that_was_ready_in_time_is_found_past_the_deadline(queue
     """No triggerer ran meanwhile: the one that comes takes nothing back."""
     async with running() as (server, access), open_kube(access) as kube:
         await server.put(CLUSTERS, "c", cluster())
-        options = ReadinessOptions(timeout_seconds=5, queue_apart=queue_apart)
+        options = ReadinessOptions(timeout_seconds=30, queue_apart=queue_apart)
         found = await ReadinessWatch(kube, "n", "c", options, deadline=time.time() - 100).wait()
         assert found["status"]["readyWorkerReplicas"] == 1
         await server.put(CLUSTERS, "c", cluster(head=False, provisioned=False, ready=0))

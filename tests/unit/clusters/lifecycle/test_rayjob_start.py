@@ -99,7 +99,7 @@ class Scene:
         await until(lambda: any(text in line for line in self.lines) or self.task.done())
         assert any(text in line for line in self.lines), (self.lines, self.task)
 
-    async def end(self, seconds=5.0):
+    async def end(self, seconds=30.0):
         async with asyncio.timeout(seconds):
             return await self.task
 

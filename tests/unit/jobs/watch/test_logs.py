@@ -46,7 +46,7 @@ class Reader:
                 self.changed.clear()
                 await self.changed.wait()
 
-    async def end(self, seconds: float = 10):
+    async def end(self, seconds: float = 30):
         self.follower.finish()
         async with asyncio.timeout(seconds):
             await self.task
@@ -325,4 +325,4 @@ async def test_an_unexpected_error_is_not_swallowed(api):
         reader = Reader(LogFollower(client, "a"))
         reader.follower.locate(NODE)
         with pytest.raises(LookupError, match="no kubeconfig"):
-            await asyncio.wait_for(reader.task, 5)
+            await asyncio.wait_for(reader.task, 30)

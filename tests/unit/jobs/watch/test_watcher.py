@@ -53,7 +53,7 @@ class Watch:
         )
         self.task = asyncio.create_task(self.watcher.watch())
 
-    async def outcome(self, seconds=10) -> JobOutcome:
+    async def outcome(self, seconds=30.0) -> JobOutcome:
         async with asyncio.timeout(seconds):
             return await self.task
 
@@ -447,7 +447,7 @@ async def test_a_cluster_that_is_taken_away_ends_the_watch(api, client, kind):
     await until(lambda: len(watch.lines) == 2)
     api.unavailable = True  # with the cluster, its dashboard is gone
     cluster.taken.set()
-    outcome = await watch.outcome(3)
+    outcome = await watch.outcome()
     assert (outcome.kind, outcome.status, outcome.message) == (kind, "RUNNING", "Somebody took it.")
     assert outcome.log_offset == 8, "what was passed on is known"
     assert watch.lines == ["one", "two"]
@@ -467,7 +467,7 @@ async def test_a_job_whose_cluster_was_taken_away_is_not_lost_though_ray_forgot_
     await until(lambda: cluster.listening and watch.progress)
     api.restart()
     asyncio.get_running_loop().call_later(0.5, cluster.taken.set)
-    outcome = await watch.outcome(5)
+    outcome = await watch.outcome()
     assert (outcome.kind, outcome.message) == ("suspended", "Kueue took it.")
 
 
@@ -477,7 +477,7 @@ async def test_a_job_that_went_with_its_head_is_lost_where_nothing_is_known_of_i
     watch = Watch(client, interrupted=Cluster())
     await until(lambda: watch.progress)
     api.restart()
-    assert (await watch.outcome(5)).kind == "lost"
+    assert (await watch.outcome()).kind == "lost"
 
 
 async def test_a_batch_of_the_log_that_is_being_written_is_written(api, client):
@@ -493,7 +493,7 @@ async def test_a_batch_of_the_log_that_is_being_written_is_written(api, client):
     task = asyncio.create_task(JobWatcher(client, "a", FAST, on_log=slow, interrupted=cluster).watch())
     await begun.wait()
     cluster.taken.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert (await task).kind == "suspended"
     assert written == ["one"]
 
@@ -528,9 +528,9 @@ async def test_an_end_that_ray_has_told_counts_more_than_what_became_of_the_clus
 async def test_a_cluster_that_goes_before_ray_has_answered_ends_the_watch(api, client):
     cluster = Cluster()
     api.unavailable = True
-    watch = Watch(client, interrupted=cluster, poll_interval=5)
+    watch = Watch(client, interrupted=cluster, poll_interval=60)
     cluster.taken.set()
-    assert (await watch.outcome(3)).kind == "suspended"
+    assert (await watch.outcome()).kind == "suspended"
     assert not watch.lines
 
 
@@ -585,7 +585,7 @@ async def test_a_job_that_came_and_went_is_lost_at_once(api, client):
     watch = Watch(client, appears_until=time.time() + 20)
     await until(lambda: watch.progress)
     del api.jobs["a"]
-    assert (await watch.outcome(5)).kind == "lost"
+    assert (await watch.outcome(15)).kind == "lost"
 
 
 async def test_many_watchers_share_one_poll(api, client):
