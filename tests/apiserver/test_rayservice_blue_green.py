@@ -376,7 +376,8 @@ async def test_who_is_killed_in_a_promotion_leaves_it_to_be_ended(pair, dashboar
 async def test_the_traffic_goes_away_before_anything_is_deleted(pair, dashboard):
     await served(pair, dashboard)
     await served(pair, dashboard, V2, run="run-2")
-    deleting = asyncio.create_task(pair.delete(drain_seconds=3.0, owner=DAG))
+    pair.hold(True, GREEN)  # what follows may take longer than the drain
+    deleting = asyncio.create_task(pair.delete(drain_seconds=8.0, owner=DAG))
     await pair.soon(lambda: pair.selector() == NOBODY, "end of the traffic")
     assert pair.named() == []
     # KubeRay was in the middle of leading it to a version.
@@ -388,6 +389,7 @@ async def test_the_traffic_goes_away_before_anything_is_deleted(pair, dashboard)
         await pair.promote()
     with pytest.raises(ClusterError, match="is being deleted"):
         await pair.deploy(V3, run="run-3", strategy="blue_green")
+    pair.hold(False, GREEN)
     assert await deleting is True
     assert [
         one for one in pair.all() if one in ("service/shop", *(f"rayservice.ray.io/{o}" for o in (BLUE, GREEN)))

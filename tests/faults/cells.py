@@ -93,6 +93,14 @@ class Case:
     def lines(self, try_number: int = 1) -> list[str]:
         return [line.strip() for line in self.log(try_number).splitlines()]
 
+    def watched_by(self) -> int | None:
+        """The triggerer, by its id in Airflow's table of jobs, that has the trigger and has seen the job run."""
+        found = self.instance()
+        job, number = (found["triggerer_job"] or {}).get("id"), found["try_number"]
+        folder = self.stack.logs / f"dag_id={self.dag}" / f"run_id={self.run_id}" / f"task_id={self.task}"
+        log = folder / f"attempt={number}.log.trigger.{job}.log"
+        return job if log.is_file() and " is RUNNING" in log.read_text() else None
+
     # -- waiting -------------------------------------------------------------------------------------------------
 
     def until(self, what: str, look: Callable[[], Any], timeout: float = PATIENCE) -> Any:
