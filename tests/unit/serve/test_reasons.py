@@ -74,6 +74,11 @@ def state(status: str = "DEPLOY_FAILED", message: str = "", **deployments: Any) 
             "health_check_timeout_s",
         ),
         (state(message="", M={"status": "DEPLOY_FAILED", "message": "odd"}), "deployment M failed: odd", "anew"),
+        (
+            state("DEPLOYING", M={"status": "UPDATING", "message": "It did not start.\nValueError: no weights"}),
+            "a replica of deployment M failed to start: ValueError: no weights",
+            "deploy anew",
+        ),
     ],
 )
 def test_the_reason_is_found_in_its_place(application: ApplicationState, says: str, advice: str) -> None:
