@@ -31,11 +31,15 @@ REASONS: dict[tuple[str, str], str] = {
     ("functions/from_source.py", "type_params"): "of Python 3.12 and newer alone",
     ("_shared/retry.py", "min(attempt - 1, 30)"): "equivalent: the longest delay is reached long before",
     ("kubernetes/client.py", "response.status >= _REDIRECT"): "equivalent: nothing sends a 300",
+    ("kuberay/endpoints.py", 'entry.get("hostname")'): "tests/security/test_credentials.py has the row; not run here",
     ("kuberay/endpoints.py", "Way = Literal"): "a type, which mypy looks at",
     ("lifecycle/setup.py", "pods are replaced, as their spec changed"): "tests/kubernetes has the row; pods are needed",
     ("lifecycle/spec.py", "is_named: bool = "): "a default that no task leaves out",
     ("watch/levels.py", "at: float = "): "equivalent: the room is full at first, whatever the time",
-    ("functions/runner.py", "kinds <= {str, int, bool, type(None)}"): "a short cut: what does not take it ends the same",
+    (
+        "functions/runner.py",
+        "kinds <= {str, int, bool, type(None)}",
+    ): "a short cut: what does not take it ends the same",
     ("_compat/__init__.py", "TaskInstance."): "Airflow 2 alone: tests/compat runs it",
     ("_compat/__init__.py", "_ASKING.discard("): "equivalent but for some memory of a process that ends",
 }

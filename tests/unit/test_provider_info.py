@@ -163,3 +163,6 @@ def test_the_form_has_only_fields_that_airflow_2_takes(monkeypatch):
         name: described["label"] for name, described in CONNECTION_FIELDS.items()
     }
     assert {type(field) for field in form.values()} == set(taken.values())
+    hidden = {name for name, field in form.items() if isinstance(field, taken["PasswordField"])}
+    assert "token" in hidden
+    assert hidden == {name for name, field in CONNECTION_FIELDS.items() if field["schema"].get("format") == "password"}

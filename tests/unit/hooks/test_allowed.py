@@ -11,6 +11,8 @@ from airflow.providers.common.compat.sdk import DAG
 from ray_provider.clusters.handle import ClusterHandle
 from ray_provider.exceptions import ConfigurationError
 from ray_provider.hooks.allowed import CHECKED, Allowed, allowed_by
+from ray_provider.hooks.cloud_cluster import CloudCluster
+from ray_provider.hooks.connection import RayConnectionConfig
 from ray_provider.operators import DeleteRayCluster, SetupRayCluster, SetupRayInfrastructure, SubmitRayJob
 
 
@@ -87,3 +89,31 @@ def test_a_task_that_makes_its_cluster_knows_its_namespace() -> None:
         job = SubmitRayJob(task_id="job", conn_id="c", entrypoint="true", ray_cluster_yaml="x.yaml")
     assert allowed_by(job).any_namespace
     assert allowed_by(SubmitRayJob(task_id="alone", conn_id="c", entrypoint="true")) == Allowed()
+
+
+AWS = CloudCluster("aws", "prod", "eu-west-1")
+THEIRS = CloudCluster("gcp", "prod", "europe-west1", project="theirs")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "extra", "cluster"),
+    [
+        (Allowed(), {}, AWS),
+        (Allowed(), {}, CloudCluster("gcp", "prod", "europe-west1")),
+        (Allowed(), {}, CloudCluster("gcp", "prod", "europe-west1", project="of-our-credentials")),
+        (Allowed(), {"gcp_project": "theirs"}, THEIRS),
+        (Allowed(projects=frozenset({"theirs"})), {}, THEIRS),
+        (CHECKED, {}, THEIRS),
+    ],
+)
+async def test_a_project_of_google_cloud_that_is_ours_is_entered(monkeypatch, allowed, extra, cluster) -> None:
+    monkeypatch.setattr("ray_provider.hooks.cloud.google_project", lambda _: "of-our-credentials")
+    entered = await allowed.enter(RayConnectionConfig.from_connection("c", extra=extra), cluster)
+    assert (entered.cloud, entered.name) == (cluster.cloud, "prod")
+
+
+@pytest.mark.parametrize(("ours", "said"), [("ours", "ours"), (None, "no project")])
+async def test_nobody_elses_project_is_shown_a_token(monkeypatch, ours, said) -> None:
+    monkeypatch.setattr("ray_provider.hooks.cloud.google_project", lambda _: ours)
+    with pytest.raises(ConfigurationError, match=f"'theirs', which is not that of our credentials: {said}"):
+        await Allowed().enter(RayConnectionConfig.from_connection("c", extra={}), THEIRS)

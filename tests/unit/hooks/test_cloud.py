@@ -333,3 +333,29 @@ async def test_a_cluster_that_is_gone_has_no_users_and_a_wrong_name_is_an_error(
     else:
         with pytest.raises(ConfigurationError, match="no such cluster"):
             await cloud.users_of_cluster(EKS)
+
+
+@pytest.mark.parametrize("where", ["provider", "environment"])
+def test_a_run_of_terraform_is_looked_at_with_its_own_identity(connection, monkeypatch, where):
+    """Who Terraform was must be who looks: the keys of its provider block, or those of its environment."""
+    connection()
+    monkeypatch.setattr("ray_provider.infrastructure.cloud.presence.aws_in", lambda session, *_: session)
+    keys = {"access_key": "AKIA1", "secret_key": "s3cret", "token": "t0ken"}
+    names = {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": "s3cret", "AWS_SESSION_TOKEN": "t0ken"}
+    spec = SimpleNamespace(
+        module="./own",
+        providers={"aws": keys} if where == "provider" else {},
+        given_env=names if where == "environment" else {},
+    )
+    run = SimpleNamespace(place=lambda: {"region": "eu-west-1"}, runner=SimpleNamespace(env={}), spec=spec)
+    session = cloud.cloud_of_run(run, aws_conn_id=None, gcp_conn_id=None)
+    found = session.get_credentials().get_frozen_credentials()
+    assert (found.access_key, found.secret_key, found.token) == ("AKIA1", "s3cret", "t0ken")
+    assert session.region_name == "eu-west-1"
+
+
+def test_a_run_that_names_no_cloud_is_looked_at_in_none():
+    run = SimpleNamespace(
+        place=dict, runner=SimpleNamespace(env={}), spec=SimpleNamespace(module="./own", providers={}, given_env={})
+    )
+    assert cloud.cloud_of_run(run, aws_conn_id=None, gcp_conn_id=None) is None

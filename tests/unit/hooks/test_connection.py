@@ -101,8 +101,9 @@ def test_verify_may_be_the_path_of_a_ca_file(tmp_path):
     path.write_text("x")
     tls = read({"verify": str(path)}).tls
     assert (tls.verify, tls.ca_file) == (True, str(path))
-    with pytest.raises(ConfigurationError, match="no file on this machine"):
+    with pytest.raises(ConfigurationError, match="no file on this machine") as caught:
         read({"ca_file": str(tmp_path / "missing.pem")})
+    assert caught.value.data["field"] == "ca_file"
 
 
 @pytest.mark.parametrize(
