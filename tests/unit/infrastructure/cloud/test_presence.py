@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import botocore.session
 import pytest
+from botocore import xform_name
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from ray_provider.exceptions import ConfigurationError
@@ -15,6 +18,14 @@ from ray_provider.infrastructure.cloud.presence import Aws, CloudClusterFacts, a
 from ray_provider.infrastructure.cloud.presence_google import Google
 from ray_provider.infrastructure.errors import TerraformCredentialsError
 from ray_provider.infrastructure.terraform.state import StateResource
+
+
+@cache
+def parameters_of(service: str) -> dict[str, set[str]]:
+    """What each operation of a service takes, by AWS's own description of it."""
+    model = botocore.session.get_session().get_service_model(service)
+    operations = map(model.operation_model, model.operation_names)
+    return {xform_name(one.name): set(one.input_shape.members if one.input_shape else ()) for one in operations}
 
 
 class Session:
@@ -30,6 +41,7 @@ class Session:
 
         def operation(name: str) -> Any:
             def ask(**arguments: Any) -> Any:
+                assert set(arguments) <= parameters_of(service)[name]
                 self.asked.append((service, name, arguments))
                 answer = self.answers.get(name, {})
                 answer = answer.pop(0) if isinstance(answer, list) else answer

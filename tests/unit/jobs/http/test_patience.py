@@ -50,6 +50,7 @@ async def test_an_outage_is_waited_for_and_told_once_at_its_begin_and_once_at_it
     assert "503" in lines[0]
     assert "Going on for 2 s" in lines[0]
     assert "answers again" in lines[1]
+    assert api.count["GET /api/version"] <= 0.6 / 0.02 + 2, "it is left in peace between two tries"
 
 
 @pytest.mark.usefixtures("quick")
