@@ -276,6 +276,24 @@ def test_a_cleared_task_ends_the_old_rayjob_before_it_makes_a_new_one(dashboard,
     assert second == f"{first}-2"
 
 
+def test_what_an_older_attempt_left_goes_before_another_one_is_made(dashboard, context, ti, kuberay):
+    """The second attempt's RayJob is gone, with the worker that made it; that of the first was kept to be looked at."""
+    dashboard.when_submitted(fail)
+    with pytest.raises(JobFailedError):
+        operator(keep_on_failure=True).execute(context)
+    [first] = kuberay.made
+    kuberay.jobs[first] = replace(kuberay.jobs[first], deployment="Failed", job="FAILED")
+    ti.retry()
+    with pytest.raises(TaskDeferred):
+        operator(keep_on_failure=True, deferrable=True).execute(context)
+    del kuberay.jobs[kuberay.made[1]]
+    ti.retry()
+    dashboard.when_submitted(succeed, count=2)
+    operator(keep_on_failure=True).execute(context)
+    assert kuberay.deleted[0] == first
+    assert not kuberay.jobs
+
+
 def test_a_job_that_went_with_its_head_is_not_submitted_again_to_the_next_one(dashboard, context, ti, kuberay):
     died_while_its_job_ran(dashboard, context, kuberay)
     dashboard.api.restart()

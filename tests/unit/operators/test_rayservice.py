@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
+from ray_provider.clusters.rayservice.blue_green import promotion
 from ray_provider.clusters.rayservice.handle import RayServiceHandle
 from ray_provider.operators import DeleteRayService, DeployRayService, PromoteRayService, RollbackRayService
-from ray_provider.operators._rayservice.arguments import deploy_of
+from ray_provider.operators._rayservice.arguments import Named, deploy_of
+from ray_provider.operators._rayservice.run import RayServiceRun
 from ray_provider.triggers import RayServiceTrigger
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
@@ -133,3 +137,40 @@ async def test_a_trigger_travels_and_its_ordinary_end_changes_nothing():
     again = RayServiceTrigger(**json.loads(json.dumps(arguments)))
     assert again.serialize() == trigger.serialize()
     await again.cleanup()
+
+
+@pytest.mark.parametrize(
+    ("back", "keep", "other_is", "other_version", "goes"),
+    [
+        (False, False, "former", "v1", True),
+        (False, True, "former", "v1", False),
+        (False, False, "candidate", "v3", False),  # a later deploy is beside it by now
+        (True, False, "rejected", "v2", True),
+        (True, True, "rejected", "v2", False),
+        (True, False, "candidate", "v3", False),
+        (True, False, "candidate", "v2", True),  # the very one whose traffic was taken back
+    ],
+)
+def test_who_has_lost_the_traffic_goes_and_nobody_else(monkeypatch, back, keep, other_is, other_version, goes):
+    calls = []
+
+    async def moved(kube_access, moving, *, say):
+        calls.append("back" if moving.version == "v2" and back else "promoted")
+        return SimpleNamespace(other_is=other_is, other_version=other_version)
+
+    async def take_down(kube_access, namespace, name, version, *, drain_seconds, say):
+        calls.append((namespace, name, version, drain_seconds))
+
+    monkeypatch.setattr(promotion, "roll_back" if back else "promote", moved)
+    monkeypatch.setattr(promotion, "take_down", take_down)
+
+    async def kube_access(_where):
+        return SimpleNamespace(namespace_or_default=lambda namespace: namespace or "team")
+
+    async def config():
+        return SimpleNamespace(access="auto")
+
+    hook = SimpleNamespace(akubernetes_access=kube_access, aconfig=config)
+    run = RayServiceRun(hook, logging.getLogger(__name__))
+    run.move(Named("ml", "shop", None, "v2"), back=back, keep=keep, timeout=60.0, drain_seconds=5.0)
+    assert calls == ["back" if back else "promoted", *([("ml", "shop", other_version, 5.0)] if goes else [])]

@@ -25,6 +25,7 @@ from ray_provider.operators import DeleteServeApplication, DeployServeApplicatio
 from ray_provider.sensors import RayServeSensor
 from ray_provider.serve import deploy, removal
 from ray_provider.serve.client import ServeClient
+from ray_provider.serve.handle import ServeHandle
 from ray_provider.triggers import RayServeTrigger, coming_back
 from tests.support.dashboard import TOKEN
 
@@ -306,3 +307,19 @@ def test_the_sensor_fails_or_skips_with_the_reason(serve, context):
     with pytest.raises(AirflowSkipException):
         sensor(soft_fail=True).execute_complete(context, event)
     assert sensor().execute_complete(context, {"status": "running", "name": "a"}) == "a"
+
+
+@pytest.mark.parametrize(
+    ("url", "route_prefix", "says"),
+    [
+        ("http://h:8000/a", "/a", "Application 'a' answers at http://h:8000/a"),
+        (None, "/a", "give serve_url"),
+        (None, None, ""),  # it is called by other applications alone
+    ],
+)
+def test_where_it_answers_is_told_or_what_to_give(context, ti, capsys, url, route_prefix, says):
+    run = SimpleNamespace(dashboard="http://h:8265", cluster=None)
+    operator()._done(context, run, ServeHandle("a", route_prefix, url))
+    told = [line for line in capsys.readouterr().out.splitlines() if "answers" in line]
+    assert [says in line for line in told] == ([True] if says else [])
+    assert ti.xcoms["task", "ray_serve_url"] == url
