@@ -34,6 +34,7 @@ REASONS: dict[tuple[str, str], str] = {
     ("kuberay/endpoints.py", 'entry.get("hostname")'): "tests/security/test_credentials.py has the row; not run here",
     ("kuberay/endpoints.py", "Way = Literal"): "a type, which mypy looks at",
     ("kuberay/operator.py", "wait_operator(kube, chart.namespace"): "tests/kubernetes has the row; pods are needed",
+    ("operators/job.py", "poll_interval: float | str = "): "how often Ray is asked: a second more or less",
     ("lifecycle/setup.py", "pods are replaced, as their spec changed"): "tests/kubernetes has the row; pods are needed",
     ("lifecycle/spec.py", "is_named: bool = "): "a default that no task leaves out",
     ("watch/levels.py", "at: float = "): "equivalent: the room is full at first, whatever the time",

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
 
 from ray_provider.exceptions import ConfigurationError
+from ray_provider.serve import applications
 from ray_provider.serve.applications import ServeApplication
 from ray_provider.serve.handle import ServeHandle
 from ray_provider.serve.smoke import SmokeTest
@@ -83,3 +87,25 @@ def test_a_handle_comes_back_and_anything_else_is_refused() -> None:
     for wrong in ("a", {}, {"name": 1}, {"name": "a", "cluster": "c"}):
         with pytest.raises(ConfigurationError, match="not the handle"):
             ServeHandle.from_dict(wrong)
+
+
+SCHEMAS = """\
+import json
+from ray.serve import schema
+named = {"KEYS": schema.ServeApplicationSchema, "DEPLOYMENT_KEYS": schema.DeploymentSchema,
+         "ACTOR_KEYS": schema.RayActorOptionsSchema}
+print(json.dumps({name: sorted(found.model_fields) for name, found in named.items()}))
+"""
+
+
+def test_the_keys_are_those_of_serve_itself():
+    """In a process of its own: what Ray brings with it is not to be there for other tests."""
+    said = subprocess.run(
+        [sys.executable, "-c", SCHEMAS], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    theirs = {name: set(keys) for name, keys in json.loads(said.splitlines()[-1]).items()}
+    assert theirs == {
+        "KEYS": applications.KEYS | {"host", "port"},  # these two count for all of Serve
+        "DEPLOYMENT_KEYS": applications.DEPLOYMENT_KEYS,
+        "ACTOR_KEYS": applications.ACTOR_KEYS,
+    }
