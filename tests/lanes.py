@@ -1,8 +1,8 @@
 """Runs the stages of ``make test`` beside each other, and tells of them in one report.
 
-Each waits now and then, in a network of its own: so several run at once (``LANES``), in the order of the
-table, and the CPUs have work all the time: two stages take nearly all of two CPUs. A stage's output is printed when it ends, and lies in
-``.lanes/``. What it started is ended with it; CPU time is that of all its processes, servers included.
+Each waits now and then, in a network of its own: so several run at once (``LANES``), in the order of the table. Two
+take nearly all of two CPUs. A stage's output is printed when it ends, and lies in ``.lanes/``. What it
+started is ended with it; CPU time is that of all its processes, servers included.
 
 ``python -m tests.lanes [--all] [STAGE...]``
 """

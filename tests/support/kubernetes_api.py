@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import time
 from contextlib import asynccontextmanager
 
@@ -152,3 +153,9 @@ async def until(test, seconds=30.0):
     while not test():
         assert time.monotonic() < deadline
         await asyncio.sleep(0.01)
+
+
+def check_seconds_told(error, least, *, since):
+    """Check the time that an error tells: at least what was to pass, and no more than has since (``time.monotonic``)."""
+    told = int(re.search(r" after (\d+) s\b", error.message)[1])
+    assert least <= told <= time.monotonic() - since + 1, error.message

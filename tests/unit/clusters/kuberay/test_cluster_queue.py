@@ -16,7 +16,7 @@ from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessW
 from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import ClusterTimeoutError, ConfigurationError
 from ray_provider.hooks import RayHook
-from tests.support.kubernetes_api import running, until
+from tests.support.kubernetes_api import check_seconds_told, running, until
 from tests.unit.clusters.lifecycle.test_rayjob_start import ADMITTED, FULL, PREEMPTED
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
@@ -127,8 +127,9 @@ async def test_the_time_for_the_start_begins_when_the_queue_lets_go():
         await s.still(1.2)
         await s.cluster(suspend=False)
         began = time.monotonic()
-        with pytest.raises(ClusterTimeoutError, match=r"n/c was not ready after \d+ s: head not made yet"):
+        with pytest.raises(ClusterTimeoutError, match=r"n/c was not ready after \d+ s: head not made yet") as e:
             await s.end()
+        check_seconds_told(e.value, 1, since=began)
         assert 0.8 < time.monotonic() - began < 30
 
 

@@ -21,6 +21,7 @@ from ray_provider.exceptions import (
     RayConnectionError,
 )
 from ray_provider.jobs.models import JobDetails
+from tests.support.kubernetes_api import check_seconds_told
 from tests.unit.clusters.lifecycle.test_rayjob_start import JOBS, Scene, running
 
 RUNNING = ("Running", "RUNNING")
@@ -282,14 +283,16 @@ async def test_a_ray_that_is_silent_counts_only_where_it_has_answered_before():
 async def test_who_holds_a_job_that_is_suspended_is_told():
     async with ending() as s:
         await s.job("Suspended")
+        began = time.monotonic()
         s.wait(seconds=2.0)
         await s.told("suspended, and in no queue: somebody has to resume it")
         await s.job("Suspended", queue="team")
         await s.told("waits in Kueue's queue 'team': Kueue has not looked at it")
         await s.kueue(("QuotaReserved", "False", "Pending", "insufficient unused quota for cpu"))
         await s.told("waits in Kueue's queue 'team': insufficient unused quota for cpu")
-        with pytest.raises(ClusterTimeoutError, match=r"has not ended after \d+ s: waits in Kueue's queue 'team'"):
+        with pytest.raises(ClusterTimeoutError, match=r"has not ended after \d+ s: waits in Kueue's queue 'team'") as e:
             await s.end()
+        check_seconds_told(e.value, 2, since=began)
 
 
 async def test_a_job_that_nobody_looks_at_says_so():

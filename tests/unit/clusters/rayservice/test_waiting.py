@@ -22,7 +22,7 @@ from ray_provider.exceptions import (
     ServeFailedError,
     ServeTimeoutError,
 )
-from tests.support.kubernetes_api import running, until
+from tests.support.kubernetes_api import check_seconds_told, running, until
 
 SERVICES = "/apis/ray.io/v1/namespaces/n/rayservices"
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
@@ -426,9 +426,11 @@ async def test_a_dashboard_that_does_not_answer_is_named_in_the_end():
     async with scene() as here:
         await here.service(READY, active="shop-a")
         await here.cluster("shop-a")
+        began = time.monotonic()
         here.start("in_place", seconds=0.8)
         error = await here.fails(ServeTimeoutError, "does not serve the new version after")
         assert re.search(r"after \d+ s \(in the cluster shop-a\)", error.message)
+        check_seconds_told(error, 1, since=began)
 
 
 def test_what_a_later_kuberay_says_passes_as_text():
