@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import psutil
 from ray_provider.infrastructure.module.spec import InfrastructureSpec
 from ray_provider.infrastructure.run import InfrastructureRun
 from tests.support.terraform import need_terraform
+from tests.support.waiting import wait_until
 
 #: Resources without a provider; `slow` sleeps that many seconds after `first` was made.
 MODULE = """
@@ -133,7 +133,7 @@ def nothing_left_behind() -> Iterator[None]:
     try:
         yield
         assert private_folders() == set()
-        wait_for(lambda: not working_in(own), seconds=240)
+        wait_until(lambda: not working_in(own))
     finally:
         tempfile.tempdir = before[0]
         if before[1] is None:
@@ -164,10 +164,3 @@ def is_ours(process: psutil.Process) -> bool:
     except psutil.Error:
         return False
     return any("keeper.py" in word or Path(word).name in {"terraform", "tofu"} for word in line[:6])
-
-
-def wait_for(condition: Any, seconds: float = 240) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.05)

@@ -18,9 +18,10 @@ import pytest
 
 from tests.infrastructure.lab import stand_in
 from tests.infrastructure.lab.aws_server import CREDENTIALS, REGION, AwsServer
-from tests.infrastructure.runner_modules import nothing_left_behind, wait_for
+from tests.infrastructure.runner_modules import nothing_left_behind
 from tests.infrastructure.test_state_rescue import own_processes
 from tests.support.terraform import environment, need_terraform
+from tests.support.waiting import wait_until
 
 #: A cloud with one kind of thing, which takes its time. Its calls can't be taken back.
 SCHEMA: dict[str, Any] = {
@@ -175,7 +176,7 @@ def test_an_apply_of_three_lives_of_its_credentials(
                 [sys.executable, "-c", TASK, json.dumps(arguments)], stdout=output, stderr=subprocess.STDOUT
             )
         try:
-            wait_for(lambda: "cloud_cluster.ray: creating" in log.read_text() or task.poll() is not None, seconds=240)
+            wait_until(lambda: "cloud_cluster.ray: creating" in log.read_text() or task.poll() is not None)
             begun = time.monotonic()
             assert task.poll() is None, log.read_text()
             sleep_until(begun + 1.5 * unit)
@@ -187,12 +188,12 @@ def test_an_apply_of_three_lives_of_its_credentials(
             sleep_until(begun + 4.8 * unit)
             assert door.refused, "nobody came while the backend was gone"
             door.shut = False
-            wait_for(lambda: not own_processes(), seconds=240)
+            wait_until(lambda: not own_processes())
         finally:
             task.kill()
             task.wait(timeout=240)
             door.shut = False
-            wait_for(lambda: not own_processes(), seconds=240)
+            wait_until(lambda: not own_processes())
         objects = {item["Key"] for item in aws.client("s3").list_objects_v2(Bucket="states").get("Contents", [])}
         assert objects == {"ray.tfstate"}, "the lock was left behind, or the state is missing"
         state = json.loads(aws.client("s3").get_object(Bucket="states", Key="ray.tfstate")["Body"].read())

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.infrastructure.runner_modules import Module, make_module, wait_for
+from tests.infrastructure.runner_modules import Module, make_module
 from tests.support.logs import begun_log
 from tests.support.terraform import need_terraform
+from tests.support.waiting import wait_until
 
 SECRET = "planted-in-a-connection-4711"
 
@@ -79,6 +80,6 @@ def test_a_task_that_is_marked_failed_saves_its_state(stack: AirflowStack, modul
     assert lock.exists()
     assert list(temporary.glob("airflow-ray-tf-*"))
     client.set_state("infrastructure_killed", run_id, "set_up", "failed")
-    wait_for(lambda: not lock.exists() and not list(temporary.glob("airflow-ray-tf-*")), seconds=240)
+    wait_until(lambda: not lock.exists() and not list(temporary.glob("airflow-ray-tf-*")))
     data = json.loads(state.read_text())
     assert [item["name"] for item in data["resources"] if item["instances"]][0] == "first"

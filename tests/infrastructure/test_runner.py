@@ -25,9 +25,10 @@ from ray_provider.infrastructure.errors import (
     TerraformNotFoundError,
     VariableError,
 )
-from tests.infrastructure.runner_modules import MODULE, Module, make_module, nothing_left_behind, wait_for
+from tests.infrastructure.runner_modules import MODULE, Module, make_module, nothing_left_behind
 from tests.support.requirements import need
 from tests.support.terraform import need_terraform
+from tests.support.waiting import wait_until
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +145,7 @@ def test_a_lock_held_by_another(module: Module) -> None:
         thread = threading.Thread(target=_ignoring_the_end, args=(first.apply,))
         thread.start()
         try:
-            wait_for(lambda: any("slow" in line and "creating" in line for line in other.lines))
+            wait_until(lambda: any("slow" in line and "creating" in line for line in other.lines))
             with module.run(lock_timeout="1s") as second, pytest.raises(StateLockedError) as caught:
                 second.plan()
             lock_id = json.loads(module.lock.read_text())["ID"]

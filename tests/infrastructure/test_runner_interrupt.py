@@ -16,8 +16,9 @@ import psutil
 import pytest
 
 from ray_provider.infrastructure.errors import TerraformInterruptedError
-from tests.infrastructure.runner_modules import Module, make_module, nothing_left_behind, private_folders, wait_for
+from tests.infrastructure.runner_modules import Module, make_module, nothing_left_behind, private_folders
 from tests.support.terraform import need_terraform
+from tests.support.waiting import wait_until
 
 #: A worker's task: applies, and says what happens.
 WORKER = """
@@ -119,7 +120,7 @@ def test_a_task_whose_process_is_killed(module: Module, how: signal.Signals) -> 
         assert (folder / "run.tfvars.json").exists()
         worker.send_signal(how)
         worker.wait(timeout=240)
-        wait_for(lambda: not folder.exists(), seconds=240)
+        wait_until(lambda: not folder.exists())
     finally:
         worker.kill()
         worker.wait()
@@ -141,7 +142,7 @@ def test_the_private_folder_of_a_run_that_died_with_its_keeper(module: Module) -
         for line in worker.stdout:
             if line.strip() == "terraform_data.slow[0]: creating …":
                 break
-        wait_for(lambda: "sleep" in names_below(worker.pid))
+        wait_until(lambda: "sleep" in names_below(worker.pid))
         family = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
         for number in (signal.SIGSTOP, signal.SIGKILL):
             for process in family:
@@ -171,7 +172,7 @@ def interrupt_when(interrupt: object, condition: object) -> list[float]:
     begun: list[float] = []
 
     def watch() -> None:
-        wait_for(condition)
+        wait_until(condition)
         begun.append(time.monotonic())
         interrupt()  # type: ignore[operator]
 

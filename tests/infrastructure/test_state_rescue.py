@@ -27,12 +27,12 @@ from tests.infrastructure.runner_modules import (
     make_module,
     nothing_left_behind,
     private_folders,
-    wait_for,
     working_in,
 )
 from tests.infrastructure.test_runner_interrupt import WORKER
 from tests.support.requirements import need
 from tests.support.terraform import need_terraform
+from tests.support.waiting import wait_until
 
 #: A resource that takes a moment, and tells the backend to fail while it is made.
 FAILING = """
@@ -94,7 +94,7 @@ def test_a_backend_that_fails_at_the_end_of_an_apply_and_comes_back(
 ) -> None:
     with module.run(**given(server, then)) as run:
         run.plan()
-        comes_back = in_thread(lambda: (wait_for(lambda: server.gone or server.refuses), server.back_after(6)))
+        comes_back = in_thread(lambda: (wait_until(lambda: server.gone or server.refuses), server.back_after(6)))
         run.apply()
         comes_back.join()
         assert run.outputs().cluster_name == "ray"
@@ -150,7 +150,7 @@ def test_a_lock_of_somebody_else_is_left_alone(module: Module, server: StateServ
     other = {"ID": "another", "Operation": "OperationTypeApply", "Who": "you@there", "Created": "2020-01-01T00:00:00Z"}
     with module.run(**given(server, "refuse", state_patience=3)) as run:
         run.plan()
-        takes = in_thread(lambda: (wait_for(lambda: server.refuses and server.lock is None), take(server, other)))
+        takes = in_thread(lambda: (wait_until(lambda: server.refuses and server.lock is None), take(server, other)))
         with pytest.raises(UnsavedStateError, match="already locked"):
             run.apply()
         takes.join()
@@ -184,7 +184,7 @@ def test_a_lock_that_could_not_be_released(module: Module, server: StateServer) 
     with module.run(**given(server, "lock")) as run:
         run.plan()
         seen = len(server.seen)
-        comes_back = in_thread(lambda: (wait_for(lambda: "UNLOCK" in server.seen[seen:]), server.back_after(2)))
+        comes_back = in_thread(lambda: (wait_until(lambda: "UNLOCK" in server.seen[seen:]), server.back_after(2)))
         run.apply()
         comes_back.join()
     assert server.resources == ["terraform_data.before", "terraform_data.cluster"]
@@ -194,12 +194,12 @@ def test_a_lock_that_could_not_be_released(module: Module, server: StateServer) 
 def test_a_worker_that_is_killed_while_the_backend_is_gone(module: Module, server: StateServer, tmp_path: Path) -> None:
     worker = start_worker(module, **given(server, variables={"url": server.url, "seconds": 2}))
     try:
-        wait_for(lambda: server.gone)
+        wait_until(lambda: server.gone)
         server.back_after(5)
         time.sleep(0.5)
         worker.kill()
         worker.wait(timeout=240)
-        wait_for(lambda: server.resources and server.lock is None and not own_processes(), seconds=240)
+        wait_until(lambda: server.resources and server.lock is None and not own_processes())
     finally:
         end(worker)
     assert server.resources == ["terraform_data.before", "terraform_data.cluster"]
@@ -224,20 +224,20 @@ def test_the_folder_of_a_terraform_that_still_works_is_not_removed(module: Modul
             # Another run on the same machine, of something else.
             with module.run(variables={"url": server.url, "then": ""}) as run:
                 run.plan()
-            wait_for(lambda: server.lock is None, seconds=240)
+            wait_until(lambda: server.lock is None)
         finally:
             end(worker)
         assert server.resources == ["terraform_data.before", "terraform_data.cluster"]
         # As soon as it has ended, the next run removes what is left.
-        wait_for(swept)
+        wait_until(swept)
 
 
 def test_a_state_in_a_folder_of_a_run_that_died_is_kept(module: Module, server: StateServer, tmp_path: Path) -> None:
     worker = start_worker(module, **given(server))
     try:
-        wait_for(lambda: server.gone)
+        wait_until(lambda: server.gone)
         # Not Path.rglob, which fails if a folder goes while it is walked: Terraform's own come and go.
-        wait_for(lambda: any("errored.tfstate" in files for _, _, files in os.walk(os.environ["TMPDIR"])))
+        wait_until(lambda: any("errored.tfstate" in files for _, _, files in os.walk(os.environ["TMPDIR"])))
         for process in [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]:
             with suppress(psutil.NoSuchProcess):  # Terraform's own processes come and go
                 process.send_signal(signal.SIGSTOP)
@@ -268,7 +268,7 @@ def test_a_supervisor_that_is_killed_alone(module: Module, server: StateServer) 
                 errors.append(error)
 
     thread = in_thread(apply)
-    wait_for(lambda: "terraform_data.cluster: creating …" in module.lines)
+    wait_until(lambda: "terraform_data.cluster: creating …" in module.lines)
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
             if any("keeper.py" in word for word in process.cmdline()):
@@ -308,7 +308,7 @@ def start_worker(module: Module, **changes: Any) -> subprocess.Popen[bytes]:
 def end(worker: subprocess.Popen[bytes]) -> None:
     worker.kill()
     worker.wait(timeout=240)
-    wait_for(lambda: not own_processes(), seconds=240)
+    wait_until(lambda: not own_processes())
 
 
 def own_processes() -> list[psutil.Process]:
@@ -327,5 +327,5 @@ def keeper_of_an_apply(pid: int) -> psutil.Process:
                     found.append(process.parent())
         return bool(found)
 
-    wait_for(look)
+    wait_until(look)
     return found[0]

@@ -10,8 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import psutil
@@ -33,6 +32,7 @@ from ray_provider.exceptions import ClusterFailedError, RayApiError
 from ray_provider.jobs.client import RayJobsClient
 from ray_provider.jobs.endpoint import RayEndpoint
 from ray_provider.jobs.models import JobSpec
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -74,13 +74,6 @@ def assert_gone(name: str, ray_folder: Path) -> None:
     assert not paths.folder.exists()
     assert not ray_folder.exists()
     assert not paths.lock.exists()
-
-
-async def until(look: Callable[[], object], what: str, seconds: float = 300) -> None:
-    deadline = time.monotonic() + seconds
-    while not look():
-        assert time.monotonic() < deadline, what
-        await asyncio.sleep(0.05)
 
 
 def start_elsewhere(name: str, home: Path) -> subprocess.Popen[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import aiohttp
@@ -18,6 +18,7 @@ from ray_provider.jobs.submit.once import submit_once
 from ray_provider.jobs.watch.watcher import JobWatcher, WatchOptions
 from tests.support.kubernetes_front import HANDLE, PROXY, KubernetesFront
 from tests.support.ray_head import RayHead
+from tests.support.waiting import until
 
 HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "content-encoding"}
 
@@ -67,11 +68,6 @@ class Guard(KubernetesFront):
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(timeout=timeout, auto_decompress=False) as self.session, self:
             yield self
-
-
-async def until(look: Callable[[], bool]) -> None:
-    while not look():
-        await asyncio.sleep(0.1)
 
 
 @pytest.mark.timeout(900)

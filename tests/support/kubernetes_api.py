@@ -148,13 +148,6 @@ def kubeconfig(server):
     }
 
 
-async def until(test, seconds=30.0):
-    deadline = time.monotonic() + seconds
-    while not test():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.01)
-
-
 def check_seconds_told(error, least, *, since):
     """Check the time that an error tells: at least what was to pass, and no more than has since (``time.monotonic``)."""
     told = int(re.search(r" after (\d+) s\b", error.message)[1])

@@ -29,8 +29,8 @@ from ray_provider.jobs.pending import PendingJobEnder
 from ray_provider.jobs.submit.identity import JobOwner
 from tests.support.certificates import make_certificates
 from tests.support.jobs_api import NODE, JobsApi
-from tests.support.kubernetes_api import until
 from tests.support.ray_head import free_ports
+from tests.support.waiting import until
 from tests.unit.jobs.conftest import QUICK
 
 

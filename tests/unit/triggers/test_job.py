@@ -12,6 +12,7 @@ import pytest
 from ray_provider import _compat
 from ray_provider.triggers import RayJobTrigger, coming_back
 from tests.support.dashboard import TOKEN
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.usefixtures("connection"), pytest.mark.timeout(60)]
 
@@ -91,14 +92,6 @@ async def cancel(task) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-
-
-async def until(look) -> None:
-    for _ in range(400):
-        if look():
-            return
-        await asyncio.sleep(0.02)
-    pytest.fail("did not come about")
 
 
 async def test_it_passes_the_log_on_and_fires_once(trigger, dashboard, airflow, log):

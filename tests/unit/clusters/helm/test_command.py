@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -26,6 +25,7 @@ from ray_provider.exceptions import (
     KubernetesAccessError,
     KubernetesError,
 )
+from tests.support.waiting import until
 
 
 def script(folder: Path, text: str, name: str = "helm") -> str:
@@ -40,13 +40,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):  # the second, if it ends between the opening and the reading
         return False
-
-
-async def until(test):
-    deadline = time.monotonic() + 10
-    while not test():
-        assert time.monotonic() < deadline
-        await asyncio.sleep(0.02)
 
 
 def runs() -> bool:

@@ -16,7 +16,8 @@ from ray_provider.clusters.kuberay.readiness import ReadinessOptions, ReadinessW
 from ray_provider.clusters.kubernetes.client import open_kube
 from ray_provider.exceptions import ClusterTimeoutError, ConfigurationError
 from ray_provider.hooks import RayHook
-from tests.support.kubernetes_api import check_seconds_told, running, until
+from tests.support.kubernetes_api import check_seconds_told, running
+from tests.support.waiting import until
 from tests.unit.clusters.lifecycle.test_rayjob_start import ADMITTED, FULL, PREEMPTED
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"

@@ -19,7 +19,8 @@ from ray_provider.exceptions import (
     KubernetesAccessError,
     KubernetesError,
 )
-from tests.support.kubernetes_api import running, until
+from tests.support.kubernetes_api import running
+from tests.support.waiting import until
 
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"
 

@@ -22,7 +22,8 @@ from ray_provider.exceptions import (
     ConfigurationError,
     KubernetesAccessError,
 )
-from tests.support.kubernetes_api import check_seconds_told, running, until
+from tests.support.kubernetes_api import check_seconds_told, running
+from tests.support.waiting import until
 
 JOBS = "/apis/ray.io/v1/namespaces/n/rayjobs"
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"

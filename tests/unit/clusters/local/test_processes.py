@@ -7,13 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import psutil
 import pytest
 
 from ray_provider.clusters.local.processes import ProcessIdentity, family, last_lines, marked, signal_all, wait_gone
+from tests.support.waiting import wait_until
 
 MARK = "AIRFLOW_RAY_TEST_MARK"
 
@@ -28,13 +28,6 @@ time.sleep(60)
 """
 
 
-def until(look: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 10
-    while not look():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def head(tmp_path) -> Iterator[tuple[subprocess.Popen, ProcessIdentity, int, int]]:
     process = subprocess.Popen(
@@ -46,7 +39,7 @@ def head(tmp_path) -> Iterator[tuple[subprocess.Popen, ProcessIdentity, int, int
     )
     one, two = map(int, process.stdout.readline().split())
     # A process that is only just becoming another program shows no environment yet.
-    until(lambda: all(psutil.Process(pid).environ() for pid in (one, two)))
+    wait_until(lambda: all(psutil.Process(pid).environ() for pid in (one, two)))
     try:
         yield process, ProcessIdentity.of(process.pid), one, two
     finally:
@@ -93,7 +86,7 @@ def test_a_zombie_counts_as_ended():
     process = subprocess.Popen([sys.executable, "-c", ""])
     identity = ProcessIdentity.of(process.pid)
     try:
-        until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: psutil.Process(process.pid).status() == psutil.STATUS_ZOMBIE)
         assert identity.find() is None
         assert wait_gone([psutil.Process(process.pid)], 5) == []
     finally:

@@ -22,7 +22,8 @@ from ray_provider.exceptions import (
     ServeFailedError,
     ServeTimeoutError,
 )
-from tests.support.kubernetes_api import check_seconds_told, running, until
+from tests.support.kubernetes_api import check_seconds_told, running
+from tests.support.waiting import until
 
 SERVICES = "/apis/ray.io/v1/namespaces/n/rayservices"
 CLUSTERS = "/apis/ray.io/v1/namespaces/n/rayclusters"

@@ -17,6 +17,7 @@ import pytest
 
 from ray_provider.infrastructure.terraform import process as module
 from ray_provider.infrastructure.terraform.process import CommandProcess, Finished
+from tests.support.waiting import wait_until
 
 KEEPER = Path(module.__file__).with_name("keeper.py")
 
@@ -39,13 +40,6 @@ def run(process: CommandProcess, on_out: Callable[[str], None] | None = None) ->
     with process:
         finished = process.run(on_out or out.append, err.append)
     return finished, out, err
-
-
-def wait_for(what: Callable[[], object], seconds: float = 30) -> None:
-    until = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.02)
 
 
 def gone(pid: int) -> bool:
@@ -124,7 +118,7 @@ def test_what_ignores_interrupts_is_killed_with_all_that_it_started(output: Path
     assert time.monotonic() - began >= 0.6
     assert finished == Finished(exit_code=-signal.SIGKILL, interrupts=2, killed=True)
     assert steps == [{"interrupted": 1}, {"interrupted": 2}, {"killing": True}]
-    wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
+    wait_until(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 def test_a_kill_does_not_wait(output: Path) -> None:
@@ -142,7 +136,7 @@ def test_what_an_interrupted_command_started_ends_too(output: Path, tmp_path: Pa
     process = command(script, output)
     finished, _, _ = run(process, interrupting(process))
     assert finished.exit_code == 7
-    wait_for(lambda: gone(int((tmp_path / "pid").read_text())))
+    wait_until(lambda: gone(int((tmp_path / "pid").read_text())))
 
 
 def test_an_exception_interrupts_it_and_waits_for_its_end(output: Path, tmp_path: Path) -> None:
@@ -170,7 +164,7 @@ def test_a_keeper_that_is_killed_is_replaced(output: Path, tmp_path: Path) -> No
         process.run(on_line, on_line)
     assert (tmp_path / "saved").exists()
     assert process.pid is not None
-    wait_for(lambda: gone(process.pid))
+    wait_until(lambda: gone(process.pid))
 
 
 def test_an_exception_after_the_keepers_death_waits_for_the_command_too(output: Path, tmp_path: Path) -> None:
@@ -180,14 +174,14 @@ def test_an_exception_after_the_keepers_death_waits_for_the_command_too(output: 
     def on_line(_: str) -> None:
         [keeper] = [one for one in psutil.Process().children() if str(KEEPER) in one.cmdline()]
         keeper.kill()
-        wait_for(lambda: gone(keeper.pid))
+        wait_until(lambda: gone(keeper.pid))
         raise TimeoutError("execution_timeout")
 
     with pytest.raises(TimeoutError, match="execution_timeout"), process:
         process.run(on_line, on_line)
     assert (tmp_path / "saved").exists(), "its state would be lost"
     assert process.pid is not None
-    wait_for(lambda: gone(process.pid))
+    wait_until(lambda: gone(process.pid))
 
 
 # ---------------------------------------------------------------- the keeper of a task that is gone
@@ -225,7 +219,7 @@ def test_a_task_that_dies_lets_the_command_save_its_state_and_its_folder_goes(ke
     process = keeper(
         f"trap 'touch {tmp_path}/saved; exit 0' INT; echo begun; while :; do sleep 0.05; done", folder=str(folder)
     )
-    wait_for(lambda: "begun" in (tmp_path / "out").read_text() if (tmp_path / "out").exists() else False)
+    wait_until(lambda: "begun" in (tmp_path / "out").read_text() if (tmp_path / "out").exists() else False)
     assert folder.exists()
     said, _ = process.communicate(timeout=30)  # closes its input, as a death of the task does
     assert (tmp_path / "saved").exists()
@@ -249,7 +243,7 @@ def test_a_folder_is_the_tasks_once_it_says_that_it_has_read_everything(keeper: 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_for_the_task_do_not_reach_the_command(keeper: Any, tmp_path: Path, number: signal.Signals) -> None:
     process = keeper(f"echo begun; until [ -e {tmp_path}/gate ]; do sleep 0.05; done; exit 5")
-    wait_for(lambda: "begun" in (tmp_path / "out").read_text() if (tmp_path / "out").exists() else False)
+    wait_until(lambda: "begun" in (tmp_path / "out").read_text() if (tmp_path / "out").exists() else False)
     process.send_signal(number)
     time.sleep(0.2)
     assert process.poll() is None

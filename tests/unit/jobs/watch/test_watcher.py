@@ -22,6 +22,7 @@ from ray_provider.jobs.watch.outcome import Interruption
 from ray_provider.jobs.watch.polling import Observation, Subscription
 from ray_provider.jobs.watch.watcher import JobOutcome, JobWatcher, WatchOptions
 from tests.support.jobs_api import JobsApi
+from tests.support.waiting import until
 from tests.unit.jobs.conftest import QUICK
 
 FAST = WatchOptions(poll_interval=0.05)
@@ -56,12 +57,6 @@ class Watch:
     async def outcome(self, seconds=30.0) -> JobOutcome:
         async with asyncio.timeout(seconds):
             return await self.task
-
-
-async def until(look) -> None:
-    async with asyncio.timeout(20):
-        while not look():
-            await asyncio.sleep(0.01)
 
 
 async def test_success_with_its_log(api, client):
