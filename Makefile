@@ -14,6 +14,8 @@ RUN := scripts/isolated $(BIN)/python -m pytest
 export AIRFLOW_RAY_TESTS ?=
 SHORT = $(if $(filter all,$(AIRFLOW_RAY_TESTS)),,-m "not slow")
 export AIRFLOW_RAY_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/airflow-ray
+# Half of what lint takes is Airflow's types; mypy goes by contents, so each clone may use it.
+export MYPY_CACHE_DIR ?= $(AIRFLOW_RAY_CACHE)/mypy
 export AIRFLOW__CORE__LOAD_EXAMPLES := False
 unexport RAY_ADDRESS RAY_AUTH_TOKEN RAY_AUTH_MODE
 # Where it is set, each process compiles Airflow and Ray anew: most of the CPU time of all tests.

@@ -9,20 +9,24 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 
 from tests.lanes import MORE, STAGES, count
+from tests.support.cpu_group import cpu_group
 from tests.support.requirements import need
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
-import pathlib, sys
+import contextlib, pathlib, sys
 from tests import lanes
 from tests.lanes import Stage
+from tests.support.cpu_group import cpu_group
 lanes.GRACE = 0.5
-sys.exit(lanes.Lanes({stages}, lanes={lanes}, logs=pathlib.Path({logs!r})).run())
+with {group} as group:
+    sys.exit(lanes.Lanes({stages}, lanes={lanes}, logs=pathlib.Path({logs!r}), group=group).run())
 """
 
 
@@ -30,13 +34,13 @@ def shell(target: str, script: str, *, budget: float = 60, needs: tuple[str, ...
     return f"Stage({target!r}, {budget}, {needs!r}, ('bash', '-c', {script!r}))"
 
 
-def start(logs: Path, *stages: str, lanes: int = 2) -> subprocess.Popen[str]:
-    code = RUN.format(stages=f"[{', '.join(stages)}]", lanes=lanes, logs=str(logs))
+def start(logs: Path, *stages: str, lanes: int = 2, group: str = "contextlib.nullcontext()") -> subprocess.Popen[str]:
+    code = RUN.format(stages=f"[{', '.join(stages)}]", lanes=lanes, logs=str(logs), group=group)
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def run(logs: Path, *stages: str, lanes: int = 2) -> tuple[int, str]:
-    process = start(logs, *stages, lanes=lanes)
+def run(logs: Path, *stages: str, **options: Any) -> tuple[int, str]:
+    process = start(logs, *stages, **options)
     printed, _ = process.communicate(timeout=60)
     return process.returncode, printed
 
@@ -69,6 +73,22 @@ def test_what_waits_most_of_the_time_takes_no_lane(tmp_path: Path) -> None:
         tmp_path, waits.removesuffix(")") + ", lane=False)", shell("works", f"touch {tmp_path}/ran"), lanes=1
     )
     assert code == 0, printed
+
+
+def test_what_computes_fills_what_the_lanes_leave_one_at_a_time(tmp_path: Path) -> None:
+    with cpu_group(0.5) as group:
+        need("control groups of the CPUs", present=group is not None, how="Run the tests as root.")
+    fill = (
+        f"mkdir {tmp_path}/alone || exit 1; sleep 0.5; rmdir {tmp_path}/alone; cat /proc/self/cgroup >>{tmp_path}/groups;"
+        f" setsid bash -c 'cat /proc/self/cgroup >>{tmp_path}/groups'; touch {tmp_path}/$0"
+    )
+    works = f"for i in $(seq 100); do [ -e {tmp_path}/one ] && [ -e {tmp_path}/two ] && exit 0; sleep 0.1; done; exit 1"
+    fills = [f"Stage({name!r}, 60, command=('bash', '-c', {fill!r}, {name!r}), fills=True)" for name in ("one", "two")]
+    code, printed = run(tmp_path / "logs", shell("works", works), *fills, lanes=1, group="cpu_group(0.5)")
+    assert code == 0, printed
+    groups = re.findall(r"airflow-ray-cpu-\d+", (tmp_path / "groups").read_text())
+    assert len(groups) == 4, "what a stage starts is in it, whatever its session"
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/{groups[0]}"))
 
 
 def test_a_stage_that_fails_is_told_with_its_tests_and_what_needs_it_is_not_run(tmp_path: Path) -> None:

@@ -1,0 +1,66 @@
+"""A control group whose processes get less of the CPUs than others, where others want them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_ROOT = Path("/sys/fs/cgroup")
+_PREFIX = "airflow-ray-cpu-"
+_SECONDS = 20
+#: What a session or a group has by itself, as cgroup v1 and v2 count it.
+_USUAL_V1, _USUAL_V2 = 1024, 100
+
+
+@contextmanager
+def cpu_group(share: float) -> Iterator[Path | None]:
+    """Make a group, with cgroup v1 or v2. Its ``cgroup.procs`` takes the ids of processes; what they start is in it.
+
+    :param share: of what a session outside gets while both want a CPU; alone the group gets all.
+    :return: ``None`` where control groups can't be made: not as root, or not on Linux.
+    """
+    is_v1 = (_ROOT / "cpu").is_dir()
+    top = _ROOT / "cpu" if is_v1 else _ROOT
+    _remove_stale(top)
+    group = top / f"{_PREFIX}{os.getpid()}"
+    made = False
+    with contextlib.suppress(OSError):
+        if not is_v1:
+            (top / "cgroup.subtree_control").write_text("+cpu")
+        group.mkdir()
+        made = True
+        if is_v1:
+            (group / "cpu.shares").write_text(str(round(_USUAL_V1 * share)))
+        else:
+            (group / "cpu.weight").write_text(str(round(_USUAL_V2 * share)))
+    limited = made and (group / ("cpu.shares" if is_v1 else "cpu.weight")).exists()
+    try:
+        yield group if limited else None
+    finally:
+        if made:
+            _remove(group)
+
+
+def _remove(group: Path) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while True:
+        try:
+            group.rmdir()
+        except OSError:  # busy until the last process is reaped
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _remove_stale(top: Path) -> None:
+    """Remove what those left who were killed."""
+    for group in top.glob(f"{_PREFIX}*"):
+        if not Path(f"/proc/{group.name.removeprefix(_PREFIX)}").exists():
+            with contextlib.suppress(OSError):  # somebody is still in it
+                group.rmdir()
