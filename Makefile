@@ -168,7 +168,7 @@ test-compat: $(VENV)/.installed .venv-peer/.installed ## astro-provider-ray's DA
 	@$(BIN)/python -m tests.compat.matrix $(COMPAT)
 
 .PHONY: test-infrastructure
-test-infrastructure: $(VENV)/.installed ## Terraform without a cloud
+test-infrastructure: $(VENV)/.installed control-plane-build ## Terraform without a cloud
 	@echo "== infrastructure tests"
 	@$(BIN)/python -m tests.support.helm
 	@$(BIN)/python -m tests.support.terraform

@@ -179,3 +179,23 @@ def test_every_folder_of_tests_has_a_stage() -> None:
     }
     assert not missing, f"no stage of tests/lanes.py runs {missing}"
     assert os.access(ROOT / ".ci" / "run", os.R_OK)
+
+
+def test_what_needs_an_api_server_has_it_built_first() -> None:
+    """On a machine with an empty cache, and where a stage runs alone."""
+    text = (ROOT / "Makefile").read_text() + "".join(path.read_text() for path in (ROOT / "mk").glob("*.mk"))
+    rules = re.findall(r"^([a-z-]+):([^\n#]*)[^\n]*\n((?:\t.*\n)*)", text, re.MULTILINE)
+    import_ = re.compile(r"^from tests\.support(?:\.control_plane import| import .*\bcontrol_plane\b)", re.MULTILINE)
+    users = {
+        path.relative_to(ROOT / "tests").parts[0]
+        for path in (ROOT / "tests").rglob("*.py")
+        if import_.search(path.read_text()) and path.parent.name != "support"
+    }
+    assert {"apiserver", "infrastructure", "kueue"} <= users
+    for folder in users:
+        runs = re.compile(rf"(?:RUN\)|isolated) .*\btests[/.]{folder}\b(?!/)")
+        targets = {name: needs for name, needs, recipe in rules if runs.search(recipe)}
+        assert targets, folder
+        stages = [name for name in targets if name in {stage.target for stage in STAGES + MORE if not stage.builds}]
+        assert stages, folder
+        assert [name for name in stages if "control-plane-build" not in targets[name].split()] == []
