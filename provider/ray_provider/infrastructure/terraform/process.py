@@ -174,8 +174,10 @@ class CommandProcess:
                 try:
                     message = self._messages.get(timeout=READ_EVERY_SECONDS)
                 except queue.Empty:
-                    out.read()
-                    err.read()
+                    # Who reads may raise, and then it is ended: so not before it is known which process that is.
+                    if self.pid is not None:
+                        out.read()
+                        err.read()
                     continue
                 if message is None:
                     self._wait_without_keeper()

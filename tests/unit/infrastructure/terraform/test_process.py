@@ -184,6 +184,37 @@ def test_an_exception_after_the_keepers_death_waits_for_the_command_too(output: 
     wait_until(lambda: gone(process.pid))
 
 
+#: On a machine that has no time for it, a keeper's first word comes after the command's first line.
+LATE = f"""
+import importlib.util, sys, time
+spec = importlib.util.spec_from_file_location("keeper", {str(KEEPER)!r})
+keeper = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(keeper)
+tell = keeper._tell
+keeper._tell = lambda message: ("started" in message and time.sleep(0.7), tell(message))
+sys.exit(keeper.main())
+"""
+
+
+def test_no_line_comes_before_it_is_known_which_process_has_to_be_ended(
+    output: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = tmp_path / "late.py"
+    late.write_text(LATE)
+    monkeypatch.setattr(module, "_KEEPER", late)
+    process = command(f"trap 'touch {tmp_path}/saved; exit 0' INT; echo begun; while :; do sleep 0.05; done", output)
+
+    def on_line(_: str) -> None:
+        [keeper] = [one for one in psutil.Process().children() if str(late) in one.cmdline()]
+        keeper.kill()
+        wait_until(lambda: gone(keeper.pid))
+        raise TimeoutError("execution_timeout")
+
+    with pytest.raises(TimeoutError, match="execution_timeout"), process:
+        process.run(on_line, on_line)
+    assert (tmp_path / "saved").exists(), "it goes on, and nobody waits for it"
+
+
 # ---------------------------------------------------------------- the keeper of a task that is gone
 
 
