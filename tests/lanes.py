@@ -33,8 +33,8 @@ LOGS = ROOT / ".lanes"
 #: Stages at once, unless ``LANES`` says otherwise. One after the other takes two thirds longer; three of those that have
 #: a Ray or an Airflow wait for each other.
 LANES = 2
-#: What the stage beside them gets of a CPU that others want too, in shares of a session.
-SHARE = 0.5
+#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session.
+SHARE = 1.0
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.
@@ -83,14 +83,14 @@ STAGES = (
     Stage("kubernetes-build", 1500, builds=True, lane=False),
     Stage("control-plane-build", 200, ("kubernetes-build",), builds=True, lane=False),
     Stage("test-tools", 900, builds=True, lane=False),
-    Stage("lint", 150, fills=True),
+    Stage("lint", 250, fills=True),
     Stage("test-kubernetes", 1500, _BUILDS),
     Stage("test-integration", 1100, _BUILDS),
     Stage("test-faults", 650, _BUILDS),
     Stage("test-apiserver", 1100, _BUILDS, fills=True),
     Stage("test-infrastructure", 1000, _BUILDS, fills=True),
     # A fifth of a CPU: it waits for time-outs of its own.
-    Stage("test-unit", 600, lane=False),
+    Stage("test-unit", 700, lane=False),
     Stage("test-security", 300, _BUILDS),
     Stage("test-helm", 250, ("test-tools",), fills=True),
 )

@@ -23,7 +23,7 @@ def whole_runs(stack: AirflowStack) -> dict[str, str]:
     return {dag: stack.client.trigger_run(dag) for dag in ("ray_worker", "ray_deferred")}
 
 
-# The pair below does it deferred, test_carriers_on_two_nodes on its worker, and what is rolled out is so with Helm 3.
+# The mission does it deferred, test_carriers_on_two_nodes on its worker, and what is rolled out is so with Helm 3.
 @pytest.mark.slow
 @pytest.mark.parametrize("where", ["worker", "deferred"])
 def test_one_dag_sets_up_runs_and_deletes(kubernetes, place, stack, whole_runs, where):
@@ -94,6 +94,8 @@ def test_a_job_with_a_cluster_of_its_own(kubernetes, place, stack):
     assert left(kubernetes, place) == []
 
 
+# The mission sets up, runs and deletes; tests/apiserver/test_ownership.py has two runs at once.
+@pytest.mark.slow
 def test_two_runs_at_once_do_not_meet(kubernetes, place, stack):
     """Each sets a cluster up, runs a job on it and deletes it; one is over while the other holds its own."""
     gates = Path(stack.environment["TEST_GATES"])

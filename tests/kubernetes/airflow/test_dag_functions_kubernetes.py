@@ -23,7 +23,7 @@ def test_a_function_with_a_cluster_of_its_own(kubernetes, place, stack):
     assert left(kubernetes, place) == []
 
 
-@pytest.mark.slow  # test_dag_clusters.py, test_two_runs_at_once_do_not_meet: set-up and teardown; tests/integration runs this form
+@pytest.mark.slow  # test_mission_clouds.py: set-up and delete; tests/integration runs this form
 def test_a_script_and_a_function_between_setup_and_teardown(kubernetes, place, stack):
     dag = "peer_setup_teardown"
     run = stack.client.trigger_run(dag)
