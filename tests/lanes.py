@@ -26,15 +26,16 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.cpu_group import cpu_group
+from tests.support.cpu_group import CpuGroup, cpu_group
 
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".lanes"
 #: Stages at once, unless ``LANES`` says otherwise. One after the other takes two thirds longer; three of those that have
 #: a Ray or an Airflow wait for each other.
 LANES = 2
-#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session.
-SHARE = 1.0
+#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session:
+#: what would be idle. With a whole one it takes as much from the others as it gets.
+SHARE = 0.1
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.
@@ -213,7 +214,7 @@ class Lanes:
         lanes: int = LANES,
         scale: float = 1.0,
         logs: Path = LOGS,
-        group: Path | None = None,
+        group: CpuGroup | None = None,
     ) -> None:
         self.group = group
         self.waiting = list(stages)
@@ -233,6 +234,8 @@ class Lanes:
         progress = time.monotonic() + PROGRESS
         while self.waiting or self.running:
             self._start()
+            if self.group:
+                self.group.give(SHARE if self._taken()[0] >= self.lanes else 1.0)
             for target, (_, process, _) in list(self.running.items()):
                 if process.poll() is not None:
                     self._ended(target)
@@ -260,17 +263,20 @@ class Lanes:
                 self.waiting.remove(stage)
                 self._start_stage(stage)
 
+    def _taken(self) -> tuple[int, bool]:
+        """Count the lanes that are taken, and tell whether a stage runs beside them."""
+        running = [stage for stage, _, _ in self.running.values()]
+        filled = self.group is not None and any(stage.fills for stage in running)
+        return sum(stage.lane for stage in running) - filled, filled
+
     def _has_room(self, stage: Stage) -> bool:
         """Tell whether a lane is free for it, or the place beside them."""
-        running = [each for each, _, _ in self.running.values()]
-        filled = self.group is not None and any(each.fills for each in running)
-        taken = sum(each.lane for each in running) - filled
-        beside = self.group is not None and stage.fills and not filled
-        return not stage.lane or beside or taken < self.lanes
+        taken, filled = self._taken()
+        return not stage.lane or taken < self.lanes or (self.group is not None and stage.fills and not filled)
 
     def _start_stage(self, stage: Stage) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-        group = str(self.group) if self.group and stage.fills else ""
+        group = str(self.group.folder) if self.group and stage.fills else ""
         report = self._path(stage, "json")
         report.unlink(missing_ok=True)
         with self._path(stage, "log").open("wb") as log:
@@ -391,7 +397,7 @@ def main(arguments: Sequence[str]) -> int:
         stages = stages if asked.stages else [*known]
     scale = 0.0 if asked.all else float(os.environ.get("AIRFLOW_RAY_TIME_SCALE") or 1)
     lanes = int(os.environ.get("LANES") or LANES)
-    with cpu_group(SHARE) as group:
+    with cpu_group() as group:
         return Lanes(stages, lanes=lanes, scale=scale, group=group if lanes > 1 else None).run()
 
 

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
@@ -16,33 +17,53 @@ _SECONDS = 20
 _USUAL_V1, _USUAL_V2 = 1024, 100
 
 
-@contextmanager
-def cpu_group(share: float) -> Iterator[Path | None]:
-    """Make a group, with cgroup v1 or v2. Its ``cgroup.procs`` takes the ids of processes; what they start is in it.
+@dataclass
+class CpuGroup:
+    """A control group, with cgroup v1 or v2. What its processes start is in it, too.
 
-    :param share: of what a session outside gets while both want a CPU; alone the group gets all.
+    :param folder: its ``cgroup.procs`` takes the ids of processes.
+    """
+
+    folder: Path
+    _share: float = 0.0
+
+    def give(self, share: float) -> None:
+        """Set what all of its processes together get.
+
+        :param share: of what a session outside gets while both want a CPU; alone the group gets all.
+        """
+        if share != self._share:
+            v1, v2 = self.folder / "cpu.shares", self.folder / "cpu.weight"
+            if v1.exists():
+                v1.write_text(str(round(_USUAL_V1 * share)))
+            else:
+                v2.write_text(str(round(_USUAL_V2 * share)))
+            self._share = share
+
+
+@contextmanager
+def cpu_group() -> Iterator[CpuGroup | None]:
+    """Make one.
+
     :return: ``None`` where control groups can't be made: not as root, or not on Linux.
     """
     is_v1 = (_ROOT / "cpu").is_dir()
     top = _ROOT / "cpu" if is_v1 else _ROOT
     _remove_stale(top)
-    group = top / f"{_PREFIX}{os.getpid()}"
-    made = False
+    group = CpuGroup(top / f"{_PREFIX}{os.getpid()}")
+    made = able = False
     with contextlib.suppress(OSError):
         if not is_v1:
             (top / "cgroup.subtree_control").write_text("+cpu")
-        group.mkdir()
+        group.folder.mkdir()
         made = True
-        if is_v1:
-            (group / "cpu.shares").write_text(str(round(_USUAL_V1 * share)))
-        else:
-            (group / "cpu.weight").write_text(str(round(_USUAL_V2 * share)))
-    limited = made and (group / ("cpu.shares" if is_v1 else "cpu.weight")).exists()
+        group.give(1)
+        able = True
     try:
-        yield group if limited else None
+        yield group if able else None
     finally:
         if made:
-            _remove(group)
+            _remove(group.folder)
 
 
 def _remove(group: Path) -> None:

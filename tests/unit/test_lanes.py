@@ -76,19 +76,24 @@ def test_what_waits_most_of_the_time_takes_no_lane(tmp_path: Path) -> None:
 
 
 def test_what_computes_fills_what_the_lanes_leave_one_at_a_time(tmp_path: Path) -> None:
-    with cpu_group(0.5) as group:
+    with cpu_group() as group:
         need("control groups of the CPUs", present=group is not None, how="Run the tests as root.")
+    # In the group whatever its session is, with the share that it has then.
+    look = "cd /sys/fs/cgroup; [ -d cpu ] && cd cpu; cat $(grep -o airflow-ray-cpu-.* /proc/self/cgroup | head -1)/cpu.[sw][he]*"
     fill = (
-        f"mkdir {tmp_path}/alone || exit 1; sleep 0.5; rmdir {tmp_path}/alone; cat /proc/self/cgroup >>{tmp_path}/groups;"
-        f" setsid bash -c 'cat /proc/self/cgroup >>{tmp_path}/groups'; touch {tmp_path}/$0"
+        f"mkdir {tmp_path}/alone || exit 1; sleep 0.5; rmdir {tmp_path}/alone;"
+        f" setsid bash -c '{look}' >{tmp_path}/share-$0; touch {tmp_path}/$0"
     )
     works = f"for i in $(seq 100); do [ -e {tmp_path}/one ] && [ -e {tmp_path}/two ] && exit 0; sleep 0.1; done; exit 1"
-    fills = [f"Stage({name!r}, 60, command=('bash', '-c', {fill!r}, {name!r}), fills=True)" for name in ("one", "two")]
-    code, printed = run(tmp_path / "logs", shell("works", works), *fills, lanes=1, group="cpu_group(0.5)")
+    fills = [
+        f"Stage({name!r}, 60, {needs!r}, command=('bash', '-c', {fill!r}, {name!r}), fills=True)"
+        for name, needs in (("one", ()), ("two", ()), ("alone", ("works",)))
+    ]
+    code, printed = run(tmp_path / "logs", shell("works", works), *fills, lanes=1, group="cpu_group()")
     assert code == 0, printed
-    groups = re.findall(r"airflow-ray-cpu-\d+", (tmp_path / "groups").read_text())
-    assert len(groups) == 4, "what a stage starts is in it, whatever its session"
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/{groups[0]}"))
+    one, two, alone = (int((tmp_path / f"share-{name}").read_text().split()[0]) for name in ("one", "two", "alone"))
+    assert one == two
+    assert alone == pytest.approx(10 * one, rel=0.05)
 
 
 def test_a_stage_that_fails_is_told_with_its_tests_and_what_needs_it_is_not_run(tmp_path: Path) -> None:
