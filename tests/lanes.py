@@ -33,9 +33,9 @@ LOGS = ROOT / ".lanes"
 #: Stages at once, unless ``LANES`` says otherwise. One after the other takes two thirds longer; three of those that have
 #: a Ray or an Airflow wait for each other.
 LANES = 2
-#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session:
-#: what would be idle. With a whole one it takes as much from the others as it gets.
-SHARE = 0.1
+#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session.
+#: With a whole one it takes as much from the others as it gets; with much less its servers answer too late.
+SHARE = 0.25
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.

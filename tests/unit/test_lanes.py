@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.lanes import MORE, STAGES, count
+from tests.lanes import MORE, SHARE, STAGES, count
 from tests.support.cpu_group import cpu_group
 from tests.support.requirements import need
 
@@ -93,7 +93,7 @@ def test_what_computes_fills_what_the_lanes_leave_one_at_a_time(tmp_path: Path) 
     assert code == 0, printed
     one, two, alone = (int((tmp_path / f"share-{name}").read_text().split()[0]) for name in ("one", "two", "alone"))
     assert one == two
-    assert alone == pytest.approx(10 * one, rel=0.05)
+    assert alone == pytest.approx(one / SHARE, rel=0.05)
 
 
 def test_a_stage_that_fails_is_told_with_its_tests_and_what_needs_it_is_not_run(tmp_path: Path) -> None:
