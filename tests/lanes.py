@@ -88,8 +88,8 @@ STAGES = (
     Stage("test-kubernetes", 1500, _BUILDS),
     Stage("test-integration", 1100, _BUILDS),
     Stage("test-faults", 650, _BUILDS),
+    Stage("test-infrastructure", 1100, _BUILDS, fills=True),
     Stage("test-apiserver", 1100, _BUILDS, fills=True),
-    Stage("test-infrastructure", 1000, _BUILDS, fills=True),
     # A fifth of a CPU: it waits for time-outs of its own.
     Stage("test-unit", 700, lane=False),
     Stage("test-security", 300, _BUILDS),
