@@ -1,9 +1,9 @@
 """Runs the stages of ``make test`` beside each other, and tells of them in one report.
 
 Each waits now and then, in a network of its own: so several run at once (``LANES``), in the order of the table. Two
-leave a quarter of two CPUs idle: a stage that computes most of its time takes that, beside them. A stage's output is
-printed when it ends, and lies in ``.lanes/``. What it started is ended with it; CPU time is that of all its processes,
-servers included.
+take all that two CPUs have: a third one, even with what is idle alone, makes each second of CPU time do a third less. A
+stage's output is printed when it ends, and lies in ``.lanes/``. What it
+started is ended with it; CPU time is that of all its processes, servers included.
 
 ``python -m tests.lanes [--all] [STAGE...]``
 """
@@ -26,16 +26,10 @@ from pathlib import Path
 
 import psutil
 
-from tests.support.cpu_group import CpuGroup, cpu_group
-
 ROOT = Path(__file__).resolve().parents[1]
 LOGS = ROOT / ".lanes"
-#: Stages at once, unless ``LANES`` says otherwise. One after the other takes two thirds longer; three of those that have
-#: a Ray or an Airflow wait for each other.
+#: Stages at once, unless ``LANES`` says otherwise. One after the other takes two thirds longer; three wait for each other.
 LANES = 2
-#: What the stage beside them gets of a CPU that others want too, all of its processes together, in shares of a session.
-#: With a whole one it takes as much from the others as it gets; with much less its servers answer too late.
-SHARE = 0.25
 #: A stage that takes this many times its budget fails.
 TOLERANCE = 1.5
 #: Seconds between two lines of progress.
@@ -55,8 +49,6 @@ class Stage:
     :param needs: stages that have to have passed.
     :param builds: it fills caches. What that takes from nothing is added to all budgets: it takes CPUs from the others.
     :param lane: it takes one of the lanes. What waits nearly all the time runs beside them, and so does what builds.
-    :param fills: it computes most of its time, and minds no delay: one of these runs beside the lanes with what CPU they
-        leave, where the machine can do that (``tests.support.cpu_group``); in a lane else, and when one is free.
     """
 
     target: str
@@ -65,7 +57,6 @@ class Stage:
     command: tuple[str, ...] = ()
     builds: bool = False
     lane: bool = True
-    fills: bool = False
 
     def argv(self) -> tuple[str, ...]:
         """Give what is run."""
@@ -73,8 +64,7 @@ class Stage:
         return self.command or (*low, "make", "-s", "--no-print-directory", self.target)
 
 
-#: From nothing the builds take both CPUs for most of a quarter of an hour. Tests with servers and time limits wait for
-#: their end.
+#: From nothing the builds take both CPUs for ten minutes. Tests with servers and time limits wait for their end.
 _BUILDS = ("kubernetes-build", "control-plane-build", "test-tools")
 
 #: All stages with their budgets, in the order in which they start: the long ones first. On 1 December 2026 they took a
@@ -84,16 +74,16 @@ STAGES = (
     Stage("kubernetes-build", 1500, builds=True, lane=False),
     Stage("control-plane-build", 200, ("kubernetes-build",), builds=True, lane=False),
     Stage("test-tools", 900, builds=True, lane=False),
-    Stage("lint", 250, fills=True),
+    Stage("lint", 90),
     Stage("test-kubernetes", 1500, _BUILDS),
     Stage("test-integration", 1100, _BUILDS),
     Stage("test-faults", 650, _BUILDS),
-    Stage("test-infrastructure", 1100, _BUILDS, fills=True),
-    Stage("test-apiserver", 1100, _BUILDS, fills=True),
+    Stage("test-infrastructure", 750, _BUILDS),
+    Stage("test-apiserver", 850, _BUILDS),
     # A fifth of a CPU: it waits for time-outs of its own.
-    Stage("test-unit", 700, lane=False),
-    Stage("test-security", 300, _BUILDS),
-    Stage("test-helm", 250, ("test-tools",), fills=True),
+    Stage("test-unit", 600, lane=False),
+    Stage("test-security", 250, _BUILDS),
+    Stage("test-helm", 150, ("test-tools",)),
 )
 #: Seconds for all of them, ``LANES`` at a time.
 BUDGET = 2600
@@ -120,15 +110,12 @@ class Result:
 # One stage --------------------------------------------------------------------------------------------------------
 
 
-def hold(report: str, grace: float, group: str, argv: Sequence[str]) -> int:
+def hold(report: str, grace: float, argv: Sequence[str]) -> int:
     """Run a command as the parent of all that it leaves behind: to count it, and to end it.
 
     :param report: the file for CPU seconds and what had to be ended by force.
     :param grace: seconds that what was left behind may go on.
-    :param group: the control group to run in; empty: where this is.
     """
-    if group:
-        Path(group, "cgroup.procs").write_text(str(os.getpid()))
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1)
@@ -204,19 +191,9 @@ class Lanes:
     """Runs stages, ``lanes`` at a time.
 
     :param scale: how many times slower than CI's own this machine is; 0: budgets are not looked at.
-    :param group: a control group that gets less of the CPUs; without one nothing fills what the lanes leave.
     """
 
-    def __init__(
-        self,
-        stages: Sequence[Stage],
-        *,
-        lanes: int = LANES,
-        scale: float = 1.0,
-        logs: Path = LOGS,
-        group: CpuGroup | None = None,
-    ) -> None:
-        self.group = group
+    def __init__(self, stages: Sequence[Stage], *, lanes: int = LANES, scale: float = 1.0, logs: Path = LOGS) -> None:
         self.waiting = list(stages)
         self.chosen = {stage.target for stage in stages}
         self.lanes, self.scale, self.logs = lanes, scale, logs
@@ -234,8 +211,6 @@ class Lanes:
         progress = time.monotonic() + PROGRESS
         while self.waiting or self.running:
             self._start()
-            if self.group:
-                self.group.give(SHARE if self._taken()[0] >= self.lanes else 1.0)
             for target, (_, process, _) in list(self.running.items()):
                 if process.poll() is not None:
                     self._ended(target)
@@ -259,29 +234,21 @@ class Lanes:
                 why = "not run: " + ("told to end" if self.told else f"{', '.join(broken)} failed")
                 self.results[stage.target] = Result(stage, faults=[why], ran=False)
                 self.waiting.remove(stage)
-            elif self._has_room(stage) and all(need in self.results for need in needs):
+            elif (not stage.lane or self._busy() < self.lanes) and all(need in self.results for need in needs):
                 self.waiting.remove(stage)
                 self._start_stage(stage)
 
-    def _taken(self) -> tuple[int, bool]:
-        """Count the lanes that are taken, and tell whether a stage runs beside them."""
-        running = [stage for stage, _, _ in self.running.values()]
-        filled = self.group is not None and any(stage.fills for stage in running)
-        return sum(stage.lane for stage in running) - filled, filled
-
-    def _has_room(self, stage: Stage) -> bool:
-        """Tell whether a lane is free for it, or the place beside them."""
-        taken, filled = self._taken()
-        return not stage.lane or taken < self.lanes or (self.group is not None and stage.fills and not filled)
+    def _busy(self) -> int:
+        """Count the lanes that are taken."""
+        return sum(stage.lane for stage, _, _ in self.running.values())
 
     def _start_stage(self, stage: Stage) -> None:
         environment = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
-        group = str(self.group.folder) if self.group and stage.fills else ""
         report = self._path(stage, "json")
         report.unlink(missing_ok=True)
         with self._path(stage, "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "tests.lanes", "--hold", report, str(GRACE), group, *stage.argv()],
+                [sys.executable, "-m", "tests.lanes", "--hold", report, str(GRACE), *stage.argv()],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -380,7 +347,7 @@ def say(text: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     """Run the stages that are named, or all."""
     if arguments[:1] == ["--hold"]:
-        return hold(arguments[1], float(arguments[2]), arguments[3], arguments[4:])
+        return hold(arguments[1], float(arguments[2]), arguments[3:])
     parser = argparse.ArgumentParser(prog="python -m tests.lanes")
     parser.add_argument(
         "--all", action="store_true", help="the slow tests, test-celery, test-compat and test-kueue, too; no budgets"
@@ -396,9 +363,7 @@ def main(arguments: Sequence[str]) -> int:
         os.environ["AIRFLOW_RAY_TESTS"] = "all"
         stages = stages if asked.stages else [*known]
     scale = 0.0 if asked.all else float(os.environ.get("AIRFLOW_RAY_TIME_SCALE") or 1)
-    lanes = int(os.environ.get("LANES") or LANES)
-    with cpu_group() as group:
-        return Lanes(stages, lanes=lanes, scale=scale, group=group if lanes > 1 else None).run()
+    return Lanes(stages, lanes=int(os.environ.get("LANES") or LANES), scale=scale).run()
 
 
 if __name__ == "__main__":

@@ -9,24 +9,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-from tests.lanes import MORE, SHARE, STAGES, count
-from tests.support.cpu_group import cpu_group
+from tests.lanes import MORE, STAGES, count
 from tests.support.requirements import need
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = """
-import contextlib, pathlib, sys
+import pathlib, sys
 from tests import lanes
 from tests.lanes import Stage
-from tests.support.cpu_group import cpu_group
 lanes.GRACE = 0.5
-with {group} as group:
-    sys.exit(lanes.Lanes({stages}, lanes={lanes}, logs=pathlib.Path({logs!r}), group=group).run())
+sys.exit(lanes.Lanes({stages}, lanes={lanes}, logs=pathlib.Path({logs!r})).run())
 """
 
 
@@ -34,13 +30,13 @@ def shell(target: str, script: str, *, budget: float = 60, needs: tuple[str, ...
     return f"Stage({target!r}, {budget}, {needs!r}, ('bash', '-c', {script!r}))"
 
 
-def start(logs: Path, *stages: str, lanes: int = 2, group: str = "contextlib.nullcontext()") -> subprocess.Popen[str]:
-    code = RUN.format(stages=f"[{', '.join(stages)}]", lanes=lanes, logs=str(logs), group=group)
+def start(logs: Path, *stages: str, lanes: int = 2) -> subprocess.Popen[str]:
+    code = RUN.format(stages=f"[{', '.join(stages)}]", lanes=lanes, logs=str(logs))
     return subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
 
 
-def run(logs: Path, *stages: str, **options: Any) -> tuple[int, str]:
-    process = start(logs, *stages, **options)
+def run(logs: Path, *stages: str, lanes: int = 2) -> tuple[int, str]:
+    process = start(logs, *stages, lanes=lanes)
     printed, _ = process.communicate(timeout=60)
     return process.returncode, printed
 
@@ -73,27 +69,6 @@ def test_what_waits_most_of_the_time_takes_no_lane(tmp_path: Path) -> None:
         tmp_path, waits.removesuffix(")") + ", lane=False)", shell("works", f"touch {tmp_path}/ran"), lanes=1
     )
     assert code == 0, printed
-
-
-def test_what_computes_fills_what_the_lanes_leave_one_at_a_time(tmp_path: Path) -> None:
-    with cpu_group() as group:
-        need("control groups of the CPUs", present=group is not None, how="Run the tests as root.")
-    # In the group whatever its session is, with the share that it has then.
-    look = "cd /sys/fs/cgroup; [ -d cpu ] && cd cpu; cat $(grep -o airflow-ray-cpu-.* /proc/self/cgroup | head -1)/cpu.[sw][he]*"
-    fill = (
-        f"mkdir {tmp_path}/alone || exit 1; sleep 0.5; rmdir {tmp_path}/alone;"
-        f" setsid bash -c '{look}' >{tmp_path}/share-$0; touch {tmp_path}/$0"
-    )
-    works = f"for i in $(seq 100); do [ -e {tmp_path}/one ] && [ -e {tmp_path}/two ] && exit 0; sleep 0.1; done; exit 1"
-    fills = [
-        f"Stage({name!r}, 60, {needs!r}, command=('bash', '-c', {fill!r}, {name!r}), fills=True)"
-        for name, needs in (("one", ()), ("two", ()), ("alone", ("works",)))
-    ]
-    code, printed = run(tmp_path / "logs", shell("works", works), *fills, lanes=1, group="cpu_group()")
-    assert code == 0, printed
-    one, two, alone = (int((tmp_path / f"share-{name}").read_text().split()[0]) for name in ("one", "two", "alone"))
-    assert one == two
-    assert alone == pytest.approx(one / SHARE, rel=0.05)
 
 
 def test_a_stage_that_fails_is_told_with_its_tests_and_what_needs_it_is_not_run(tmp_path: Path) -> None:
