@@ -1,9 +1,8 @@
 """Runs the stages of ``make test`` beside each other, and tells of them in one report.
 
 Each waits now and then, in a network of its own: so several run at once (``LANES``), in the order of the table. Two
-take all that two CPUs have: a third one, even with what is idle alone, makes each second of CPU time do a third less. A
-stage's output is printed when it ends, and lies in ``.lanes/``. What it
-started is ended with it; CPU time is that of all its processes, servers included.
+take all that two CPUs have: with a third one each second of CPU time does a third less. A stage's output is printed when
+it ends, and lies in ``.lanes/``. What it started is ended with it; CPU time is that of all its processes, servers included.
 
 ``python -m tests.lanes [--all] [STAGE...]``
 """

@@ -145,12 +145,18 @@ def test_all_closing_lines_of_pytest_count() -> None:
     assert count(text) == (25, 3, 3)
 
 
-def test_every_folder_of_tests_has_a_stage() -> None:
+def rules() -> dict[str, tuple[str, str]]:
+    """Give what each target of the Makefile needs, and its recipe."""
     text = (ROOT / "Makefile").read_text() + "".join(path.read_text() for path in (ROOT / "mk").glob("*.mk"))
-    recipes = dict(re.findall(r"^([a-z-]+):[^\n]*\n((?:\t.*\n)*)", text, re.MULTILINE))
+    found = re.findall(r"^([a-z-]+):([^\n#]*)[^\n]*\n((?:\t.*\n)*)", text, re.MULTILINE)
+    return {target: (needs, recipe) for target, needs, recipe in found}
+
+
+def test_every_folder_of_tests_has_a_stage() -> None:
+    known = rules()
     stages = [stage.target for stage in STAGES + MORE]
-    assert set(stages) <= set(recipes)
-    run = " ".join(recipes[target] for target in stages).replace(".", "/")
+    assert set(stages) <= set(known)
+    run = " ".join(known[target][1] for target in stages).replace(".", "/")
     folders = {path.parent for path in (ROOT / "tests").rglob("test_*.py")}
     missing = {
         str(folder.relative_to(ROOT))
@@ -163,8 +169,8 @@ def test_every_folder_of_tests_has_a_stage() -> None:
 
 def test_what_needs_an_api_server_has_it_built_first() -> None:
     """On a machine with an empty cache, and where a stage runs alone."""
-    text = (ROOT / "Makefile").read_text() + "".join(path.read_text() for path in (ROOT / "mk").glob("*.mk"))
-    rules = re.findall(r"^([a-z-]+):([^\n#]*)[^\n]*\n((?:\t.*\n)*)", text, re.MULTILINE)
+    known = rules()
+    stages = [stage.target for stage in STAGES + MORE if not stage.builds]
     import_ = re.compile(r"^from tests\.support(?:\.control_plane import| import .*\bcontrol_plane\b)", re.MULTILINE)
     users = {
         path.relative_to(ROOT / "tests").parts[0]
@@ -174,8 +180,6 @@ def test_what_needs_an_api_server_has_it_built_first() -> None:
     assert {"apiserver", "infrastructure", "kueue"} <= users
     for folder in users:
         runs = re.compile(rf"(?:RUN\)|isolated) .*\btests[/.]{folder}\b(?!/)")
-        targets = {name: needs for name, needs, recipe in rules if runs.search(recipe)}
-        assert targets, folder
-        stages = [name for name in targets if name in {stage.target for stage in STAGES + MORE if not stage.builds}]
-        assert stages, folder
-        assert [name for name in stages if "control-plane-build" not in targets[name].split()] == []
+        running = [name for name in stages if runs.search(known[name][1])]
+        assert running, folder
+        assert [name for name in running if "control-plane-build" not in known[name][0].split()] == []

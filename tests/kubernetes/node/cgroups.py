@@ -8,8 +8,6 @@ import time
 from pathlib import Path
 
 _ROOT = Path("/sys/fs/cgroup")
-#: All of the node's processes together against one session outside, which has 1,024: tests run beside it.
-_CPU_SHARES = 4096
 
 
 class CgroupError(RuntimeError):
@@ -36,8 +34,6 @@ def make_cgroups(name: str) -> list[Path]:
                 (group / file).write_text((hierarchy / file).read_text())
         if (group / "cgroup.clone_children").exists() and (hierarchy / "cpuset.cpus").exists():
             (group / "cgroup.clone_children").write_text("1")
-        if (group / "cpu.shares").exists():
-            (group / "cpu.shares").write_text(str(_CPU_SHARES))
     return groups
 
 

@@ -152,13 +152,30 @@ def test_an_exception_interrupts_it_and_waits_for_its_end(output: Path, tmp_path
     assert gone(process.pid)
 
 
+#: For minutes, not for ever: where nobody ends it, the test has failed, and it ends by itself.
+WORKS = "echo begun; for _ in $(seq 6000); do sleep 0.05; done"
+
+
+def kill_keeper(program: Path = KEEPER) -> psutil.Process:
+    """Kill the process that waits for the command."""
+    [keeper] = [one for one in psutil.Process().children() if str(program) in one.cmdline()]
+    keeper.kill()
+    return keeper
+
+
+def out_of_time_without_a_keeper(program: Path = KEEPER) -> None:
+    """What happens at a line: the keeper is killed, and the task's time is over."""
+    pid = kill_keeper(program).pid
+    wait_until(lambda: gone(pid))
+    raise TimeoutError("execution_timeout")
+
+
 def test_a_keeper_that_is_killed_is_replaced(output: Path, tmp_path: Path) -> None:
-    script = f"trap 'sleep 0.3; touch {tmp_path}/saved; exit 0' INT; echo begun; while :; do sleep 0.05; done"
+    script = f"trap 'sleep 0.3; touch {tmp_path}/saved; exit 0' INT; {WORKS}"
     process = command(script, output)
 
     def on_line(_: str) -> None:
-        [keeper] = [one for one in psutil.Process().children() if str(KEEPER) in one.cmdline()]
-        keeper.kill()
+        kill_keeper()
 
     with pytest.raises(ChildProcessError, match="the process that waits for Terraform has died"), process:
         process.run(on_line, on_line)
@@ -168,14 +185,11 @@ def test_a_keeper_that_is_killed_is_replaced(output: Path, tmp_path: Path) -> No
 
 
 def test_an_exception_after_the_keepers_death_waits_for_the_command_too(output: Path, tmp_path: Path) -> None:
-    script = f"trap 'sleep 0.5; touch {tmp_path}/saved; exit 0' INT; echo begun; while :; do sleep 0.05; done"
+    script = f"trap 'sleep 0.5; touch {tmp_path}/saved; exit 0' INT; {WORKS}"
     process = command(script, output)
 
     def on_line(_: str) -> None:
-        [keeper] = [one for one in psutil.Process().children() if str(KEEPER) in one.cmdline()]
-        keeper.kill()
-        wait_until(lambda: gone(keeper.pid))
-        raise TimeoutError("execution_timeout")
+        out_of_time_without_a_keeper()
 
     with pytest.raises(TimeoutError, match="execution_timeout"), process:
         process.run(on_line, on_line)
@@ -202,13 +216,10 @@ def test_no_line_comes_before_it_is_known_which_process_has_to_be_ended(
     late = tmp_path / "late.py"
     late.write_text(LATE)
     monkeypatch.setattr(module, "_KEEPER", late)
-    process = command(f"trap 'touch {tmp_path}/saved; exit 0' INT; echo begun; while :; do sleep 0.05; done", output)
+    process = command(f"trap 'touch {tmp_path}/saved; exit 0' INT; {WORKS}", output)
 
     def on_line(_: str) -> None:
-        [keeper] = [one for one in psutil.Process().children() if str(late) in one.cmdline()]
-        keeper.kill()
-        wait_until(lambda: gone(keeper.pid))
-        raise TimeoutError("execution_timeout")
+        out_of_time_without_a_keeper(late)
 
     with pytest.raises(TimeoutError, match="execution_timeout"), process:
         process.run(on_line, on_line)
