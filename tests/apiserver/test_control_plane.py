@@ -60,7 +60,7 @@ def test_an_account_may_what_its_role_says_and_a_namespace_ends(kubernetes: Kube
         kubernetes.kubectl("get", "pods", "-n", name, kubeconfig=config)
         with pytest.raises(KubectlError, match="forbidden"):
             kubernetes.kubectl("get", "secrets", "-n", name, kubeconfig=config)
-    assert not kubernetes.exists("namespace", name)
+    until(lambda: not kubernetes.exists("namespace", name), 300, "end of the namespace")
 
 
 #: Of the means of tests alone; a restart under our own work is in tests/kubernetes and tests/faults.

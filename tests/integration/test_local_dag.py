@@ -62,7 +62,7 @@ def test_a_function_that_asks_for_a_gpu_is_refused_on_a_laptop(stack):
     assert clusters(stack) == []
 
 
-@pytest.mark.slow  # test_the_example_runs_… shows it with the operators that a task group makes
+@pytest.mark.slow  # test_a_task_that_fails_fails_the_run_… shows it with the operators that a task group makes
 def test_a_job_on_a_cluster_of_its_run(stack):
     client = stack.client
     run_id = client.trigger_run(DAG)
@@ -202,6 +202,7 @@ def group_states(stack: AirflowStack, run_id: str) -> dict[str, str]:
     return {one["task_id"]: one["state"] for one in stack.client.task_instances(GROUP, run_id)}
 
 
+@pytest.mark.slow  # the next one has the same group; submitting_clear of tests/faults is a task that is cleared
 def test_the_example_runs_and_a_task_that_is_cleared_gets_a_cluster_anew(stack):
     client = stack.client
     run_id = client.trigger_run(EXAMPLE)

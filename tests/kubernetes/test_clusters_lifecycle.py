@@ -123,6 +123,19 @@ async def test_a_cluster_is_made_used_and_deleted_and_nothing_is_left(kubernetes
     assert "upgradeStrategy is None" in scene.text
     assert {pod["metadata"]["uid"] for pod in scene.pods(spec.name)} == before
 
+    # One that replaces pods is waited for until all of them are new, and ready.
+    scene.lines.clear()
+    tag = kubernetes.ray_image_again.rpartition(":")[2]
+    worker = {"worker__resources__requests__memory": "520Mi"}
+    await scene.set_up(scene.spec(values(HEAD_AND_WORKER, image__tag=tag, **worker), owner=spec.owner))
+    assert "All 2 pods are replaced, as their spec changed." in scene.text
+    pods = scene.pods(spec.name)
+    assert len(pods) == 2
+    assert not before & {pod["metadata"]["uid"] for pod in pods}
+    assert all(status["ready"] for pod in pods for status in pod["status"]["containerStatuses"])
+    assert {pod["spec"]["containers"][0]["image"] for pod in pods} == {kubernetes.ray_image_again}
+    assert "520Mi" in [pod["spec"]["containers"][0]["resources"]["requests"]["memory"] for pod in pods]
+
     assert await scene.delete(handle) is True
     assert scene.left(handle.name) == []
     assert await scene.delete(handle) is False
@@ -143,7 +156,7 @@ async def check_that_the_token_is_wanted(scene: Scene, handle: ClusterHandle) ->
     assert inside.url == f"http://{handle.service}.{scene.namespace}.svc:8265"
 
 
-@pytest.mark.slow  # DAGs do it, too
+@pytest.mark.slow  # the test above does it in the run that made the cluster
 async def test_changes_are_rolled_out_and_waited_for(kubernetes, namespace):
     scene = Scene(kubernetes, namespace, helm=kubernetes.helm4)
     first = await scene.set_up(scene.spec(HEAD_ONLY, name="ray-lasting"))

@@ -113,7 +113,7 @@ def test_it_is_ready_with_the_operator_as_a_release(kubernetes: Kubernetes) -> N
     assert [r["name"] for r in releases if r["chart"].startswith("kuberay-operator-")] == ["kuberay-operator"]
     with kubernetes.namespace() as name:
         assert kubernetes.exists("namespace", name)
-    assert not kubernetes.exists("namespace", name)
+    until(lambda: not kubernetes.exists("namespace", name), 300, "end of the namespace")
 
 
 # With a token the provider's own tests do the same.

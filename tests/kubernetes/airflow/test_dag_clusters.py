@@ -122,6 +122,7 @@ def test_two_runs_at_once_do_not_meet(kubernetes, place, stack):
     assert operator_runs(kubernetes)
 
 
+@pytest.mark.slow  # test_clusters_lifecycle.py has the same change, without a DAG
 def test_a_change_is_rolled_out_and_waited_for(kubernetes, place, stack):
     def run(**values: object) -> str:
         """Give the log of a set-up with these values."""
