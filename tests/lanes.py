@@ -76,9 +76,9 @@ STAGES = (
     Stage("lint", 90),
     Stage("test-kubernetes", 1500, _BUILDS),
     Stage("test-integration", 1100, _BUILDS),
-    Stage("test-faults", 650, _BUILDS),
-    Stage("test-infrastructure", 750, _BUILDS),
     Stage("test-apiserver", 850, _BUILDS),
+    Stage("test-faults", 650, _BUILDS),
+    Stage("test-infrastructure", 550, _BUILDS),
     # A fifth of a CPU: it waits for time-outs of its own.
     Stage("test-unit", 600, lane=False),
     Stage("test-security", 250, _BUILDS),

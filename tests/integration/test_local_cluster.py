@@ -217,6 +217,7 @@ async def test_a_cancelled_set_up_takes_back_what_it_made(home):
     assert_gone("a", paths.ray_folder)
 
 
+@pytest.mark.slow  # tests/unit/clusters/local/test_state.py: one at a time holds a name
 async def test_two_set_ups_at_once_make_one_cluster(home):
     setters = [start_elsewhere("a", home) for _ in range(2)]
     texts = [await asyncio.to_thread(setter.communicate, timeout=500) for setter in setters]

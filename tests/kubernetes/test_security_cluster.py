@@ -152,7 +152,6 @@ def stage(kubernetes: Kubernetes) -> Iterator[Stage]:
             yield Stage(kubernetes, scene, handle, enforcer, places, other)
         finally:
             enforcer.release()
-            asyncio.run(scene.delete(handle))
 
 
 def policy_values(named: str, callers: str, operators: str) -> dict:
