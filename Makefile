@@ -129,6 +129,7 @@ test-helm: $(VENV)/.installed ## the chart, with Helm 3 and Helm 4
 .PHONY: test-integration
 test-integration: $(VENV)/.installed system ## a real Ray and a real Airflow
 	@echo "== integration tests"
+	@$(BIN)/python -m tests.support.terraform
 	@$(RUN) tests/integration $(SHORT)
 
 .PHONY: test-security

@@ -193,6 +193,7 @@ def test_a_job_is_followed_to_its_success_in_the_worker(job, context, dashboard,
 
 
 async def test_a_job_is_followed_to_its_success_in_the_triggerer(job, context, dashboard, namespace, capsys):
+    dashboard.api.add(ID).run()
     waits = Deferred(context)
     for status in ({"jobDeploymentStatus": "Initializing"}, RUNNING):
         await asyncio.to_thread(job.says, status)

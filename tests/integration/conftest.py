@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from ray_provider.testing import AirflowStack
+from tests.infrastructure.runner_modules import Module, make_module
 from tests.support.ray_head import RayHead
 from tests.support.snippets import snippets
+from tests.support.terraform import find_terraform
 
 HERE = Path(__file__).resolve().parent
 EXAMPLES = HERE.parents[1] / "examples" / "dags"
@@ -22,6 +24,7 @@ SHARING = (
     "test_jobs_real_ray",
     "test_dag_functions",
     "test_dag_job_outcomes",
+    "test_dag_infrastructure",
     "test_local_dag",
     "test_examples",
 )
@@ -75,12 +78,30 @@ def ray_head(request: pytest.FixtureRequest) -> RayHead:
 
 
 @pytest.fixture(scope="session")
+def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
+    """A Terraform module for DAGs, with the folder of its states."""
+    return make_module(tmp_path_factory.mktemp("module"))
+
+
+@pytest.fixture(scope="session")
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the tasks that run Terraform put their private files."""
+    return tmp_path_factory.mktemp("private")
+
+
+@pytest.fixture(scope="session")
 def shared_stack(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, token_ray_head: RayHead
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    token_ray_head: RayHead,
+    module: Module,
+    temporary: Path,
 ) -> Iterator[AirflowStack]:
     """An Airflow that knows the DAGs of these tests: a start alone takes three quarters of a minute of CPU time."""
     home, dags = tmp_path_factory.mktemp("airflow"), tmp_path_factory.mktemp("dags")
-    for folder in ("dags", "function_dags", "peer_dags", "dags_local_backend"):
+    terraform = find_terraform()
+    folders = ["dags", "function_dags", "peer_dags", "dags_local_backend"]
+    for folder in [*folders, "dags_infrastructure"] if terraform else folders:
         shutil.copytree(HERE / folder, dags / folder, ignore=shutil.ignore_patterns("__pycache__"))
     examples = dags / "examples"
     shutil.copytree(EXAMPLES / "include", examples / "include", ignore=shutil.ignore_patterns("__pycache__"))
@@ -92,6 +113,10 @@ def shared_stack(
     [first, *_] = (one for one in snippets("README.md") if one.language == "python")
     (dags / "readme.py").write_text(first.code)
     env = {
+        "TEST_MODULE": str(module.folder),
+        "TEST_STATE": str(module.state.parent),
+        "TEST_TERRAFORM": str(terraform.path) if terraform else "",
+        "TEST_PRIVATE": str(temporary),
         "RAY_EXAMPLE_STORE": f"file://{home}/store",
         "RAY_EXAMPLE_LOCAL_QUEUE": "team",
         # What is larger than this goes through object storage.

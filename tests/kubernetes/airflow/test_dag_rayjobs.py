@@ -22,12 +22,12 @@ def case(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> Any:
 
 @pytest.fixture(scope="module")
 def runs(kubernetes: Kubernetes, place: str, stack: AirflowStack) -> dict[str, Case]:
-    """A job, a function and a job that fails, beside each other."""
-    return {which: Case(kubernetes, place, stack, f"rayjob_{which}") for which in ("deferred", "function", "failing")}
+    """A job, and one that fails, beside each other."""
+    return {which: Case(kubernetes, place, stack, f"rayjob_{which}") for which in ("deferred", "failing")}
 
 
-def test_a_job_and_a_function_run_in_clusters_of_their_own(kubernetes, place, stack, runs):
-    deferred, function = runs["deferred"], runs["function"]
+def test_a_job_runs_in_a_cluster_of_its_own(kubernetes, place, stack, runs):
+    deferred = runs["deferred"]
     until(lambda: deferred.job, 300, "the RayJob")
     spec = deferred.job["spec"]
     assert (spec["submissionMode"], spec["backoffLimit"], spec["shutdownAfterJobFinishes"]) == (
@@ -41,11 +41,17 @@ def test_a_job_and_a_function_run_in_clusters_of_their_own(kubernetes, place, st
         labels = policy["spec"]["podSelector"]["matchLabels"]
         job = labels["airflow-ray/rayjob"]
         assert policy["metadata"]["ownerReferences"][0]["name"] == job
-    for one in (deferred, function):
-        one.ends("success")
-        assert one.is_gone()
+    deferred.ends("success")
+    assert deferred.is_gone()
     check_its_log(deferred)
     assert stack.client.xcom("rayjob_deferred", deferred.run, "job") == spec["jobId"]
+
+
+@pytest.mark.slow  # test_dag_rayservice.py trains by such a function
+def test_a_function_runs_in_a_cluster_of_its_own(kubernetes, place, stack, case):
+    function = case("rayjob_function")
+    function.ends("success")
+    assert function.is_gone()
     returned = stack.client.xcom("rayjob_function", function.run, "host")
     assert returned["word"] == "hello"
     assert "-head" in returned["host"]

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from ray_provider.testing import AirflowStack
-from tests.infrastructure.runner_modules import Module, make_module
+from tests.infrastructure.runner_modules import Module
 from tests.support.logs import begun_log
 from tests.support.terraform import need_terraform
 from tests.support.waiting import wait_until
@@ -21,30 +18,10 @@ SECRET = "planted-in-a-connection-4711"
 
 
 @pytest.fixture(scope="module")
-def module(tmp_path_factory: pytest.TempPathFactory) -> Module:
-    return make_module(tmp_path_factory.mktemp("module"))
-
-
-@pytest.fixture(scope="module")
-def temporary() -> Iterator[Path]:
-    """Where the tasks put their private files. Short: plugins make sockets in it."""
-    folder = Path(tempfile.mkdtemp(prefix="rt-"))
-    yield folder
-    shutil.rmtree(folder)
-
-
-@pytest.fixture(scope="module")
-def stack(tmp_path_factory: pytest.TempPathFactory, module: Module, temporary: Path) -> Iterator[AirflowStack]:
-    home = tmp_path_factory.mktemp("airflow")
-    env = {
-        "TEST_MODULE": str(module.folder),
-        "TEST_STATE": str(module.state.parent),
-        "TEST_TERRAFORM": str(need_terraform().path),
-        "TMPDIR": str(temporary),
-    }
-    with AirflowStack(home, dags_folder=Path(__file__).parent / "dags_runner", env=env) as running:
-        running.client.add_connection("planted", "generic", host="h", password=SECRET)
-        yield running
+def stack(shared_stack: AirflowStack) -> AirflowStack:
+    need_terraform()
+    shared_stack.client.add_connection("planted", "generic", host="h", password=SECRET)
+    return shared_stack
 
 
 def test_a_whole_life(stack: AirflowStack, module: Module, temporary: Path) -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import tempfile
 
 from airflow.sdk import DAG
 
 from ray_provider.operators import DeleteRayInfrastructure, SetupRayInfrastructure
+
+# Of these tests alone: what is left there is theirs.
+tempfile.tempdir = os.environ["TEST_PRIVATE"]
 
 COMMON = {
     "module": os.environ["TEST_MODULE"],
